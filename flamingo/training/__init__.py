@@ -1,0 +1,1 @@
+"""Training: loss, optimisation, checkpoints, tracking and the loop that joins them."""

@@ -1,0 +1,115 @@
+"""The sequences of an optimiser step as micro-batches, ready for one process."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from flamingo.training.loss import learned_tokens
+from flamingo.types import Batch, TokenizedSequence
+
+Rows = list[tuple[int, TokenizedSequence]]
+"""Sequences, each with the index of its source."""
+Collate = Callable[[Sequence[TokenizedSequence], Sequence[int]], Batch]
+"""Turns sequences and their sources into a batch."""
+
+
+class StepSource(Protocol):
+    """What training needs of ``flamingo.data.mixture.Mixture``."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+    @property
+    def loss_weights(self) -> Sequence[float]: ...
+    def step(self, index: int, rank: int = 0, world: int = 1) -> Rows:
+        """This process's share of step ``index``: a pure function of its arguments."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """This process's part of one optimiser step."""
+
+    micro_batches: list[Batch]
+    learned: Int[Tensor, " source"]
+    """Learned tokens of each source in this part."""
+    tokens: int
+    images: int
+    """Frames of media, padding not counted."""
+
+
+class Steps(Dataset[Step]):
+    """Steps by index, so that resuming is starting at another index."""
+
+    def __init__(
+        self, mixture: StepSource, collate: Collate, micro_batches: int, rank: int, world: int
+    ) -> None:
+        self._mixture, self._collate = mixture, collate
+        self._micro_batches, self._rank, self._world = micro_batches, rank, world
+
+    def __getitem__(self, index: int) -> Step:
+        rows = self._mixture.step(index, self._rank, self._world)
+        # Rows of like length share a micro-batch: less padding.
+        rows = (
+            sorted(rows, key=lambda row: -len(row[1].input_ids))
+            if self._micro_batches > 1
+            else rows
+        )
+        parts = [part for part in _split(rows, self._micro_batches) if part]
+        return Step(
+            micro_batches=[self._collate([r for _, r in p], [s for s, _ in p]) for p in parts],
+            learned=learned_tokens(rows, len(self._mixture.names)),
+            tokens=sum(len(row.input_ids) for _, row in rows),
+            images=sum(len(medium.frames) for _, row in rows for medium in row.media),
+        )
+
+    def iterate(self, indices: range, workers: int) -> Iterator[Step]:
+        """The steps of ``indices`` in order, prepared ahead by ``workers`` processes (0: none)."""
+        if workers == 0:
+            return (self[index] for index in indices)
+        loader = DataLoader(
+            self,
+            batch_size=None,
+            sampler=indices,
+            num_workers=workers,
+            worker_init_fn=_ignore_signals,
+            # Its own generator: the loader draws a seed, and must not move the global one.
+            generator=torch.Generator(),
+        )
+        return iter(loader)
+
+
+def _split(rows: Rows, parts: int) -> list[Rows]:
+    """``parts`` contiguous parts whose sizes differ by one at most (empty where rows run out)."""
+    bounds = [len(rows) * i // parts for i in range(parts + 1)]
+    return [rows[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def _ignore_signals(_: int) -> None:
+    """Workers leave interruptions to the training process, which still needs them to stop well."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on ``device``, its media in fp32 (the cache holds half precision)."""
+
+    def move(media: Tensor | None) -> Tensor | None:
+        return None if media is None else media.to(device, non_blocking=True).float()
+
+    return replace(
+        batch,
+        input_ids=batch.input_ids.to(device),
+        attention_mask=batch.attention_mask.to(device),
+        labels=batch.labels.to(device),
+        source=batch.source.to(device),
+        vision_features=move(batch.vision_features),
+        pixel_values=move(batch.pixel_values),
+    )

@@ -1,0 +1,343 @@
+"""The training loop.
+
+A step is: this process's sequences in micro-batches, forward and backward each; gradients summed
+over processes; clipping; one optimiser step. Sequences are a pure function of the step's index,
+the learning rate too, and a checkpoint holds everything else that changes, so the same command
+continues after any interruption, on CPU bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from flamingo.backbones.precision import preferred_dtype
+from flamingo.config import RunConfig
+from flamingo.data.collate import collate
+from flamingo.training.batches import Step, Steps, StepSource, to_device
+from flamingo.training.checkpoint import (
+    Checkpoint,
+    Saveable,
+    latest_checkpoint,
+    load_trained_weights,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+)
+from flamingo.training.distributed import (
+    broadcast_parameters,
+    check_distributed,
+    sum_gradients,
+    sum_over_processes,
+)
+from flamingo.training.interrupt import StopRequest
+from flamingo.training.loss import batch_loss_sums, combine
+from flamingo.training.optim import build_optimizer, clip_gradients, lr_factor, set_lr
+from flamingo.training.tracking import Tracker
+from flamingo.training.validation import ValidationLoss
+from flamingo.training.window import Window
+from flamingo.types import MediaLoader
+
+Callback = Callable[[int, nn.Module], dict[str, float]]
+
+
+class RunFiles(Protocol):
+    """What training needs of ``flamingo.runs.RunDirectory``."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def checkpoints(self) -> Path: ...
+    @property
+    def config_hash(self) -> str: ...
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or a gradient is not a number; training stopped before it reached the weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """How training ended: steps done, and the signal that interrupted it, if one did."""
+
+    steps: int
+    finished: bool
+    signal: int | None = None
+
+
+def train(
+    config: RunConfig,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    mixture: StepSource,
+    load_media: MediaLoader,
+    run: RunFiles,
+    callback: Callback | None = None,
+    *,
+    accelerator: Accelerator | None = None,
+    beside: Sequence[Saveable] = (),
+) -> TrainingResult:
+    """Train ``model`` from the run's newest checkpoint, or from its weights as they are.
+
+    ``callback(step, model)`` is called on every process each ``training.eval_every`` steps, in
+    evaluation mode without gradients; what it returns is logged. By default it is the loss on
+    unseen sequences. ``beside`` is saved into each checkpoint with the model (a processor).
+
+    SIGTERM or Ctrl-C end it after the running step with a checkpoint. Raises
+    :class:`NonFiniteLossError`, :class:`flamingo.training.checkpoint.CheckpointError`, and
+    ``ValueError`` for a checkpoint of another config.
+    """
+    # Mixed precision is torch's autocast, below: accelerate's setting is shared by the whole
+    # interpreter, and two runs in one notebook may differ in it.
+    accelerator = accelerator or Accelerator(mixed_precision="no")
+    check_distributed(accelerator)
+    loop = _Loop(config, model, tokenizer, mixture, load_media, run, accelerator, beside)
+    loop.callback = callback or loop.callback
+    return loop.run_steps()
+
+
+class _Loop:
+    """One call of :func:`train`: what it holds between steps."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        mixture: StepSource,
+        load_media: MediaLoader,
+        run: RunFiles,
+        accelerator: Accelerator,
+        beside: Sequence[Saveable],
+    ) -> None:
+        self.config, self.settings, self.run = config, config.training, run
+        self.mixture, self.accelerator, self.beside = mixture, accelerator, beside
+        self.model = model.to(accelerator.device)
+        pad_id = tokenizer.pad_token_id
+        pad_id = tokenizer.eos_token_id if pad_id is None else pad_id
+        self.data = Steps(
+            mixture,
+            partial(collate, pad_id=pad_id, load_media=load_media),
+            self.settings.micro_batches,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.dtype = preferred_dtype(self.settings.precision, accelerator.device)
+        self.optimizer = build_optimizer(self.settings, self.model, self.parameters)
+        self.callback: Callback = ValidationLoss(
+            mixture, self.data, accelerator, self.settings.eval_batches
+        )
+        self.window = Window()
+        self.done = 0
+        if self.settings.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self._resume()
+
+    # ------------------------------------------------------------------ state
+
+    def _resume(self) -> None:
+        checkpoint = latest_checkpoint(self.run.checkpoints)
+        if checkpoint is None:
+            broadcast_parameters(list(self.parameters.values()), self.accelerator)
+            return
+        if checkpoint.config_hash != self.run.config_hash:
+            raise ValueError(
+                f"{checkpoint.path}: expected a checkpoint of this run's config "
+                f"({self.run.config_hash}), got one of another ({checkpoint.config_hash})"
+            )
+        load_trained_weights(self.model, checkpoint)
+        state = checkpoint.state()
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.window.restore(state["window"])
+        if self.accelerator.process_index < len(state["random"]):
+            restore_random_state(state["random"][self.accelerator.process_index])
+        self.done = checkpoint.step
+
+    def _save(self, tracker: Tracker | None) -> None:
+        random = gather_object([random_state()])
+        if tracker is not None:  # the main process
+            tracker.sync()
+            state: dict[str, Any] = {
+                "optimizer": self.optimizer.state_dict(),
+                "window": self.window.state(),
+                "random": random,
+            }
+            save_checkpoint(
+                self.run.checkpoints,
+                step=self.done,
+                models=[self.model, *self.beside],
+                state=state,
+                config_hash=self.run.config_hash,
+                keep=self.settings.keep_checkpoints,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _last_checkpoint(self) -> Checkpoint | None:
+        return latest_checkpoint(self.run.checkpoints)
+
+    # ------------------------------------------------------------------ the loop
+
+    def run_steps(self) -> TrainingResult:
+        total, start = self.settings.steps, self.done
+        if start >= total:
+            return TrainingResult(start, finished=True)
+        with ExitStack() as stack:
+            stop = stack.enter_context(StopRequest())
+            tracker = self._open_tracker(stack)
+            bar = stack.enter_context(
+                tqdm(
+                    desc="train",
+                    unit="step",
+                    total=total,
+                    initial=start,
+                    disable=tracker is None,
+                    dynamic_ncols=True,
+                )
+            )
+            steps = self.data.iterate(range(start, total), self.config.data.workers)
+            self.model.train()
+            began = time.perf_counter()
+            for part in steps:
+                # Counts and the wish to stop are agreed on before anyone starts the step.
+                counts, tokens, images, stopping = self._agree(part, stop)
+                if stopping:
+                    self._save_if_new(tracker)
+                    return TrainingResult(self.done, finished=False, signal=stopping)
+                self.window.add(self._step(part, counts))
+                self.done += 1
+                now = time.perf_counter()
+                self.window.add_work(tokens=tokens, images=images, seconds=now - began)
+                self._report(tracker, bar)
+                began = time.perf_counter()  # evaluating and saving are not throughput
+        return TrainingResult(self.done, finished=True)
+
+    def _open_tracker(self, stack: ExitStack) -> Tracker | None:
+        if not self.accelerator.is_main_process:
+            return None
+        settings = OmegaConf.to_container(OmegaConf.structured(self.config), enum_to_str=True)
+        assert isinstance(settings, dict)
+        return stack.enter_context(
+            Tracker(
+                self.run.path,
+                self.config.tracking,
+                name=f"{self.config.name}/seed={self.config.seed}",
+                settings={str(k): v for k, v in settings.items()},
+                step=self.done,
+            )
+        )
+
+    def _agree(self, part: Step, stop: StopRequest) -> tuple[Tensor, int, int, int]:
+        """Sums over processes: learned tokens by source, tokens, images; and the stop signal."""
+        own = [*part.learned.tolist(), part.tokens, part.images, stop.signal or 0]
+        numbers = torch.tensor(own, device=self.accelerator.device)
+        # Signal numbers of several processes add up: any that is not 0 means stop.
+        *counts, tokens, images, stopping = sum_over_processes(numbers, self.accelerator).tolist()
+        number = stop.signal or signal.SIGTERM.value
+        return (
+            torch.tensor(counts, device=self.accelerator.device),
+            tokens,
+            images,
+            number if stopping else 0,
+        )
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.accelerator.device.type, self.dtype, enabled=self.dtype is not torch.float32
+        )
+
+    def _step(self, part: Step, counts: Tensor) -> dict[str, float]:
+        """One optimiser step; returns its numbers. ``counts``: learned tokens of the whole step."""
+        weights, names = self.mixture.loss_weights, self.mixture.names
+        if int(counts.sum()) == 0:
+            raise ValueError(
+                f"training step {self.done}: expected text to learn in the sequences of "
+                f"{', '.join(names)}, got none"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = torch.zeros(len(names), device=self.accelerator.device)
+        for batch in part.micro_batches:
+            with self._autocast():
+                batch_sums = batch_loss_sums(
+                    self.model, to_device(batch, self.accelerator.device), len(names)
+                )
+            combine(batch_sums, counts, weights).backward()
+            sums += batch_sums.detach()
+        sums = sum_over_processes(sums, self.accelerator)
+        sum_gradients(list(self.parameters.values()), self.accelerator)
+        norm = clip_gradients(self.parameters.values(), self.settings.clip_norm).item()
+        losses = dict(zip(names, (sums / counts.clamp(min=1)).tolist(), strict=True))
+        loss = combine(sums, counts, weights).item()
+        # Loss and norm are sums over all processes: every one of them stops here, or none.
+        self._require_finite(loss, losses, norm)
+        lr = self.settings.lr * lr_factor(self.done, self.settings)
+        set_lr(self.optimizer, lr)
+        self.optimizer.step()
+        used = {f"train/loss/{n}": v for (n, v), c in zip(losses.items(), counts, strict=True) if c}
+        return {"train/loss": loss, **used, "train/gradient_norm": norm, "train/lr": lr}
+
+    def _require_finite(self, loss: float, losses: dict[str, float], norm: float) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        last = self._last_checkpoint()
+        where = f"the last good checkpoint is {last.path}" if last else "there is no checkpoint yet"
+        values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        raise NonFiniteLossError(
+            f"training step {self.done + 1}: expected a finite loss and gradient, got loss "
+            f"{loss:.4g} ({values}) and gradient norm {norm:.4g}. The weights were not changed by "
+            f"this step; {where}. A lower training.lr or a longer training.warmup_steps may help."
+        )
+
+    def _report(self, tracker: Tracker | None, bar: tqdm) -> None:
+        """After a step: the bar, and when they are due log entry, callback and checkpoint."""
+        settings, last = self.settings, self.done == self.settings.steps
+        numbers = self.window.means() | self.window.throughput()
+        bar.set_postfix(
+            {
+                "loss": f"{numbers['train/loss']:.3f}",
+                "tok/s": f"{numbers['time/tokens_per_second']:.0f}",
+                "img/s": f"{numbers['time/images_per_second']:.1f}",
+            },
+            refresh=False,
+        )
+        bar.update()
+        entry: dict[str, float] = {}
+        if self.done % settings.log_every == 0 or last:
+            entry |= self.window.flush() | self._gates()
+        if settings.eval_every and (self.done % settings.eval_every == 0 or last):
+            entry |= self._call_back()
+        if entry and tracker is not None:
+            tracker.log(self.done, entry)
+        if self.done % settings.checkpoint_every == 0 or last:
+            self._save(tracker)
+
+    def _call_back(self) -> dict[str, float]:
+        self.model.eval()
+        try:
+            with torch.no_grad(), self._autocast():
+                return self.callback(self.done, self.model)
+        finally:
+            self.model.train()
+
+    def _gates(self) -> dict[str, float]:
+        return {f"gate/{name}": value for name, value in self.model.gates().items()}
+
+    def _save_if_new(self, tracker: Tracker | None) -> None:
+        last = self._last_checkpoint()
+        if last is None or last.step != self.done:
+            self._save(tracker)

@@ -1,0 +1,72 @@
+"""The loss of a step: a weighted sum over data sources of each source's mean token loss.
+
+A source's mean is taken over all its learned tokens of the whole step, over every micro-batch and
+process. The counts are therefore needed before the first backward; with them each part of a step
+contributes its share, and neither accumulation nor the number of processes changes the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flamingo.types import IGNORE_INDEX, Batch, TokenizedSequence
+
+
+def keep_mask(labels: Int[Tensor, "batch token"]) -> Bool[Tensor, "batch token"]:
+    """Positions whose next token is learned: only their logits are needed."""
+    keep = torch.zeros_like(labels, dtype=torch.bool)
+    keep[:, :-1] = labels[:, 1:] != IGNORE_INDEX
+    return keep
+
+
+def learned_tokens(
+    rows: Iterable[tuple[int, TokenizedSequence]], sources: int
+) -> Int[Tensor, " source"]:
+    """Number of learned tokens of each source. A row's first token is predicted by nothing."""
+    counts = [0] * sources
+    for source, row in rows:
+        counts[source] += sum(label != IGNORE_INDEX for label in row.labels[1:])
+    return torch.tensor(counts)
+
+
+def source_loss_sums(
+    logits: Float[Tensor, "kept vocab"], batch: Batch, sources: int
+) -> Float[Tensor, " source"]:
+    """Summed cross-entropy of each source, from the logits at ``keep_mask(batch.labels)``."""
+    keep = keep_mask(batch.labels)
+    targets = batch.labels[:, 1:][keep[:, :-1]]
+    losses = functional.cross_entropy(logits.float(), targets, reduction="none")
+    source = batch.source[:, None].expand_as(keep)[keep]
+    # A sum under a mask instead of index_add, whose order is not fixed on CUDA. ``where`` and
+    # not a product, so that a non-finite loss stays with its own source.
+    return torch.stack([losses.where(source == i, 0.0).sum() for i in range(sources)])
+
+
+def combine(
+    sums: Float[Tensor, " source"],
+    counts: Int[Tensor, " source"],
+    weights: Sequence[float],
+) -> Float[Tensor, ""]:
+    """``sum_s weight_s * sums_s / counts_s``; a source without learned tokens adds nothing.
+
+    ``counts`` are those of the whole step, ``sums`` may be those of a part of it.
+    """
+    scale = torch.tensor(weights, device=sums.device) / counts.to(sums.device).clamp(min=1)
+    return (sums * scale).sum()
+
+
+def batch_loss_sums(model: nn.Module, batch: Batch, sources: int) -> Float[Tensor, " source"]:
+    """Summed cross-entropy of each source in ``batch``; the LM head runs on learned positions."""
+    output = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        vision_features=batch.vision_features,
+        pixel_values=batch.pixel_values,
+        logits_to_keep=keep_mask(batch.labels),
+    )
+    return source_loss_sums(output.logits, batch, sources)

@@ -1,0 +1,137 @@
+"""Where a run's numbers go: ``metrics.jsonl`` always, wandb when the config says so."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from flamingo.config import TrackingConfig, WandbMode
+
+TIMING_PREFIX = "time/"
+"""Metrics that differ between two equal runs; all others are the same bit for bit on CPU."""
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The entries of a metrics file. A torn last line (the process was killed) is left out.
+
+    Raises ``ValueError`` naming file and line if any other line is not valid.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    # Every complete entry ends in a newline, so what stands behind the last one is torn.
+    entries = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            entries.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(
+                f"{path}, line {number}: expected a JSON object, got {line[:80]!r}"
+            ) from error
+    return entries
+
+
+class MetricsFile:
+    """Appends entries to ``metrics.jsonl``; opening it returns to the state at ``step``.
+
+    Entries after ``step`` (of steps that were lost with an interruption and will be done again)
+    and a torn last line are dropped by an atomic rewrite, so that the file ends up the same as
+    that of an uninterrupted run.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        entries = [e for e in read_metrics(path) if e["step"] <= step]
+        temporary = path.with_name(f"{path.name}.unfinished")
+        with temporary.open("w") as file:
+            file.writelines(json.dumps(e) + "\n" for e in entries)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        self._file = path.open("a")
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """One write a line, handed to the system at once: a kill tears the last line at most."""
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Force all entries to disk (before a checkpoint that relies on them)."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def check_tracking(config: TrackingConfig) -> None:
+    """Raise ``ValueError`` now, and not after the weights are loaded, if wandb is missing."""
+    if config.wandb is not WandbMode.disabled and importlib.util.find_spec("wandb") is None:
+        raise ValueError(
+            f"tracking.wandb: expected the package wandb for mode {config.wandb.value}, but it is "
+            "not installed; pip install 'flamingo[track]', or set tracking.wandb=disabled"
+        )
+
+
+class Tracker:
+    """``metrics.jsonl`` and, by config, one wandb run that a resume continues (main process only).
+
+    The wandb run's id is kept in ``wandb_id`` in the run's folder. Use as a context manager.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: TrackingConfig,
+        *,
+        name: str,
+        settings: dict[str, Any],
+        step: int,
+    ) -> None:
+        check_tracking(config)
+        self._metrics = MetricsFile(folder / "metrics.jsonl", step)
+        self._wandb: ModuleType | None = None
+        if config.wandb is not WandbMode.disabled:
+            self._wandb = _start_wandb(folder, config, name, settings)
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        self._metrics.append({"step": step, **metrics})
+        if self._wandb is not None:
+            self._wandb.log(metrics, step=step)
+
+    def sync(self) -> None:
+        self._metrics.sync()
+
+    def close(self, failed: bool = False) -> None:
+        self._metrics.close()
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=int(failed))
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
+
+
+def _start_wandb(
+    folder: Path, config: TrackingConfig, name: str, settings: dict[str, Any]
+) -> ModuleType:
+    import wandb  # an optional dependency, and slow to import
+
+    id_file = folder / "wandb_id"
+    if not id_file.exists():
+        id_file.write_text(wandb.util.generate_id())
+    wandb.init(
+        id=id_file.read_text().strip(),
+        resume="allow",
+        project=config.project,
+        name=name,
+        dir=str(folder),
+        mode=config.wandb.value,
+        config=settings,
+    )
+    return wandb
