@@ -1,0 +1,1 @@
+"""Evaluation in context: plans, prompts, scoring, controls, statistics and the report."""

@@ -1,0 +1,97 @@
+"""Prompts: templates as data, and the interleaved sequence of an episode.
+
+Text segments are the same as those of the training sources (``flamingo.data.sources``), and are
+tokenised by the same function one by one, so a prompt in evaluation has the ids it had in training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from flamingo.types import (
+    END_OF_CHUNK_TOKEN,
+    IMAGE_TOKEN,
+    InterleavedSequence,
+    Media,
+    Text,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """The text around an image: ``<image>`` + question, then answer.
+
+    ``question`` and ``answer`` are format strings over the fields ``question`` and ``answer``. The
+    space before an answer belongs to the answer: that is how it is learned.
+    """
+
+    question: str
+    answer: str
+
+    def question_text(self, question: str) -> str:
+        return self.question.format(question=question)
+
+    def answer_text(self, answer: str) -> str:
+        """The answer as it follows the question, with its leading space, without end of chunk."""
+        return self.answer.format(answer=answer)
+
+
+EASY_VQA = Template(question="{question}", answer=" {answer}")
+BINDING = Template(question="This is a", answer=" {answer}")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An image with a question and its answer: a demonstration, or the query."""
+
+    id: str
+    media: Media
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One query in its context: everything that a prediction depends on but the model.
+
+    ``shots`` counts as the benchmark does (demonstrations, or demonstrations a class).
+    ``candidates`` are the answers to rank; empty for an open-ended question. ``group`` is the kind
+    of query results are broken down by ("" for none). ``cluster`` names the query's image before
+    any perturbation: standard errors are clustered by it.
+    """
+
+    query: Item
+    demonstrations: tuple[Item, ...]
+    shots: int
+    candidates: tuple[str, ...] = ()
+    group: str = ""
+    cluster: str = ""
+
+
+def prompt(episode: Episode, template: Template) -> InterleavedSequence:
+    """Demonstrations with their answers, then the query without."""
+    segments: list[Text | Media] = []
+    for item in episode.demonstrations:
+        segments += [
+            item.media,
+            Text(template.question_text(item.question)),
+            Text(template.answer_text(item.answer) + END_OF_CHUNK_TOKEN),
+        ]
+    segments += [episode.query.media, Text(template.question_text(episode.query.question))]
+    return InterleavedSequence(tuple(segments))
+
+
+def prompt_text(sequence: InterleavedSequence) -> str:
+    """The prompt as one reads it, with ``<image>`` for each medium."""
+    return "".join(
+        IMAGE_TOKEN if isinstance(segment, Media) else segment.text for segment in sequence.segments
+    )
+
+
+def prompt_hash(sequence: InterleavedSequence, candidates: tuple[str, ...]) -> str:
+    """16 hex digits of the text, the keys of the images and the candidates."""
+    media = [[frame.key for frame in medium.frames] for medium in sequence.media]
+    content = json.dumps([prompt_text(sequence), media, list(candidates)])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

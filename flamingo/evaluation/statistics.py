@@ -1,0 +1,90 @@
+"""Means with standard errors clustered by image.
+
+Queries on one image are not independent. With clusters ``c`` of queries ``i`` and ``n`` queries,
+
+    SE^2 = G / (G - 1) * sum_c (sum_{i in c} (s_i - mean))^2 / n^2
+
+(Miller 2024, "Adding Error Bars to Evals", section 2.2, with the usual small-sample factor of the
+cluster-robust estimator for ``G`` clusters). If every query has its own image this is the textbook
+standard error of the mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+Z95 = 1.959963984540054
+"""Two-sided 95 % quantile of the normal distribution."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over queries with its 95 % interval. NaN standard error: a single cluster."""
+
+    mean: float
+    standard_error: float
+    low: float
+    high: float
+    n: int
+    clusters: int
+
+
+def clustered_standard_error(scores: Sequence[float], clusters: Sequence[Hashable]) -> float:
+    """Standard error of the mean of ``scores``, NaN if there is only one cluster."""
+    mean = math.fsum(scores) / len(scores)
+    sums: dict[Hashable, float] = defaultdict(float)
+    for score, cluster in zip(scores, clusters, strict=True):
+        sums[cluster] += score - mean
+    groups = len(sums)
+    if groups < 2:
+        return math.nan
+    variance = groups / (groups - 1) * math.fsum(s * s for s in sums.values()) / len(scores) ** 2
+    return math.sqrt(variance)
+
+
+def estimate(scores: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
+    """Mean of scores in [0, 1], with Wilson's interval at the effective sample size.
+
+    The effective size is that of independent yes-no scores with the same standard error
+    (Korn & Graubard 1998). Unlike mean +- 1.96 SE the interval stays within [0, 1] and keeps a
+    width when every answer is right. Raises ``ValueError`` without scores.
+    """
+    if not scores:
+        raise ValueError("scores: expected at least one, got none")
+    n = len(scores)
+    groups = len(set(clusters))
+    mean = math.fsum(scores) / n
+    error = clustered_standard_error(scores, clusters)
+    low, high = _wilson(mean, _effective_size(mean, error, groups))
+    return Estimate(mean, error, low, high, n, groups)
+
+
+def paired_difference(
+    first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable]
+) -> Estimate:
+    """Mean of ``first - second`` over the same queries; the interval is mean +- 1.96 SE."""
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    if not differences:
+        raise ValueError("scores: expected at least one, got none")
+    mean = math.fsum(differences) / len(differences)
+    error = clustered_standard_error(differences, clusters)
+    return Estimate(
+        mean, error, mean - Z95 * error, mean + Z95 * error, len(differences), len(set(clusters))
+    )
+
+
+def _effective_size(mean: float, error: float, groups: int) -> float:
+    spread = mean * (1 - mean)
+    if math.isnan(error) or error == 0 or spread == 0:
+        return groups
+    return spread / error**2
+
+
+def _wilson(mean: float, size: float) -> tuple[float, float]:
+    shrink = 1 + Z95**2 / size
+    centre = (mean + Z95**2 / (2 * size)) / shrink
+    half = Z95 / shrink * math.sqrt(max(0.0, mean * (1 - mean) / size + (Z95 / (2 * size)) ** 2))
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,87 @@
+"""Standard errors against hand computation, the textbook formula and simulation."""
+
+from __future__ import annotations
+
+import math
+import random
+from statistics import mean, stdev
+
+import pytest
+
+from flamingo.evaluation.statistics import (
+    clustered_standard_error,
+    estimate,
+    paired_difference,
+)
+
+
+def test_a_clustered_standard_error_computed_by_hand() -> None:
+    # mean 0.6; residual sums: a: 0.4 + 0.4 = 0.8, b: -0.6 - 0.6 = -1.2, c: 0.4
+    # SE^2 = 3/2 * (0.64 + 1.44 + 0.16) / 25 = 0.1344
+    error = clustered_standard_error([1.0, 1.0, 0.0, 0.0, 1.0], ["a", "a", "b", "b", "c"])
+    assert error == pytest.approx(math.sqrt(0.1344), rel=1e-12)
+
+
+def test_with_one_query_an_image_it_is_the_textbook_standard_error() -> None:
+    scores = [0.3, 1.0, 0.0, 0.6, 0.9, 1.0, 0.0]
+    expected = stdev(scores) / math.sqrt(len(scores))
+    assert clustered_standard_error(scores, range(7)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_repeating_every_query_does_not_shrink_the_error() -> None:
+    scores, clusters = [1.0, 0.0, 1.0, 1.0], ["a", "b", "c", "d"]
+    once = clustered_standard_error(scores, clusters)
+    assert clustered_standard_error(scores * 10, clusters * 10) == pytest.approx(once)
+
+
+def test_it_agrees_with_a_bootstrap_over_images() -> None:
+    draw = random.Random(0)
+    by_image = []
+    for _ in range(60):
+        ease = draw.random()
+        by_image.append([float(draw.random() < ease) for _ in range(draw.randrange(1, 9))])
+    scores = [score for image in by_image for score in image]
+    clusters = [index for index, image in enumerate(by_image) for _ in image]
+    means = []
+    for _ in range(2000):
+        sample = [score for image in draw.choices(by_image, k=60) for score in image]
+        means.append(mean(sample))
+    assert clustered_standard_error(scores, clusters) == pytest.approx(stdev(means), rel=0.08)
+
+
+def test_the_interval_covers_the_truth_19_times_in_20() -> None:
+    draw = random.Random(1)
+    covered = 0
+    for _ in range(1000):
+        scores = [float(draw.random() < 0.9) for _ in range(100)]
+        result = estimate(scores, range(100))
+        covered += result.low <= 0.9 <= result.high
+    assert 920 <= covered <= 980
+
+
+def test_all_right_still_leaves_doubt() -> None:
+    result = estimate([1.0] * 50, range(50))
+    # Wilson at p = 1: low = n / (n + z^2)
+    assert result.low == pytest.approx(50 / (50 + 1.959964**2), rel=1e-5)
+    assert (result.mean, result.high, result.standard_error) == (1.0, 1.0, 0.0)
+
+
+def test_a_single_image_gives_no_standard_error() -> None:
+    result = estimate([1.0, 0.0, 1.0], ["a"] * 3)
+    assert math.isnan(result.standard_error)
+    assert result.clusters == 1
+    assert 0 <= result.low < result.mean < result.high <= 1
+
+
+def test_a_paired_difference_drops_what_both_share() -> None:
+    first, second = [1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 0.0, 0.0]
+    result = paired_difference(first, second, "abcd")
+    assert result.mean == 0.5
+    # differences 0 1 0 1: sd = sqrt(1/3), SE = sqrt(1/3) / 2
+    assert result.standard_error == pytest.approx(math.sqrt(1 / 3) / 2)
+    assert result.high - result.low == pytest.approx(2 * 1.959964 * math.sqrt(1 / 3) / 2, rel=1e-5)
+
+
+def test_no_scores_are_an_error() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        estimate([], [])
