@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -56,12 +57,8 @@ class Steps(Dataset[Step]):
 
     def __getitem__(self, index: int) -> Step:
         rows = self._mixture.step(index, self._rank, self._world)
-        # Rows of like length share a micro-batch: less padding.
-        rows = (
-            sorted(rows, key=lambda row: -len(row[1].input_ids))
-            if self._micro_batches > 1
-            else rows
-        )
+        if self._micro_batches > 1:  # rows of like length share a micro-batch: less padding
+            rows = sorted(rows, key=lambda row: -len(row[1].input_ids))
         parts = [part for part in _split(rows, self._micro_batches) if part]
         return Step(
             micro_batches=[self._collate([r for _, r in p], [s for s, _ in p]) for p in parts],
@@ -89,7 +86,7 @@ class Steps(Dataset[Step]):
 def _split(rows: Rows, parts: int) -> list[Rows]:
     """``parts`` contiguous parts whose sizes differ by one at most (empty where rows run out)."""
     bounds = [len(rows) * i // parts for i in range(parts + 1)]
-    return [rows[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [rows[a:b] for a, b in pairwise(bounds)]
 
 
 def _ignore_signals(_: int) -> None:

@@ -30,6 +30,8 @@ _UNFINISHED = ".unfinished-"
 
 
 class Saveable(Protocol):
+    """A model or processor of transformers, or anything saved the same way."""
+
     def save_pretrained(self, save_directory: Path, /) -> Any: ...
 
 
@@ -82,17 +84,30 @@ def _read(path: Path) -> Checkpoint | None:
 def load_trained_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Put the checkpoint's trained weights (and statistics) into ``model``, in place.
 
-    Raises ``ValueError`` with the names when it has others than the model trains.
+    Raises ``ValueError`` when it was trained on other frozen backbones, and with the names when it
+    has other weights than the model trains.
     """
+    _require_same_backbones(model, checkpoint)
     weights = load_file(checkpoint.path / "model.safetensors")
     missing, unexpected = model.load_state_dict(weights, strict=False)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     absent = sorted(trained & set(missing))
     if absent or unexpected:
         raise ValueError(
-            f"{checkpoint.path}: expected the weights of this model, but it lacks {absent or 'none'} "
-            f"and has {sorted(unexpected) or 'none'} too many"
+            f"{checkpoint.path}: expected the weights of this model, but it lacks "
+            f"{absent or 'none'} and has {sorted(unexpected) or 'none'} too many"
         )
+
+
+def _require_same_backbones(model: nn.Module, checkpoint: Checkpoint) -> None:
+    saved = json.loads((checkpoint.path / "config.json").read_text())
+    for name in ("vision_fingerprint", "language_fingerprint"):
+        actual = getattr(model.config, name, None)
+        if saved.get(name) != actual:
+            raise ValueError(
+                f"{checkpoint.path}: {name}: expected {saved.get(name)} (the backbone it was "
+                f"trained on), got {actual}"
+            )
 
 
 # ---------------------------------------------------------------------------- writing
@@ -178,7 +193,7 @@ def _explain(error: Exception, final: Path, folder: Path) -> str:
 
 
 def is_no_space(error: BaseException) -> bool:
-    """Whether ``error`` says that the disk or the quota is full (safetensors only says it in words)."""
+    """Whether ``error`` says that the disk or the quota is full (safetensors says it in words)."""
     full = {errno.ENOSPC, errno.EDQUOT}
     words = ("No space left", f"code: {errno.ENOSPC},", "quota exceeded")
     return getattr(error, "errno", None) in full or any(w in str(error) for w in words)

@@ -34,6 +34,7 @@ def check_distributed(accelerator: Accelerator) -> None:
 
 
 def sum_over_processes(values: Tensor, accelerator: Accelerator) -> Tensor:
+    """The sum of every process's ``values``, on every process."""
     if accelerator.num_processes == 1:
         return values
     total = accelerator.reduce(values, reduction="sum")
@@ -61,9 +62,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter], accelerator: Accelerator) 
     chosen = [p for p, u in zip(parameters, used, strict=True) if u]
     if not chosen:
         return
-    flat = torch.cat(
-        [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in chosen]
-    )
-    flat = sum_over_processes(flat, accelerator)
+    own = [torch.zeros_like(p) if p.grad is None else p.grad for p in chosen]
+    flat = sum_over_processes(torch.cat([g.flatten() for g in own]), accelerator)
     for parameter, part in zip(chosen, flat.split([p.numel() for p in chosen]), strict=True):
         parameter.grad = part.view_as(parameter).clone()

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from flamingo.backbones.precision import preferred_dtype
+from flamingo.backbones.precision import resolve_dtype
 from flamingo.config import RunConfig
 from flamingo.data.collate import collate
 from flamingo.training.batches import Step, Steps, StepSource, to_device
@@ -138,7 +138,7 @@ class _Loop:
             accelerator.num_processes,
         )
         self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        self.dtype = preferred_dtype(self.settings.precision, accelerator.device)
+        self.dtype = resolve_dtype(self.settings.precision, accelerator.device)
         self.optimizer = build_optimizer(self.settings, self.model, self.parameters)
         self.callback: Callback = ValidationLoss(
             mixture, self.data, accelerator, self.settings.eval_batches

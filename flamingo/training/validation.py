@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from flamingo.training.batches import StepSource, Steps, to_device
+from flamingo.training.batches import Steps, StepSource, to_device
 from flamingo.training.distributed import sum_over_processes
 from flamingo.training.loss import batch_loss_sums, combine
 

@@ -1,0 +1,363 @@
+"""A run's directory: whom it belongs to, where things are in it, and how to reopen it.
+
+::
+
+    <runs>/<name>/seed=<n>/
+      config.yaml       resolved
+      provenance.json   git state, packages, machine, backbone fingerprints; one entry a launch
+      metrics.jsonl     checkpoints/step_<n>/
+      predictions/<benchmark>/<condition>.jsonl   results.json   report/index.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from flamingo.config import RunConfig, Schedule, to_config
+from flamingo.training.checkpoint import Checkpoint, complete_checkpoints
+from flamingo.training.tracking import read_metrics
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from flamingo.model import FlamingoForConditionalGeneration, FlamingoProcessor
+
+MAY_CHANGE = (
+    "runs",  # where the directory stands
+    "data.workers",
+    "data.feature_cache",
+    "training.log_every",
+    "training.eval_every",
+    "training.eval_batches",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+    "evaluation",
+    "tracking",
+)
+"""Fields (with all below them) that may differ when a run continues: they change no weight."""
+
+
+# ---------------------------------------------------------------------------- configs
+
+
+def plain(config: RunConfig) -> dict[str, Any]:
+    """The configuration as nested dicts of plain values, enums by name."""
+    values = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"training": {"lr": 1}}`` as ``{"training.lr": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _may_change(name: str) -> bool:
+    return any(name == field or name.startswith(f"{field}.") for field in MAY_CHANGE)
+
+
+def differences(stored: RunConfig, given: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Fields that make ``given`` another run than ``stored``, with both values.
+
+    ``training.steps`` may grow under a constant learning rate: the longer run's first steps are
+    the shorter run's. Under any other schedule they are not.
+    """
+    old, new = flatten(plain(stored)), flatten(plain(given))
+    differ = {
+        name: (old.get(name, "absent"), new.get(name, "absent"))
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, "absent") != new.get(name, "absent") and not _may_change(name)
+    }
+    constant = given.training.schedule is Schedule.constant
+    if constant and given.training.steps > stored.training.steps:
+        differ.pop("training.steps", None)
+    return differ
+
+
+def config_hash(config: RunConfig) -> str:
+    """Identifies a run: equal for configs that may continue one another."""
+    values = {n: v for n, v in flatten(plain(config)).items() if not _may_change(n)}
+    if config.training.schedule is Schedule.constant:
+        del values["training.steps"]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a ``config.yaml``. Raises ``ValueError`` naming the file if it does not fit."""
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a run's configuration, found no such file")
+    try:
+        loaded = OmegaConf.load(path)
+        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), loaded)
+        assert isinstance(merged, DictConfig)
+        return to_config(merged)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ValueError(f"{path}: expected a configuration of this version: {error}") from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` at once: a reader sees the old or the new, never a part.
+
+    Raises ``OSError`` naming the file when it cannot be written; the old one is then untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(
+            error.errno, f"{error.strerror} while writing {path}; what it held before is intact"
+        ) from error
+
+
+# ---------------------------------------------------------------------------- the directory
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The directory of a run that this configuration may train or evaluate in."""
+
+    path: Path
+    config: RunConfig
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        return self.path / "provenance.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    @property
+    def config_hash(self) -> str:
+        return config_hash(self.config)
+
+    @property
+    def finished(self) -> bool:
+        """Whether training is done: the checkpoint of the last step is there."""
+        saved = complete_checkpoints(self.checkpoints)
+        return bool(saved) and saved[-1].step >= self.config.training.steps
+
+    @classmethod
+    def open(cls, config: RunConfig, *, write: bool = True) -> RunDirectory:
+        """The directory of ``config``, new or to be continued; ``write`` on the main process only.
+
+        Raises ``ValueError``, with the fields that differ, if it belongs to another config.
+        """
+        directory = cls(config.directory, config)
+        if directory.config_file.exists():
+            stored = load_config(directory.config_file)
+            if differ := differences(stored, config):
+                raise ValueError(_explain(directory.path, differ))
+        elif complete_checkpoints(directory.checkpoints):
+            raise ValueError(
+                f"{directory.path}: expected config.yaml beside the checkpoints, got none"
+            )
+        if write:
+            write_atomically(
+                directory.config_file, OmegaConf.to_yaml(OmegaConf.create(plain(config)))
+            )
+        return directory
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory for one training process at a time (a killed one lets go).
+
+        Raises ``ValueError`` if another one holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"{self.path}: expected no other process training here, but one is; "
+                "wait for it, or give this run another name="
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def record_launch(self, backbones: dict[str, str | None], **details: Any) -> None:
+        """Append this process's circumstances to ``provenance.json``."""
+        launches = []
+        if self.provenance.exists():
+            launches = json.loads(self.provenance.read_text())["launches"]
+        launches.append({**circumstances(), **details, "backbones": backbones})
+        write_atomically(self.provenance, json.dumps({"launches": launches}, indent=1) + "\n")
+
+
+def _explain(path: Path, differ: dict[str, tuple[Any, Any]]) -> str:
+    lines = [f"  {name}: {old!r} there, {new!r} now" for name, (old, new) in differ.items()]
+    advice = "give this run another name= (or seed=), or the values it was started with"
+    if set(differ) == {"training.steps"}:
+        advice = (
+            "the learning rate of every step depends on it, so start a new run under another "
+            "name=; only runs with training.schedule=constant can be made longer"
+        )
+    return "\n".join([f"{path}: expected its own config, got another one:", *lines, advice])
+
+
+def circumstances() -> dict[str, Any]:
+    """Code, packages and machine as they are now."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": sys.argv,
+        "git": git_state(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "packages": {
+            d.name: d.version
+            for d in sorted(importlib.metadata.distributions(), key=lambda d: d.name.lower())
+        },
+    }
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the source tree and whether it has changes; both None outside of git."""
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        try:
+            return subprocess.run(
+                command, capture_output=True, text=True, check=True
+            ).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+    status = git("status", "--porcelain")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+# ---------------------------------------------------------------------------- reopening
+
+
+def load_run(path: str | Path) -> Run:
+    """Open a run's directory, wherever it was moved or copied to.
+
+    Raises ``ValueError`` if there is no run in ``path``.
+    """
+    return Run(RunDirectory(Path(path), load_config(Path(path) / "config.yaml")))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as found on disk, read again at every access (it may be going on)."""
+
+    directory: RunDirectory
+
+    @property
+    def path(self) -> Path:
+        return self.directory.path
+
+    @property
+    def config(self) -> RunConfig:
+        return self.directory.config
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """One row a logged step, indexed by step; empty cells where a number was not logged."""
+        import pandas as pd
+
+        frame = pd.DataFrame(read_metrics(self.directory.metrics))
+        return frame.set_index("step") if len(frame) else frame
+
+    @property
+    def checkpoints(self) -> list[int]:
+        """Steps of the complete checkpoints, oldest first."""
+        return [c.step for c in complete_checkpoints(self.directory.checkpoints)]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return json.loads(self.directory.provenance.read_text())
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """``results.json``. Raises ``ValueError`` before the run is evaluated."""
+        if not self.directory.results.exists():
+            raise ValueError(
+                f"{self.directory.results}: expected the results of an evaluation, found none; "
+                f"run experiments/evaluate.py first"
+            )
+        return json.loads(self.directory.results.read_text())
+
+    def checkpoint(self, step: int | None = None) -> Checkpoint:
+        """The checkpoint of ``step``, or the newest. Raises ``ValueError`` if there is none."""
+        saved = {c.step: c for c in complete_checkpoints(self.directory.checkpoints)}
+        if not saved or (step is not None and step not in saved):
+            raise ValueError(
+                f"{self.directory.checkpoints}: expected a checkpoint of step "
+                f"{'any' if step is None else step}, got {sorted(saved) or 'none'}"
+            )
+        return saved[max(saved) if step is None else step]
+
+    def model(
+        self, step: int | None = None
+    ) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
+        """The model of a checkpoint (default: the newest) and its processor, ready to use."""
+        from flamingo.build import load_checkpoint  # builds from runs, not the other way round
+
+        return load_checkpoint(self.config, self.checkpoint(step).path)
+
+    def predictions(
+        self, benchmark: str | None = None, condition: str | None = None
+    ) -> pd.DataFrame:
+        """All predictions, or those of one benchmark or condition, which are columns of it."""
+        import pandas as pd
+
+        rows: list[dict[str, Any]] = []
+        for file in sorted(self.directory.predictions.rglob("*.jsonl")):
+            name = file.parent.relative_to(self.directory.predictions).as_posix()
+            if benchmark in (None, name) and condition in (None, file.stem):
+                labels = {"benchmark": name, "condition": file.stem}
+                rows += [{**labels, **row} for row in read_metrics(file)]
+        return pd.DataFrame(rows)
