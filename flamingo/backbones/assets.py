@@ -372,7 +372,7 @@ def _dequantize(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_SMOLLM2_GGUF)
     config = quantized.config
     # Values are plain floats now; with the entry left in, transformers refuses casts and saves.
-    del config.quantization_config
+    config.__dict__.pop("quantization_config")
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.load_state_dict(quantized.state_dict())
     model.tie_weights()

@@ -1,0 +1,240 @@
+"""Frozen vision encoders: an image in, tokens of one width out.
+
+A transformer encoder gives its patch tokens (:class:`flamingo.config.VisionConfig` says of which
+layer, with the CLS token or not, normed or not); the embedded EfficientNet-Lite0 the 49 cells of
+its last feature map. Each carries its image transform and a fingerprint of all that decides what
+its features are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    CLIPVisionModel,
+    PreTrainedModel,
+    SiglipVisionModel,
+    ViTImageProcessorPil,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from flamingo.backbones import assets
+from flamingo.backbones.efficientnet import FEATURE_DIM, GRID, IMAGE_SIZE, EfficientNetLite0
+from flamingo.backbones.fingerprint import fingerprint, weights_digest
+from flamingo.backbones.precision import preferred_dtype
+from flamingo.config import VisionConfig
+
+EMBEDDED = "efficientnet-lite0"
+
+_TRANSFORM_FIELDS = (
+    *("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size"),
+    *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
+)
+
+
+class VisionEncoder(nn.Module):
+    """``features = tokens(pixels)``, frozen: always in evaluation mode, never with gradients.
+
+    ``tokens`` maps ``(image, 3, height, width)`` to ``(image, patch, dim)``. Features come out in
+    fp32 whatever ``tokens`` computes in, and autocast around the call changes nothing, so that
+    training, evaluation and the feature cache see the same numbers.
+
+    Attributes:
+        config: what it was loaded from.
+        dim: channels of a token.
+        patches: tokens of an image that :meth:`transform` made.
+        image_processor: the transformers image processor behind :meth:`transform`.
+        fingerprint: SHA-256 of the weights that are used, which features come out and the
+            transform; taken when loading, so moving or casting the encoder keeps it.
+    """
+
+    def __init__(
+        self,
+        config: VisionConfig,
+        tokens: nn.Module,
+        *,
+        dim: int,
+        patches: int,
+        image_processor: BaseImageProcessor,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.dim = dim
+        self.patches = patches
+        self.image_processor = image_processor
+        self.tokens = tokens
+        self.fingerprint = fingerprint(
+            weights=weights_digest(tokens.state_dict().values()),
+            features=[type(tokens).__name__, config.layer, config.keep_cls, config.final_norm],
+            transform=transform_settings(image_processor),
+        )
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> VisionEncoder:
+        """Frozen: stays in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(
+        self, pixel_values: Float[Tensor, "image 3 height width"]
+    ) -> Float[Tensor, "image patch dim"]:
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            return self.tokens(pixel_values).float()
+
+    def transform(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
+        """One RGB image as the encoder's input, in fp32."""
+        return self.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+
+def load_vision_encoder(config: VisionConfig, *, dtype: torch.dtype | None = None) -> VisionEncoder:
+    """Load the encoder that ``config`` names, on the CPU.
+
+    ``dtype`` is what it computes in; default: what the machine computes fast (see
+    :func:`flamingo.backbones.precision.preferred_dtype`), on its GPU if it has one.
+
+    Raises:
+        ValueError: an unsupported kind of encoder, or a layer that it does not have.
+        OSError: no such folder or hub model (from transformers).
+    """
+    if dtype is None:
+        dtype = preferred_dtype("cuda" if torch.cuda.is_available() else "cpu")
+    if config.name == EMBEDDED:
+        return load_efficientnet(config, assets.efficientnet_weights()).to(dtype)
+    return _load_transformer(config).to(dtype)
+
+
+def transform_settings(processor: BaseImageProcessor) -> dict[str, Any]:
+    """The settings of an image processor that decide the pixels that come out."""
+    settings = processor.to_dict()
+    return {name: settings[name] for name in _TRANSFORM_FIELDS if settings.get(name) is not None}
+
+
+# ---------------------------------------------------------------------------- EfficientNet
+
+
+def load_efficientnet(config: VisionConfig, weights: Path) -> VisionEncoder:
+    """EfficientNet-Lite0 from a state dict on disk, in fp32.
+
+    The image is squeezed to 224 x 224 rather than cropped: nothing at its border is lost.
+    """
+    if (config.layer, config.keep_cls, config.final_norm) != (-1, False, False):
+        raise ValueError(
+            f"vision.layer, keep_cls, final_norm: expected -1, False, False for {EMBEDDED} (its "
+            f"last feature map), got {config.layer}, {config.keep_cls}, {config.final_norm}"
+        )
+    processor = ViTImageProcessorPil(
+        do_convert_rgb=True,
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        resample=Image.Resampling.BICUBIC,
+        image_mean=IMAGENET_DEFAULT_MEAN,
+        image_std=IMAGENET_DEFAULT_STD,
+    )
+    return VisionEncoder(
+        config,
+        EfficientNetLite0.from_weights(weights),
+        dim=FEATURE_DIM,
+        patches=GRID * GRID,
+        image_processor=processor,
+    )
+
+
+# ---------------------------------------------------------------------------- transformers
+
+
+class TransformerTokens(nn.Module):
+    """Hidden states of one layer of an encoder of transformers.
+
+    ``hidden = norm?(block_k(... block_1(embed(pixels))))``, where k follows from ``layer`` as an
+    index into ``(embed, block_1, ..., block_n)``: transformers' ``hidden_states[layer]``. Blocks
+    behind k are dropped, they would be computed for nothing.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        blocks: nn.ModuleList,
+        norm_name: str,
+        config: VisionConfig,
+        cls_tokens: int,
+    ) -> None:
+        super().__init__()
+        states = len(blocks) + 1
+        if not -states <= config.layer < states:
+            raise ValueError(
+                f"vision.layer: expected an index between {-states} and {states - 1} into the "
+                f"hidden states of {config.name!r} ({len(blocks)} blocks), got {config.layer}"
+            )
+        del blocks[config.layer % states :]
+        # Some encoders apply their last norm to the tokens and some only to the pooled output:
+        # taken out here and applied below, it is the configuration that decides.
+        self.norm = getattr(model, norm_name) if config.final_norm else nn.Identity()
+        setattr(model, norm_name, nn.Identity())
+        self.model = model
+        self.skip = 0 if config.keep_cls else cls_tokens
+
+    def forward(
+        self, pixel_values: Float[Tensor, "image 3 height width"]
+    ) -> Float[Tensor, "image patch dim"]:
+        hidden = self.model(pixel_values.to(self.model.dtype)).last_hidden_state
+        return self.norm(hidden[:, self.skip :])
+
+
+def _load_transformer(config: VisionConfig) -> VisionEncoder:
+    source: dict[str, Any] = {"revision": config.revision} if config.revision else {}
+    found = AutoConfig.from_pretrained(config.name, **source)
+    source |= {"dtype": torch.float32}
+    match found.model_type:
+        case "clip" | "clip_vision_model":
+            model = CLIPVisionModel.from_pretrained(config.name, **source)
+            blocks, norm, cls_tokens = model.encoder.layers, "post_layernorm", 1
+        case "siglip" | "siglip_vision_model":
+            model = SiglipVisionModel.from_pretrained(config.name, **source)
+            blocks, norm, cls_tokens = model.encoder.layers, "post_layernorm", 0
+            model.use_head, model.head = False, None
+        case "dinov2":
+            model = AutoModel.from_pretrained(config.name, **source)
+            blocks, norm, cls_tokens = model.encoder.layer, "layernorm", 1
+        case "vit":
+            model = AutoModel.from_pretrained(config.name, add_pooling_layer=False, **source)
+            blocks, norm, cls_tokens = model.layers, "layernorm", 1
+        case other:
+            raise ValueError(
+                f"vision.name: expected {EMBEDDED!r} or a CLIP, SigLIP, DINOv2 or ViT model, "
+                f"got {config.name!r}, which is {other!r}"
+            )
+    if config.keep_cls and cls_tokens == 0:
+        raise ValueError(f"vision.keep_cls: expected False, {config.name!r} has no CLS token")
+    revision = {"revision": config.revision} if config.revision else {}
+    processor = AutoImageProcessor.from_pretrained(config.name, backend="pil", **revision)
+    side = model.config.patch_size
+    height, width = _pixels(processor, config)
+    tokens = TransformerTokens(model, cast(nn.ModuleList, blocks), norm, config, cls_tokens)
+    return VisionEncoder(
+        config,
+        tokens,
+        dim=model.config.hidden_size,
+        patches=(height // side) * (width // side) + (cls_tokens if config.keep_cls else 0),
+        image_processor=processor,
+    )
+
+
+def _pixels(processor: BaseImageProcessor, config: VisionConfig) -> tuple[int, int]:
+    """Height and width that the transform gives every image."""
+    settings = transform_settings(processor)
+    size = settings.get("crop_size" if settings.get("do_center_crop") else "size")
+    if not isinstance(size, dict) or "height" not in size:
+        raise ValueError(
+            f"{config.name!r}: expected an image processor with one output size for every image "
+            f"(size or crop_size with height and width), got {size!r}"
+        )
+    return size["height"], size["width"]
