@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -22,6 +22,7 @@ Collate = Callable[[Sequence[TokenizedSequence], Sequence[int]], Batch]
 """Turns sequences and their sources into a batch."""
 
 
+@runtime_checkable
 class StepSource(Protocol):
     """What training needs of ``flamingo.data.mixture.Mixture``."""
 

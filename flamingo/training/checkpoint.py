@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ MANIFEST_FILE = "manifest.json"
 _UNFINISHED = ".unfinished-"
 
 
+@runtime_checkable
 class Saveable(Protocol):
     """A model or processor of transformers, or anything saved the same way."""
 

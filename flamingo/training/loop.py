@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -56,6 +56,7 @@ from flamingo.types import MediaLoader
 Callback = Callable[[int, nn.Module], dict[str, float]]
 
 
+@runtime_checkable
 class RunFiles(Protocol):
     """What training needs of ``flamingo.runs.RunDirectory``."""
 

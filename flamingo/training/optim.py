@@ -20,7 +20,7 @@ def decayed_names(model: nn.Module) -> set[str]:
     decay would pull a gate shut, and rare rows towards zero in steps that do not use them.
     """
     return {
-        f"{prefix}.weight"
+        f"{prefix}.weight".removeprefix(".")
         for prefix, module in model.named_modules()
         if isinstance(module, nn.Linear)
         and module.weight.requires_grad
