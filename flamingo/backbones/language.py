@@ -1,0 +1,165 @@
+"""Frozen language models of transformers: loading, the path to their layers, and their head.
+
+A language model stays exactly what transformers made it. This file knows the few facts that
+differ between families: where the decoder layers are, whether the decoder passes keyword
+arguments on to them, how positions come about, and what the family does to its logits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from flamingo.backbones import assets
+from flamingo.config import LanguageConfig
+
+EMBEDDED_LANGUAGE_MODEL = "smollm2-135m-instruct"
+
+
+@dataclass(frozen=True)
+class DecoderPath:
+    """Where a family keeps its decoder layers, and how to reach them with an extra argument."""
+
+    layers: str
+    """Path below the causal LM, as in parameter names (``"model.layers"``)."""
+    passes_keywords: bool
+    """Whether the decoder hands unknown keyword arguments to every layer."""
+
+
+def decoder_path(language_model: PreTrainedModel) -> DecoderPath:
+    """The path of a transformers causal LM's decoder layers.
+
+    Raises ``ValueError`` for a family without a plain stack of decoder layers.
+    """
+    prefix = language_model.base_model_prefix
+    decoder = language_model.base_model
+    candidates = ("layers", "decoder.layers", "h", "blocks")
+    for candidate in candidates:
+        try:
+            layers = decoder.get_submodule(candidate)
+        except AttributeError:
+            continue
+        if isinstance(layers, nn.ModuleList) and len(layers) > 0:
+            keywords = language_model.config.model_type not in ("mpt", "falcon", "bloom", "gptj")
+            return DecoderPath(f"{prefix}.{candidate}", passes_keywords=keywords)
+    raise ValueError(
+        f"language model: expected a decoder with one of {candidates} below "
+        f"{type(decoder).__name__}, got children {[name for name, _ in decoder.named_children()]}"
+    )
+
+
+def decoder_layers(language_model: PreTrainedModel) -> nn.ModuleList:
+    """The decoder layers themselves, first to last."""
+    return cast(
+        nn.ModuleList, language_model.get_submodule(decoder_path(language_model).layers)
+    )
+
+
+def vocabulary_size(language_model: PreTrainedModel) -> int:
+    """Rows of the LM's own embedding (its tokenizer may use fewer)."""
+    return language_model.get_input_embeddings().weight.shape[0]
+
+
+def hidden_size(language_model: PreTrainedModel) -> int:
+    """Width of the stream between decoder layers."""
+    head = language_model.get_output_embeddings()
+    embedding = language_model.get_input_embeddings()
+    if embedding.weight.shape[1] != head.weight.shape[1]:
+        raise ValueError(
+            "language model: expected input and output embeddings as wide as the stream, got "
+            f"{embedding.weight.shape[1]} and {head.weight.shape[1]} (projected embeddings are not supported)"
+        )
+    return embedding.weight.shape[1]
+
+
+def has_tied_head(language_model: PreTrainedModel) -> bool:
+    """Whether output and input embeddings are one matrix."""
+    return (
+        language_model.get_output_embeddings().weight
+        is language_model.get_input_embeddings().weight
+    )
+
+
+def explicit_positions(
+    language_model: PreTrainedModel, attention_mask: Int[Tensor, "row all"], tokens: int
+) -> Int[Tensor, "row token"] | None:
+    """Position ids for the last ``tokens`` of ``attention_mask``, where the family needs them.
+
+    Absolute learned positions that are not derived from the mask (GPT-2) would count left padding.
+    Rotary and ALiBi families only see differences, OPT and BLOOM derive positions from the mask.
+    """
+    if language_model.config.model_type not in ("gpt2", "gpt_bigcode"):
+        return None
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -tokens:]
+
+
+def head_logits(
+    language_model: PreTrainedModel,
+    hidden: Float[Tensor, "*shape dim"],
+    new_rows: Float[Tensor, "new dim"],
+) -> tuple[Float[Tensor, "*shape vocabulary"], Float[Tensor, "*shape new"]]:
+    """Logits of the LM's own vocabulary and of the new tokens, as the family would give them."""
+    own = language_model.get_output_embeddings()(hidden)
+    new = hidden @ new_rows.to(hidden.dtype).T
+    config = language_model.config.get_text_config()
+    return _finish(config, own), _finish(config, new)
+
+
+def _finish(config: object, logits: Tensor) -> Tensor:
+    """What some families do after the head: Cohere scales, Granite divides, Gemma 2 caps."""
+    scale = getattr(config, "logit_scale", None)
+    if isinstance(scale, (int, float)) and scale != 1:
+        logits = logits * scale
+    divisor = getattr(config, "logits_scaling", None)
+    if isinstance(divisor, (int, float)) and divisor != 1:
+        logits = logits / divisor
+    cap = getattr(config, "final_logit_softcapping", None)
+    if cap is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def fingerprint(language_model: PreTrainedModel) -> str:
+    """SHA-256 over the parameters' names, shapes and values rounded to bfloat16.
+
+    The rounding makes a model loaded in fp32 and in bf16 the same model.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(language_model.named_parameters()):
+        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+        values = parameter.detach().to("cpu", torch.bfloat16).contiguous()
+        digest.update(values.view(torch.int16).numpy().data)
+    return digest.hexdigest()
+
+
+def _folder(config: LanguageConfig) -> str:
+    if config.name == EMBEDDED_LANGUAGE_MODEL and not Path(config.name).exists():
+        return str(assets.language_model_folder())
+    return config.name
+
+
+def load_language_model(
+    config: LanguageConfig, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """A causal LM, frozen and in eval mode. Attention kernels as transformers chooses them."""
+    model = AutoModelForCausalLM.from_pretrained(
+        _folder(config), revision=config.revision, dtype=dtype
+    )
+    return model.requires_grad_(False).eval()
+
+
+def load_tokenizer(config: LanguageConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to :func:`load_language_model`'s model."""
+    return AutoTokenizer.from_pretrained(_folder(config), revision=config.revision)

@@ -1,0 +1,117 @@
+"""How one frozen language model instance is made to read media, without changing it.
+
+Each Flamingo hangs a hook before every decoder layer of its LM. What a call's media are travels
+with the call, as a keyword argument that the decoder hands to each layer: the hooks take it out
+again and run the gated block that belongs there. Calls without the argument, and calls of another
+Flamingo on the same LM, pass untouched; nothing is stored on the LM between calls.
+
+Four families (MPT, Falcon, BLOOM, GPT-J) do not hand keyword arguments on. For them the hooks are
+put in place for the duration of one call, under a lock, and see the call's media directly.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from flamingo.model.cross_attention import GatedCrossAttentionBlock
+
+MEDIA_KEYWORD = "flamingo_media"
+
+
+@dataclass(frozen=True, eq=False)
+class ConditionedCall:
+    """The media of one forward call: keys and values for each block, and one mask for all."""
+
+    owner: Conditioning
+    keys_values: Mapping[
+        int, tuple[Float[Tensor, "row head key dim"], Float[Tensor, "row head key dim"]]
+    ]
+    """By decoder layer; empty when the call has no media at all."""
+    mask: Bool[Tensor, "text_row token key"] | None
+
+
+class Conditioning:
+    """The hooks of one set of gated blocks on one LM's decoder layers."""
+
+    def __init__(
+        self,
+        layers: nn.ModuleList,
+        blocks: Mapping[int, GatedCrossAttentionBlock],
+        *,
+        passes_keywords: bool,
+    ) -> None:
+        self._layers = layers
+        self._blocks = blocks
+        self._passes_keywords = passes_keywords
+        self._lock = threading.RLock()
+        self._handles: list[RemovableHandle] = []
+        if passes_keywords:
+            for index, layer in enumerate(layers):
+                hook = partial(self._take_keyword, index)
+                self._handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def detach(self) -> None:
+        """Take every hook off the LM: it is as it was before."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def run(self, decoder: Callable[..., Any], call: ConditionedCall, **inputs: Any) -> Any:
+        """``decoder(**inputs)`` with the call's media read before the conditioned layers."""
+        if self._passes_keywords:
+            if not self._handles:
+                raise ValueError("this model was detached from its language model: build a new one")
+            return decoder(**inputs, **{MEDIA_KEYWORD: call})
+        with self._bound(call):
+            return decoder(**inputs)
+
+    @contextmanager
+    def _bound(self, call: ConditionedCall) -> Iterator[None]:
+        with self._lock:
+            handles = [
+                self._layers[index].register_forward_pre_hook(
+                    partial(self._condition, index, call), with_kwargs=True
+                )
+                for index in self._blocks
+            ]
+            try:
+                yield
+            finally:
+                for handle in handles:
+                    handle.remove()
+
+    def _take_keyword(
+        self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        call = kwargs.get(MEDIA_KEYWORD)
+        if not isinstance(call, ConditionedCall) or call.owner is not self:
+            return None
+        rest = {name: value for name, value in kwargs.items() if name != MEDIA_KEYWORD}
+        if index not in self._blocks:
+            return args, rest
+        return self._condition(index, call, layer, args, rest)
+
+    def _condition(
+        self,
+        index: int,
+        call: ConditionedCall,
+        layer: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        key, value = call.keys_values.get(index, (None, None))
+        block = self._blocks[index]
+        if args:
+            return (block(args[0], key, value, call.mask), *args[1:]), kwargs
+        return args, kwargs | {
+            "hidden_states": block(kwargs["hidden_states"], key, value, call.mask)
+        }

@@ -1,0 +1,79 @@
+"""Gated cross-attention: how media enter the stream of a frozen language model."""
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from flamingo.config import CrossAttentionConfig
+from flamingo.model.attention import FeedForward, attend
+
+
+class MaskedCrossAttention(nn.Module):
+    """Text attends to the latents of the media it may see; media are not normalised again."""
+
+    def __init__(self, dim: int, media_dim: int, heads: int, dim_head: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
+        self.to_kv = nn.Linear(media_dim, 2 * heads * dim_head, bias=False)
+        self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
+
+    def forward(
+        self,
+        text: Float[Tensor, "text_row token dim"],
+        key: Float[Tensor, "row head key dim_head"],
+        value: Float[Tensor, "row head key dim_head"],
+        mask: Bool[Tensor, "text_row token key"],
+    ) -> Float[Tensor, "text_row token dim"]:
+        rows = len(key)
+        query = self.to_q(self.norm(text))
+        # Beams of one prompt share its media: their tokens are queries of one row, nothing is copied.
+        query = rearrange(query, "(b g) t (h d) -> b h (g t) d", b=rows, h=self.heads)
+        mask = rearrange(mask, "(b g) t k -> b 1 (g t) k", b=rows)
+        out = attend(query, key.to(query.dtype), value.to(query.dtype), mask)
+        return self.to_out(rearrange(out, "b h (g t) d -> (b g) t (h d)", t=text.shape[1]))
+
+
+class GatedCrossAttentionBlock(GradientCheckpointingLayer):
+    """``x = x + tanh(a) CrossAttn(x, media); x = x + tanh(f) FF(x)``, before a frozen LM layer.
+
+    Flamingo, section 2.2 and figure 4. With both gates at zero the LM's stream passes unchanged,
+    bit for bit. A token that sees no medium gets zero from the attention, yet passes the gated
+    feed-forward, as in the paper's formula.
+    """
+
+    def __init__(self, dim: int, media_dim: int, config: CrossAttentionConfig) -> None:
+        super().__init__()
+        self.attention = MaskedCrossAttention(dim, media_dim, config.heads, config.dim_head)
+        self.feed_forward = FeedForward(dim, config.ff_mult, config.activation)
+        self.attention_gate = nn.Parameter(torch.full((1,), float(config.gate_init)))
+        self.feed_forward_gate = nn.Parameter(torch.full((1,), float(config.gate_init)))
+
+    def project_media(
+        self, latents: Float[Tensor, "medium latent media_dim"]
+    ) -> Float[Tensor, "medium latent keys_values"]:
+        """Keys, then values, of every medium: computed once, whoever attends to it later."""
+        return self.attention.to_kv(latents)
+
+    def forward(
+        self,
+        text: Float[Tensor, "text_row token dim"],
+        key: Float[Tensor, "row head key dim_head"] | None,
+        value: Float[Tensor, "row head key dim_head"] | None,
+        mask: Bool[Tensor, "text_row token key"] | None,
+    ) -> Float[Tensor, "text_row token dim"]:
+        """One step of the stream; without media (``key`` None) only the feed-forward acts.
+
+        The block computes in its own parameters' dtype (autocast may lower it) and returns the
+        stream's dtype, so a bf16 LM can be trained with fp32 blocks.
+        """
+        stream = text
+        text = text.to(self.attention_gate.dtype)
+        if key is not None and value is not None and mask is not None:
+            attended = self.attention(text, key, value, mask)
+            text = text + self.attention_gate.tanh() * attended
+        text = text + self.feed_forward_gate.tanh() * self.feed_forward(text)
+        return text.to(stream.dtype)

@@ -1,0 +1,61 @@
+"""The rows of the new tokens, apart from the frozen vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class NewTokenEmbedding(nn.Module):
+    """A small table for the new tokens ("decoupled embedding", after IDEFICS).
+
+    The frozen matrix is never written to, and no gradient or optimizer state of the size of the
+    vocabulary exists. With an untied head the new tokens have output rows of their own.
+    """
+
+    token_ids: Tensor
+
+    def __init__(self, token_ids: Sequence[int], dim: int, *, tied: bool) -> None:
+        super().__init__()
+        self.register_buffer("token_ids", torch.tensor(list(token_ids)), persistent=False)
+        self.input = nn.Parameter(torch.zeros(len(token_ids), dim))
+        self.output = None if tied else nn.Parameter(torch.zeros(len(token_ids), dim))
+
+    @torch.no_grad()
+    def initialize_from(self, frozen_input: Tensor, frozen_output: Tensor) -> None:
+        """Draw each row around the mean of the frozen rows, with their spread per channel."""
+        for rows, frozen in ((self.input, frozen_input), (self.output, frozen_output)):
+            if rows is not None:
+                frozen = frozen.detach().float()
+                noise = torch.randn(rows.shape, device=rows.device)
+                rows.copy_(frozen.mean(dim=0) + frozen.std(dim=0) * noise)
+
+    @property
+    def output_rows(self) -> Float[Tensor, "new dim"]:
+        return self.input if self.output is None else self.output
+
+    def forward(
+        self, input_ids: Int[Tensor, "row token"], frozen: nn.Module
+    ) -> Float[Tensor, "row token dim"]:
+        """Embeddings of ``input_ids``: ours for the new tokens, ``frozen``'s for all others."""
+        matches = input_ids[:, :, None] == self.token_ids
+        is_new = matches.any(dim=-1)
+        own = frozen(torch.where(is_new, 0, input_ids))
+        new = self.input[matches.int().argmax(dim=-1)].to(own.dtype)
+        return torch.where(is_new[:, :, None], new, own)
+
+    def join_logits(
+        self,
+        own: Float[Tensor, "*shape vocabulary"],
+        new: Float[Tensor, "*shape new"],
+    ) -> Float[Tensor, "*shape all"]:
+        """New ids inside the LM's vocabulary replace their columns, those beyond it follow."""
+        vocabulary = own.shape[-1]
+        inside = self.token_ids < vocabulary
+        if bool(inside.any()):
+            own = own.index_copy(-1, self.token_ids[inside], new[..., inside])
+            new = new[..., ~inside]
+        return torch.cat([own, new], dim=-1)

@@ -1,0 +1,455 @@
+"""The model: frozen backbones, a resampler, gated cross-attention, and the rows of new tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from flamingo.backbones import language as lm
+from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
+from flamingo.config import CrossAttentionConfig, LanguageConfig, ResamplerConfig, VisionConfig
+from flamingo.model import persistence
+from flamingo.model.conditioning import ConditionedCall, Conditioning
+from flamingo.model.configuration import FlamingoConfig, to_plain
+from flamingo.model.cross_attention import GatedCrossAttentionBlock
+from flamingo.model.embedding import NewTokenEmbedding
+from flamingo.model.generation import FlamingoGeneration, default_generation_config
+from flamingo.model.masking import text_time
+from flamingo.model.media import FlamingoCache, MediaState
+from flamingo.model.resampler import PerceiverResampler
+
+
+class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, GenerationMixin):
+    """Flamingo (Alayrac et al. 2022): ``p(text | interleaved media)`` with a frozen LM.
+
+    Before chosen layers of the LM a gated block lets every text token attend to the latents of the
+    media it may see; latents come from the perceiver resampler over a frozen encoder's features.
+    Only the resampler, the gated blocks and the new tokens' rows train.
+
+    Deviations from the paper: the LM is any decoder of transformers, unchanged (its class, weights
+    and, with closed gates, its logits bit for bit); new tokens have a table of their own.
+
+    The LM keeps its dropout off (eval mode) in training too: a frozen model is a function.
+    """
+
+    config_class = FlamingoConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    language_model: PreTrainedModel
+    vision_encoder: VisionEncoder | None
+
+    def __init__(
+        self,
+        config: FlamingoConfig,
+        *,
+        language_model: PreTrainedModel | None = None,
+        vision_encoder: VisionEncoder | None = None,
+    ) -> None:
+        """Assemble from ``config``; a language model that is not given is random, of its config."""
+        super().__init__(config)
+        if language_model is None:
+            language_model = AutoModelForCausalLM.from_config(deepcopy(config.text_config))
+        self.language_model = language_model.requires_grad_(False).eval()
+        self.vision_encoder = None if vision_encoder is None else vision_encoder.requires_grad_(False)
+
+        options = config.cross_attention_options
+        path = lm.decoder_path(language_model)
+        layers = lm.decoder_layers(language_model)
+        width = lm.hidden_size(language_model)
+        self.resampler = PerceiverResampler(config.vision_dim, config.resampler_options)
+        self.cross_attention = nn.ModuleDict(
+            {
+                str(index): GatedCrossAttentionBlock(width, config.vision_dim, options)
+                for index in conditioned_layers(options, len(layers))
+            }
+        )
+        self.new_tokens = NewTokenEmbedding(
+            config.new_token_ids or (), width, tied=lm.has_tied_head(language_model)
+        )
+        self.new_tokens.initialize_from(
+            language_model.get_input_embeddings().weight,
+            language_model.get_output_embeddings().weight,
+        )
+        self.conditioning = Conditioning(layers, self._blocks, passes_keywords=path.passes_keywords)
+        self.visibility = options.media
+        self.generation_config = default_generation_config(
+            language_model.config, config.end_of_chunk_token_id
+        )
+        self.post_init()
+
+    # ------------------------------------------------------------------ building and saving
+
+    @classmethod
+    def from_backbones(
+        cls,
+        vision: VisionConfig | VisionEncoder | str | None,
+        language: LanguageConfig | PreTrainedModel | str,
+        *,
+        resampler: ResamplerConfig | None = None,
+        cross_attention: CrossAttentionConfig | None = None,
+        vision_dim: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> FlamingoForConditionalGeneration:
+        """A new model between two backbones; what trains starts at random, in float32.
+
+        Args:
+            vision: hub name, local folder, embedded asset, or a loaded encoder. ``None`` builds a
+                model that reads ``vision_features`` of width ``vision_dim`` alone.
+            language: hub name, local folder, embedded asset, or a loaded causal LM.
+            resampler, cross_attention: architecture; the paper's where not given.
+            dtype: of the frozen language model when it is loaded here (default float32).
+
+        Raises:
+            ValueError: without ``vision``, unless ``vision_dim`` is given, and for an LM whose
+                decoder layers cannot be found.
+        """
+        if isinstance(vision, str):
+            vision = VisionConfig(name=vision)
+        encoder = load_vision_encoder(vision) if isinstance(vision, VisionConfig) else vision
+        if encoder is None and vision_dim is None:
+            raise ValueError("vision_dim: expected the width of the vision features, got none")
+        if isinstance(language, str):
+            language = LanguageConfig(name=language)
+        if isinstance(language, LanguageConfig):
+            options = language
+            language = lm.load_language_model(language, dtype or torch.float32)
+        else:
+            options = LanguageConfig(name=language.name_or_path)
+        vocabulary = lm.vocabulary_size(language)
+        config = FlamingoConfig(
+            text_config=deepcopy(language.config),  # ours to annotate, the LM's stays its own
+            vision=None if encoder is None else to_plain(encoder.config),
+            language=to_plain(options),
+            resampler=to_plain(resampler or ResamplerConfig()),
+            cross_attention=to_plain(cross_attention or CrossAttentionConfig()),
+            vision_dim=vision_dim if encoder is None else encoder.dim,
+            new_token_ids=[vocabulary, vocabulary + 1],
+            image_token_id=vocabulary,
+            end_of_chunk_token_id=vocabulary + 1,
+            vision_fingerprint=None if encoder is None else encoder.fingerprint,
+            language_fingerprint=lm.fingerprint(language),
+        )
+        return cls(config, language_model=language, vision_encoder=encoder)
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, *, include_backbones: bool = False
+    ) -> None:
+        """Write what trains, and the names and fingerprints of the backbones, as safetensors.
+
+        ``include_backbones=True`` writes the frozen backbones too: the folder then needs nothing
+        else. ``from_pretrained`` reads either.
+        """
+        persistence.save(self, Path(save_directory), include_backbones=include_backbones)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        config: FlamingoConfig | None = None,
+        language_model: PreTrainedModel | None = None,
+        vision_encoder: VisionEncoder | None = None,
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+    ) -> FlamingoForConditionalGeneration:
+        """Restore a saved model; backbones are loaded by name unless they are given.
+
+        Raises:
+            ValueError: for a backbone whose fingerprint differs from the one that was trained
+                with, and for weights that are missing, left over or of another shape.
+        """
+        return persistence.load(
+            cls,
+            str(pretrained_model_name_or_path),
+            config=config,
+            language_model=language_model,
+            vision_encoder=vision_encoder,
+            dtype=dtype,
+            revision=revision,
+        )
+
+    def init_weights(self) -> None:
+        """Every module draws its own initial weights; frozen ones must never be drawn again."""
+
+    # ------------------------------------------------------------------ what trains
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """Names and parameters of all that trains: the one place that says so."""
+        trained = {"resampler": self.resampler, "cross_attention": self.cross_attention,
+                   "new_tokens": self.new_tokens}  # fmt: skip
+        return {
+            f"{prefix}.{name}": parameter
+            for prefix, module in trained.items()
+            for name, parameter in module.named_parameters()
+        }
+
+    def gates(self) -> dict[str, float]:
+        """``tanh`` of every gate, by layer and branch."""
+        values = {}
+        for index, block in self._blocks.items():
+            values[f"layer_{index}/attention"] = block.attention_gate.detach().tanh().item()
+            values[f"layer_{index}/feed_forward"] = block.feed_forward_gate.detach().tanh().item()
+        return values
+
+    def train(self, mode: bool = True) -> FlamingoForConditionalGeneration:
+        """Train mode for what trains; the backbones stay in eval mode.
+
+        Gradient checkpointing in transformers asks a layer's own flag, so with it the decoder
+        layers (not their children, where dropout lives) are flagged as training.
+        """
+        super().train(mode)
+        self.language_model.eval()
+        if self.vision_encoder is not None:
+            self.vision_encoder.eval()
+        for layer in lm.decoder_layers(self.language_model):
+            if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing:
+                layer.training = mode
+        return self
+
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers. Raises ``ValueError`` for an LM whose layers drop out by themselves."""
+        for layer in lm.decoder_layers(self.language_model):
+            for owner in (layer, getattr(layer, "config", None)):
+                for name in ("dropout", "hidden_dropout", "activation_dropout"):
+                    probability = getattr(owner, name, 0.0)
+                    if isinstance(probability, float) and probability > 0:
+                        raise ValueError(
+                            f"language model {name}: expected 0 with gradient checkpointing (a "
+                            f"frozen LM has no dropout), got {probability}: load it with {name}=0"
+                        )
+        super().gradient_checkpointing_enable(*args, **kwargs)
+        self.train(self.training)
+
+    def detach_language_model(self) -> PreTrainedModel:
+        """Take this model's hooks off the LM and hand it back; this model can run no longer."""
+        self.conditioning.detach()
+        return self.language_model
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    # ------------------------------------------------------------------ media
+
+    @property
+    def _blocks(self) -> dict[int, GatedCrossAttentionBlock]:
+        return {int(i): block for i, block in self.cross_attention.items()}  # type: ignore[misc]
+
+    def encode_media(
+        self,
+        *,
+        vision_features: Float[Tensor, "batch image frame patch dim"] | None = None,
+        pixel_values: Float[Tensor, "batch image frame 3 height width"] | None = None,
+    ) -> Float[Tensor, "batch image latent dim"]:
+        """Latents of every medium given, to be reused as ``media_latents``."""
+        media = pixel_values if vision_features is None else vision_features
+        if media is None:
+            raise ValueError("encode_media: expected vision_features or pixel_values, got neither")
+        flat = self._encode(media.flatten(0, 1), are_pixels=vision_features is None)
+        return flat.unflatten(0, tuple(media.shape[:2]))
+
+    def _encode(self, media: Tensor, *, are_pixels: bool) -> Float[Tensor, "medium latent dim"]:
+        if are_pixels:
+            if self.vision_encoder is None:
+                raise ValueError(
+                    "pixel_values: expected vision_features (this model was built without a vision "
+                    "encoder), got pixels"
+                )
+            patches = self.vision_encoder(media.flatten(0, 1))
+            media = rearrange(patches, "(m f) p d -> m f p d", m=len(media))
+        if media.shape[-1] != self.config.vision_dim:
+            raise ValueError(
+                f"vision_features: expected width {self.config.vision_dim}, got {media.shape[-1]}"
+            )
+        return self.resampler(media)
+
+    def real_media(
+        self,
+        counts: Int[Tensor, " row"],
+        pixel_values: Tensor | None,
+        vision_features: Tensor | None,
+        media_latents: Tensor | None,
+    ) -> tuple[Float[Tensor, "medium latent dim"], Bool[Tensor, "row image"]] | None:
+        """Latents of the media that ``<image>`` tokens name, and where they are in the batch.
+
+        Padding (media beyond a row's ``counts``) is neither encoded nor resampled.
+        """
+        given = {
+            "pixel_values": pixel_values,
+            "vision_features": vision_features,
+            "media_latents": media_latents,
+        }
+        given = {name: tensor for name, tensor in given.items() if tensor is not None}
+        if len(given) > 1:
+            raise ValueError(f"media: expected at most one of its three forms, got {sorted(given)}")
+        if not given:
+            return None
+        ((name, tensor),) = given.items()
+        if len(tensor) != len(counts):
+            raise ValueError(f"{name}: expected {len(counts)} rows, as input_ids, got {len(tensor)}")
+        width = tensor.shape[1]
+        check_media_counts(counts, torch.full_like(counts, width))
+        present = torch.arange(width, device=counts.device) < counts[:, None]
+        real = tensor.flatten(0, 1) if bool(present.all()) else tensor[present]
+        if len(real) == 0:
+            return None
+        if name == "media_latents":
+            return real, present
+        return self._encode(real, are_pixels=name == "pixel_values"), present
+
+    # ------------------------------------------------------------------ forward
+
+    def is_image_token(
+        self, input_ids: Int[Tensor, "row token"], attention_mask: Int[Tensor, "row all"] | None
+    ) -> Bool[Tensor, "row token"]:
+        is_image = input_ids == self.config.image_token_id
+        if attention_mask is not None:
+            is_image = is_image & attention_mask[:, -input_ids.shape[1] :].bool()
+        return is_image
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "row token"],
+        attention_mask: Int[Tensor, "row all"] | None = None,
+        pixel_values: Float[Tensor, "row image frame 3 height width"] | None = None,
+        vision_features: Float[Tensor, "row image frame patch vision_dim"] | None = None,
+        media_latents: Float[Tensor, "row image latent vision_dim"] | None = None,
+        labels: Int[Tensor, "row token"] | None = None,
+        past_key_values: FlamingoCache | None = None,
+        position_ids: Int[Tensor, "row token"] | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Bool[Tensor, "row token"] = 0,
+        return_dict: bool | None = None,
+        **decoder_inputs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits of the next token at every position (or those of ``logits_to_keep``).
+
+        Args:
+            input_ids: with one ``config.image_token_id`` for each medium, in reading order.
+            attention_mask: 1 for real tokens (left or right padding); with a cache it covers the
+                cached tokens too.
+            pixel_values, vision_features, media_latents: the media, at most one of the three; media
+                beyond a row's ``<image>`` tokens are padding. With a cache only new media.
+            labels: adds ``loss``, the mean cross-entropy of the next tokens (-100: not counted).
+            past_key_values: the cache of an earlier call; it holds that call's media too.
+            logits_to_keep: the last n positions (0: all), or a mask: then logits are
+                ``(kept, vocabulary)``, row by row.
+
+        Raises:
+            ValueError: a row with more ``<image>`` tokens than media; several forms of media;
+                features of another width; a cache that is not a ``FlamingoCache``.
+        """
+        rows, tokens = input_ids.shape
+        cache = self._cache(past_key_values, use_cache)
+        state = (cache and cache.media) or MediaState.empty(rows, input_ids.device)
+        state = state.for_text_rows(rows)
+        is_image = self.is_image_token(input_ids, attention_mask)
+        counts = is_image.sum(dim=1)
+        new = self.real_media(counts, pixel_values, vision_features, media_latents)
+        if new is not None:
+            state = state.append(*new, self._blocks)
+        check_media_counts(state.seen + counts, state.available_by_text_row)
+
+        call = ConditionedCall(
+            owner=self.conditioning,
+            keys_values=state.by_layer(),
+            mask=state.mask(text_time(is_image, state.seen), self.visibility),
+        )
+        if position_ids is None and attention_mask is not None:
+            position_ids = lm.explicit_positions(self.language_model, attention_mask, tokens)
+        if position_ids is not None:
+            decoder_inputs["position_ids"] = position_ids
+        output = self.conditioning.run(
+            self.language_model.base_model,
+            call,
+            inputs_embeds=self.new_tokens(input_ids, self.language_model.get_input_embeddings()),
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            return_dict=True,
+            **decoder_inputs,
+        )
+        if cache is not None:
+            cache.media = state.after(counts, self.visibility)
+        logits = self._logits(output.last_hidden_state, logits_to_keep)
+        return CausalLMOutputWithPast(
+            loss=None if labels is None else next_token_loss(logits, labels),  # type: ignore[arg-type]
+            logits=logits,  # type: ignore[arg-type]
+            past_key_values=cache,
+            hidden_states=output.get("hidden_states"),
+            attentions=output.get("attentions"),
+        )
+
+    def _cache(
+        self, past_key_values: FlamingoCache | None, use_cache: bool | None
+    ) -> FlamingoCache | None:
+        if past_key_values is not None and not isinstance(past_key_values, FlamingoCache):
+            raise ValueError(
+                "past_key_values: expected a FlamingoCache (it keeps the media being read), got "
+                f"{type(past_key_values).__name__}"
+            )
+        if past_key_values is None and use_cache:
+            return FlamingoCache(config=self.language_model.config)
+        return past_key_values
+
+    def _logits(
+        self, hidden: Float[Tensor, "row token dim"], keep: int | Bool[Tensor, "row token"]
+    ) -> Float[Tensor, "*shape vocabulary"]:
+        hidden = hidden[keep] if isinstance(keep, Tensor) else hidden[:, -keep if keep else 0 :]
+        own, new = lm.head_logits(self.language_model, hidden, self.new_tokens.output_rows)
+        return self.new_tokens.join_logits(own, new)
+
+
+def conditioned_layers(options: CrossAttentionConfig, layers: int) -> Sequence[int]:
+    """Indices of the LM layers that a gated block stands before.
+
+    Raises ``ValueError`` when an index is beyond the LM's layers, or none is chosen.
+    """
+    if options.layers is not None:
+        chosen = options.layers
+    else:
+        assert options.every is not None
+        chosen = [i for i in range(layers) if (i + 1) % options.every == 0]
+    if not chosen or chosen[-1] >= layers:
+        raise ValueError(
+            f"cross_attention layers: expected indices below the LM's {layers} layers, got {chosen} "
+            f"(every={options.every}, layers={options.layers})"
+        )
+    return chosen
+
+
+def check_media_counts(named: Int[Tensor, " row"], given: Int[Tensor, " row"]) -> None:
+    """Raise ``ValueError`` for the first row that names more media than it was given."""
+    short = named > given
+    if bool(short.any()):
+        row = int(short.int().argmax())
+        raise ValueError(
+            f"row {row}: expected a medium for each of its {int(named[row])} <image> tokens, "
+            f"got {int(given[row])} media"
+        )
+
+
+def next_token_loss(
+    logits: Float[Tensor, "row token vocabulary"], labels: Int[Tensor, "row token"]
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy of each next token; labels of -100 do not count."""
+    if logits.ndim != 3 or logits.shape[1] != labels.shape[1]:
+        raise ValueError("labels: expected logits at every position, got a selection of them")
+    return F.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100
+    )

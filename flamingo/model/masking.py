@@ -1,0 +1,43 @@
+"""Which image a text token sees: the masks of the model, as pure functions one can print.
+
+*Text time* of a token is the number of ``<image>`` tokens up to and including it. *Media time* of
+a medium is its place in the row, 1, 2, ...; 0 marks padding. (Flamingo, section 2.3, appendix
+A.1.3; OpenFlamingo, ``MaskedCrossAttention``.)
+"""
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from flamingo.config import MediaVisibility
+
+
+def text_time(
+    is_image: Bool[Tensor, "row token"], seen: Int[Tensor, " row"] | None = None
+) -> Int[Tensor, "row token"]:
+    """Media counted at each token; ``seen`` counts those of an already cached prefix."""
+    time = is_image.long().cumsum(dim=1)
+    return time if seen is None else time + seen[:, None]
+
+
+def media_time(counts: Int[Tensor, " row"], width: int) -> Int[Tensor, "row medium"]:
+    """1, 2, ... for the first ``counts`` of ``width`` media of each row, then 0 for padding."""
+    time = torch.arange(1, width + 1, device=counts.device).expand(len(counts), -1)
+    return torch.where(time <= counts[:, None], time, 0)
+
+
+def media_mask(
+    text: Int[Tensor, "row token"], media: Int[Tensor, "row medium"], visibility: MediaVisibility
+) -> Bool[Tensor, "row token medium"]:
+    """True where a token (by its text time) attends to a medium (by its media time).
+
+    Immediate: text time == media time. All previous: text time >= media time. Tokens before the
+    first medium (text time 0) see none, and nobody sees padding (media time 0).
+    """
+    text, media = text[:, :, None], media[:, None, :]
+    match visibility:
+        case MediaVisibility.immediate:
+            visible = text == media
+        case MediaVisibility.all_previous:
+            visible = text >= media
+    return visible & (media > 0)

@@ -1,0 +1,131 @@
+"""Saving and loading: what trains as safetensors, the frozen backbones by name and fingerprint."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from flamingo.backbones import language as lm
+from flamingo.backbones.vision import VisionEncoder, load_vision_encoder, save_vision_encoder
+from flamingo.model.configuration import FlamingoConfig
+
+if TYPE_CHECKING:
+    from flamingo.model.flamingo import FlamingoForConditionalGeneration
+
+WEIGHTS = "model.safetensors"
+LANGUAGE_FOLDER = "language_model"
+VISION_FOLDER = "vision_encoder"
+
+
+def trained_state(model: FlamingoForConditionalGeneration) -> dict[str, Tensor]:
+    """All that training makes: trained parameters and the resampler's feature statistics."""
+    trained = dict(model.trainable_parameters())
+    statistics = {f"resampler.{name}": value for name, value in model.resampler.named_buffers()}
+    return {
+        name: tensor.detach().cpu().contiguous() for name, tensor in (trained | statistics).items()
+    }
+
+
+def save(
+    model: FlamingoForConditionalGeneration, folder: Path, *, include_backbones: bool
+) -> None:
+    """Write a model folder; each file is complete before it takes its name."""
+    if folder.is_file():
+        raise ValueError(f"save_directory: expected a folder, got the file {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f"{WEIGHTS}.tmp"
+    save_file(trained_state(model), unfinished, metadata={"format": "pt"})
+    os.replace(unfinished, folder / WEIGHTS)
+    if include_backbones:
+        model.language_model.save_pretrained(folder / LANGUAGE_FOLDER)
+        if model.vision_encoder is not None:
+            save_vision_encoder(model.vision_encoder, folder / VISION_FOLDER)
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+
+
+def load(
+    model_class: type[FlamingoForConditionalGeneration],
+    name: str,
+    *,
+    config: FlamingoConfig | None,
+    language_model: PreTrainedModel | None,
+    vision_encoder: VisionEncoder | None,
+    dtype: torch.dtype | None,
+    revision: str | None,
+) -> FlamingoForConditionalGeneration:
+    """Read a model folder (or hub name), with its own backbones or those it names."""
+    folder = Path(name) if Path(name).exists() else Path(snapshot_download(name, revision=revision))
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(f"{folder}: expected a saved Flamingo with {WEIGHTS}, found none")
+    config = config or FlamingoConfig.from_pretrained(folder)
+    state = load_file(folder / WEIGHTS)
+    if language_model is None:
+        language_model = _load_language_model(folder, config, dtype or torch.float32)
+    if vision_encoder is None:
+        vision_encoder = _load_vision_encoder(folder, config)
+    check_fingerprint("language model", config.language_fingerprint, lm.fingerprint(language_model))
+    if vision_encoder is not None:
+        check_fingerprint("vision encoder", config.vision_fingerprint, vision_encoder.fingerprint)
+    model = model_class(config, language_model=language_model, vision_encoder=vision_encoder)
+    load_trained_state(model, state, str(folder / WEIGHTS))
+    model = model.eval()
+    return model if dtype is None else model.to(dtype)
+
+
+def _load_language_model(
+    folder: Path, config: FlamingoConfig, dtype: torch.dtype
+) -> PreTrainedModel:
+    options = config.language_options
+    if (folder / LANGUAGE_FOLDER).is_dir():
+        options = lm.LanguageConfig(name=str(folder / LANGUAGE_FOLDER))
+    if options is None or not options.name:
+        raise ValueError(
+            f"{folder}: the language model was built in memory and has no name to load it by: pass "
+            "language_model=, or save with include_backbones=True"
+        )
+    return lm.load_language_model(options, dtype)
+
+
+def _load_vision_encoder(folder: Path, config: FlamingoConfig) -> VisionEncoder | None:
+    options = config.vision_options
+    if options is None:
+        return None
+    if (folder / VISION_FOLDER).is_dir():
+        return load_vision_encoder(options, folder=folder / VISION_FOLDER)
+    return load_vision_encoder(options)
+
+
+def check_fingerprint(what: str, expected: str | None, actual: str) -> None:
+    """Raise ``ValueError`` when a backbone is not the one the model was trained with."""
+    if expected is not None and expected != actual:
+        raise ValueError(
+            f"{what}: expected fingerprint {expected[:16]}..., got {actual[:16]}...: these are not "
+            "the weights (or not the features) that this model was trained with"
+        )
+
+
+def load_trained_state(
+    model: FlamingoForConditionalGeneration, state: dict[str, Tensor], source: str
+) -> None:
+    """Copy trained weights into ``model``; a difference in names or shapes is a ``ValueError``."""
+    expected = trained_state(model)
+    missing = sorted(set(expected) - set(state))
+    left_over = sorted(set(state) - set(expected))
+    reshaped = [
+        f"{name}: expected {tuple(expected[name].shape)}, got {tuple(state[name].shape)}"
+        for name in sorted(set(state) & set(expected))
+        if state[name].shape != expected[name].shape
+    ]
+    if missing or left_over or reshaped:
+        raise ValueError(
+            f"{source}: missing {missing}, left over {left_over}, of another shape {reshaped}"
+        )
+    model.load_state_dict(state, strict=False)

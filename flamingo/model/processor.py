@@ -1,0 +1,120 @@
+"""``FlamingoProcessor``: text and images, as people write them, to what the model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.image_processing_utils import BaseImageProcessor
+
+from flamingo.types import END_OF_CHUNK_TOKEN, IMAGE_TOKEN
+
+
+def prepare_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, vocabulary_size: int
+) -> PreTrainedTokenizerBase:
+    """Give a tokenizer the two special tokens, at the ids the model has rows for.
+
+    The new rows follow the LM's own vocabulary. Where the LM has more rows than its tokenizer has
+    tokens (padded matrices), unused names fill the gap. A tokenizer without a padding token pads
+    with its end-of-sequence token (padding is always masked).
+
+    Raises:
+        ValueError: when the tokenizer has more tokens than the LM has rows.
+    """
+    if tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) == vocabulary_size:
+        return tokenizer
+    gap = vocabulary_size - len(tokenizer)
+    if gap < 0:
+        raise ValueError(
+            f"tokenizer: expected at most the language model's {vocabulary_size} tokens, "
+            f"got {len(tokenizer)}"
+        )
+    tokenizer.add_tokens([f"<|unused_{i}|>" for i in range(gap)], special_tokens=True)
+    tokenizer.add_tokens([IMAGE_TOKEN, END_OF_CHUNK_TOKEN], special_tokens=True)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or END_OF_CHUNK_TOKEN
+    return tokenizer
+
+
+class FlamingoProcessor(ProcessorMixin):
+    """A tokenizer that knows ``<image>`` and ``<|endofchunk|>``, and the encoder's transform."""
+
+    def __init__(
+        self, image_processor: BaseImageProcessor, tokenizer: PreTrainedTokenizerBase, **kwargs: Any
+    ) -> None:
+        super().__init__(image_processor, tokenizer, **kwargs)
+
+    def __call__(  # type: ignore[override]
+        self,
+        text: str | Sequence[str],
+        images: Sequence[Image.Image] | Sequence[Sequence[Image.Image]] | None = None,
+        *,
+        padding_side: str = "left",
+        return_tensors: str = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Tokenise prompts and transform their images.
+
+        Args:
+            text: one prompt or several; each ``<image>`` stands for one image.
+            images: the images of each prompt in reading order (for one prompt, a flat list).
+            padding_side: ``"left"`` to generate, ``"right"`` to train.
+            return_tensors: only ``"pt"``.
+
+        Returns:
+            ``input_ids`` and ``attention_mask`` (row, token), and, with images, ``pixel_values``
+            (row, image, frame, 3, height, width), zeros where a row has fewer images.
+
+        Raises:
+            ValueError: when a prompt and its images do not match in number.
+        """
+        if return_tensors != "pt":
+            raise ValueError(f"return_tensors: expected 'pt', got {return_tensors!r}")
+        prompts = [text] if isinstance(text, str) else list(text)
+        by_prompt = _by_prompt(images, len(prompts))
+        for row, (prompt, own) in enumerate(zip(prompts, by_prompt, strict=True)):
+            if prompt.count(IMAGE_TOKEN) != len(own):
+                raise ValueError(
+                    f"row {row}: expected an image for each of its {prompt.count(IMAGE_TOKEN)} "
+                    f"{IMAGE_TOKEN}, got {len(own)} images"
+                )
+        inputs = self.tokenizer(
+            prompts, padding=True, padding_side=padding_side, return_tensors="pt", **kwargs
+        )
+        data = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+        if any(by_prompt):
+            data["pixel_values"] = self._pixels(by_prompt)
+        return BatchFeature(data)
+
+    def _pixels(self, by_prompt: list[list[Image.Image]]) -> torch.Tensor:
+        flat = [image.convert("RGB") for own in by_prompt for image in own]
+        transformed = self.image_processor(flat, return_tensors="np")["pixel_values"]
+        pixels = torch.from_numpy(np.asarray(transformed))
+        padded = pixels.new_zeros(len(by_prompt), max(map(len, by_prompt)), 1, *pixels.shape[1:])
+        start = 0
+        for row, own in enumerate(by_prompt):
+            padded[row, : len(own), 0] = pixels[start : start + len(own)]
+            start += len(own)
+        return padded
+
+    @property
+    def model_input_names(self) -> list[str]:  # type: ignore[override]
+        return ["input_ids", "attention_mask", "pixel_values"]
+
+
+def _by_prompt(images: Any, prompts: int) -> list[list[Image.Image]]:
+    if images is None:
+        return [[] for _ in range(prompts)]
+    images = list(images)
+    if images and isinstance(images[0], Image.Image):
+        if prompts != 1:
+            raise ValueError(f"images: expected a list for each of {prompts} prompts, got a flat one")
+        return [images]
+    if len(images) != prompts:
+        raise ValueError(f"images: expected a list for each of {prompts} prompts, got {len(images)}")
+    return [list(own) for own in images]

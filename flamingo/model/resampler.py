@@ -1,0 +1,110 @@
+"""Perceiver resampler: any number of frames of patch features become a few latents."""
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from flamingo.config import ResamplerConfig
+from flamingo.model.attention import FeedForward, attend
+
+
+class PerceiverAttention(nn.Module):
+    """Latents attend to the medium and to themselves: ``Attn(q=z, kv=[x; z])``.
+
+    Both are normalised first, each by its own LayerNorm; the linears have no bias.
+    """
+
+    def __init__(self, dim: int, heads: int, dim_head: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_media = nn.LayerNorm(dim)
+        self.norm_latents = nn.LayerNorm(dim)
+        self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
+        self.to_kv = nn.Linear(dim, 2 * heads * dim_head, bias=False)
+        self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
+
+    def forward(
+        self, media: Float[Tensor, "medium patch dim"], latents: Float[Tensor, "medium latent dim"]
+    ) -> Float[Tensor, "medium latent dim"]:
+        media, latents = self.norm_media(media), self.norm_latents(latents)
+        query = rearrange(self.to_q(latents), "m l (h d) -> m h l d", h=self.heads)
+        keys_values = self.to_kv(torch.cat([media, latents], dim=1))
+        key, value = rearrange(keys_values, "m n (two h d) -> two m h n d", two=2, h=self.heads)
+        out = attend(query, key, value)
+        return self.to_out(rearrange(out, "m h l d -> m l (h d)"))
+
+
+class ResamplerLayer(GradientCheckpointingLayer):
+    """``z = z + Attn(z, x); z = z + FF(z)``."""
+
+    def __init__(self, dim: int, config: ResamplerConfig) -> None:
+        super().__init__()
+        self.attention = PerceiverAttention(dim, config.heads, config.dim_head)
+        self.feed_forward = FeedForward(dim, config.ff_mult, config.activation)
+
+    def forward(
+        self, latents: Float[Tensor, "medium latent dim"], media: Float[Tensor, "medium patch dim"]
+    ) -> Float[Tensor, "medium latent dim"]:
+        latents = latents + self.attention(media, latents)
+        return latents + self.feed_forward(latents)
+
+
+class PerceiverResampler(nn.Module):
+    """Flamingo's perceiver resampler (section 2.1, figure 5; appendix A.1.1).
+
+    Frame ``t`` of a medium gets the learned embedding ``t`` added to its patches; all patches of
+    all frames are flattened; learned latents read them in ``depth`` layers; a LayerNorm ends it.
+
+    Deviations: features may be standardised per channel first, by statistics that are buffers and
+    so part of the checkpoint (frozen encoders without a final norm have channels of very unlike
+    scale); frame embeddings start at zero, so a still image starts as without them; inputs are
+    padding-free by contract (the caller passes real media alone).
+    """
+
+    latents: Float[Tensor, "latent dim"]
+    feature_mean: Tensor
+    feature_std: Tensor
+
+    def __init__(self, dim: int, config: ResamplerConfig) -> None:
+        super().__init__()
+        self.latents = nn.Parameter(torch.randn(config.num_latents, dim) * config.latent_std)
+        self.frame_embeddings = nn.Parameter(torch.zeros(config.max_frames, dim))
+        self.layers = nn.ModuleList(ResamplerLayer(dim, config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(dim)
+        self.register_buffer("feature_mean", torch.zeros(dim))
+        self.register_buffer("feature_std", torch.ones(dim))
+
+    @torch.no_grad()
+    def set_feature_statistics(
+        self, mean: Float[Tensor, " dim"], std: Float[Tensor, " dim"]
+    ) -> None:
+        """Store the per-channel statistics that features are standardised with.
+
+        Raises ``ValueError`` unless both are finite and ``std`` is positive.
+        """
+        if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
+            raise ValueError(
+                "feature statistics: expected finite means and positive deviations, "
+                f"got mean in [{mean.min():g}, {mean.max():g}], std in [{std.min():g}, {std.max():g}]"
+            )
+        self.feature_mean.copy_(mean)
+        self.feature_std.copy_(std)
+
+    def forward(
+        self, features: Float[Tensor, "medium frame patch dim"]
+    ) -> Float[Tensor, "medium latent dim"]:
+        frames = features.shape[1]
+        if frames > len(self.frame_embeddings):
+            raise ValueError(
+                f"frames of a medium: expected at most resampler.max_frames = "
+                f"{len(self.frame_embeddings)}, got {frames}"
+            )
+        features = (features.to(self.feature_mean.dtype) - self.feature_mean) / self.feature_std
+        features = features + self.frame_embeddings[:frames, None]
+        media = rearrange(features, "m f p d -> m (f p) d")
+        latents = repeat(self.latents, "l d -> m l d", m=len(media))
+        for layer in self.layers:
+            latents = layer(latents, media)
+        return self.norm(latents)
