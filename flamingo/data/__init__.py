@@ -1,0 +1,1 @@
+"""Data: interleaved sequences from sources, mixed, tokenised, collated, with cached features."""
