@@ -104,7 +104,8 @@ class EfficientNetLite0(nn.Module):
                 inputs = stage.channels
         self.blocks = nn.ModuleList(blocks)
         self.head = SameConv2d(inputs, FEATURE_DIM, 1)
-        self.to(memory_format=torch.channels_last)  # 1.6 times faster on CPU
+        # 1.6 times faster on CPU. (torch's stubs do not know the argument.)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @classmethod
     def from_weights(cls, path: Path) -> EfficientNetLite0:

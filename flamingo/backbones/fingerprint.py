@@ -22,9 +22,9 @@ def weights_digest(tensors: Iterable[Tensor]) -> str:
 
 
 def _digest(tensor: Tensor) -> str:
-    values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+    values = tensor.detach().to("cpu", torch.float32).contiguous().reshape(-1).numpy()
     digest = hashlib.sha256(repr(tuple(tensor.shape)).encode())
-    digest.update(values)
+    digest.update(values.data)
     return digest.hexdigest()
 
 

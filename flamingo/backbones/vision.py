@@ -200,7 +200,8 @@ def _load_transformer(config: VisionConfig) -> VisionEncoder:
         case "siglip" | "siglip_vision_model":
             model = SiglipVisionModel.from_pretrained(config.name, **source)
             blocks, norm, cls_tokens = model.encoder.layers, "post_layernorm", 0
-            model.use_head, model.head = False, None
+            model.use_head = False
+            del model.head  # the pooling behind the tokens
         case "dinov2":
             model = AutoModel.from_pretrained(config.name, **source)
             blocks, norm, cls_tokens = model.encoder.layer, "layernorm", 1
@@ -216,7 +217,7 @@ def _load_transformer(config: VisionConfig) -> VisionEncoder:
         raise ValueError(f"vision.keep_cls: expected False, {config.name!r} has no CLS token")
     revision = {"revision": config.revision} if config.revision else {}
     processor = AutoImageProcessor.from_pretrained(config.name, backend="pil", **revision)
-    side = model.config.patch_size
+    side = cast(int, model.config.patch_size)
     height, width = _pixels(processor, config)
     tokens = TransformerTokens(model, cast(nn.ModuleList, blocks), norm, config, cls_tokens)
     return VisionEncoder(
