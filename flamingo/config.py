@@ -8,12 +8,13 @@ after it is built; derived values are properties.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
+
+from flamingo.structured import build
 
 
 def _require(condition: bool, name: str, expected: str, actual: object) -> None:
@@ -30,6 +31,8 @@ class MediaVisibility(Enum):
 
 
 class Activation(Enum):
+    """Of the feed-forward layers of what trains."""
+
     squared_relu = "squared_relu"
     """The paper's."""
     gelu = "gelu"
@@ -37,6 +40,8 @@ class Activation(Enum):
 
 
 class Precision(Enum):
+    """Of the forward and backward pass; the trained weights are fp32."""
+
     auto = "auto"
     """bf16 where the device computes it natively, else fp32."""
     bf16 = "bf16"
@@ -44,12 +49,16 @@ class Precision(Enum):
 
 
 class Schedule(Enum):
+    """Of the learning rate after its warm-up."""
+
     constant = "constant"
     cosine = "cosine"
     linear = "linear"
 
 
 class WandbMode(Enum):
+    """Where runs are tracked besides ``metrics.jsonl``."""
+
     disabled = "disabled"
     offline = "offline"
     online = "online"
@@ -157,6 +166,8 @@ class CrossAttentionConfig:
 
 @dataclass(kw_only=True)
 class ModelConfig:
+    """What trains."""
+
     resampler: ResamplerConfig = field(default_factory=ResamplerConfig)
     cross_attention: CrossAttentionConfig = field(default_factory=CrossAttentionConfig)
 
@@ -182,9 +193,29 @@ class EasyVQASourceConfig(SourceConfig):
     """easy-VQA questions packed as demonstrations and a query; answers are learned."""
 
     pairs: int = 4
-    """Image-question-answer triples in a sequence."""
+    """Images in a sequence, each with its questions and answers."""
+    questions_per_image: int = 1
+    """Question-answer pairs after each image (fewer where an image has fewer questions)."""
     learn_all_text: bool = False
     """Learn questions too, not answers alone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("pairs", "questions_per_image"):
+            _require(getattr(self, name) >= 1, f"data.easy_vqa.{name}", ">= 1", getattr(self, name))
+
+
+def _check_collection(config: BindingSourceConfig | BindingBenchmarkConfig, name: str) -> None:
+    if (config.collection is Collection.folder) != (config.path is not None):
+        raise ValueError(
+            f"{name}.path: expected a directory with collection=folder and only then, "
+            f"got collection={config.collection.value}, path={config.path!r}"
+        )
+    _require(config.views >= 1, f"{name}.views", ">= 1", config.views)
+    _require(config.held_out >= 0, f"{name}.held_out", ">= 0", config.held_out)
+    if config.collection is Collection.easy_vqa_concepts:
+        few = "fewer than easy-VQA's 24 concepts"
+        _require(config.held_out < 24, f"{name}.held_out", few, config.held_out)
 
 
 @dataclass(kw_only=True)
@@ -205,22 +236,14 @@ class BindingSourceConfig(SourceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.collection is Collection.folder) != (self.path is not None):
-            raise ValueError(
-                "data.binding.path: expected a directory with collection=folder and only then, "
-                f"got collection={self.collection.value}, path={self.path!r}"
-            )
+        _check_collection(self, "data.binding")
         _require(
             2 <= self.min_ways <= self.max_ways,
             "data.binding.min_ways, max_ways",
             "2 <= min_ways <= max_ways",
             (self.min_ways, self.max_ways),
         )
-        _require(
-            self.images > self.max_ways, "data.binding.images", "> max_ways", self.images
-        )
-        _require(self.views >= 1, "data.binding.views", ">= 1", self.views)
-        _require(self.held_out >= 0, "data.binding.held_out", ">= 0", self.held_out)
+        _require(self.images > self.max_ways, "data.binding.images", "> max_ways", self.images)
 
 
 @dataclass(kw_only=True)
@@ -238,12 +261,23 @@ class DataConfig:
     workers: int = 0
     """Processes that prepare batches."""
 
+    def __post_init__(self) -> None:
+        _require(self.max_tokens >= 1, "data.max_tokens", ">= 1", self.max_tokens)
+        _require(self.workers >= 0, "data.workers", ">= 0", self.workers)
+        if self.feature_cache is not None and not self.cache_features:
+            raise ValueError(
+                "data.feature_cache: expected null with cache_features=false (nothing is cached), "
+                f"got {self.feature_cache!r}"
+            )
+
 
 # ---------------------------------------------------------------------------- training
 
 
 @dataclass(kw_only=True)
 class TrainingConfig:
+    """Optimisation, validation and checkpoints."""
+
     steps: int = 1000
     lr: float = 1e-4
     warmup_steps: int = 100
@@ -281,7 +315,11 @@ class TrainingConfig:
             "between 0 and 1",
             self.min_lr_fraction,
         )
-        _require(len(self.betas) == 2, "training.betas", "two numbers", self.betas)
+        two = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        _require(two, "training.betas", "two numbers of [0, 1)", self.betas)
+        _require(self.weight_decay >= 0, "training.weight_decay", ">= 0", self.weight_decay)
+        _require(self.eval_every >= 0, "training.eval_every", ">= 0", self.eval_every)
+        _require(self.eval_batches >= 1, "training.eval_batches", ">= 1", self.eval_batches)
 
 
 # ---------------------------------------------------------------------------- evaluation
@@ -289,8 +327,12 @@ class TrainingConfig:
 
 @dataclass(kw_only=True)
 class EasyVQABenchmarkConfig:
+    """easy-VQA's test questions."""
+
     queries: int = 500
     """Test questions, drawn by the benchmark seed; 0: all 9,673."""
+    shots: list[int] | None = None
+    """Instead of ``evaluation.shots``."""
 
 
 @dataclass(kw_only=True)
@@ -301,16 +343,31 @@ class BindingBenchmarkConfig:
     path: str | None = None
     ways: list[int] = field(default_factory=lambda: [2, 5])
     queries: int = 200
-    views: int = 3
+    shots: list[int] | None = None
+    """Instead of ``evaluation.shots``."""
+    views: int = 9
+    """Renderings of each emoji: ``k`` shots a class need ``k + 1`` images of it."""
     held_out: int = 250
+    """As in training."""
+    concepts: int = 100
+    """Concepts of each split that episodes are drawn from (their images are encoded); 0: all."""
 
     def __post_init__(self) -> None:
-        if (self.collection is Collection.folder) != (self.path is not None):
-            raise ValueError(
-                "evaluation.binding.path: expected a directory with collection=folder and only "
-                f"then, got collection={self.collection.value}, path={self.path!r}"
-            )
-        _require(all(w >= 2 for w in self.ways) and bool(self.ways), "ways", ">= 2 each", self.ways)
+        _check_collection(self, "evaluation.binding")
+        _require(
+            all(ways >= 2 for ways in self.ways) and bool(self.ways),
+            "evaluation.binding.ways",
+            ">= 2 each, at least one",
+            self.ways,
+        )
+        _require(self.queries >= 0, "evaluation.binding.queries", ">= 0", self.queries)
+
+
+@dataclass(kw_only=True)
+class FolderBenchmarkConfig(BindingBenchmarkConfig):
+    """Binding on the user's own directory, ``path``, with a sub-directory a class."""
+
+    collection: Collection = Collection.folder
 
 
 @dataclass(kw_only=True)
@@ -321,10 +378,11 @@ class EvaluationConfig:
     """Demonstrations (easy-VQA) or demonstrations a class (binding)."""
     easy_vqa: EasyVQABenchmarkConfig | None = None
     binding: BindingBenchmarkConfig | None = None
-    folder: BindingBenchmarkConfig | None = None
-    """Binding on the user's own class-per-folder directory."""
+    folder: FolderBenchmarkConfig | None = None
     seed: int = 0
     """Draws queries and demonstrations."""
+    control_queries: int = 0
+    """Queries that the controls are run on, the first of all; 0: all."""
     batch_size: int = 16
     max_new_tokens: int = 5
     max_tokens: int = 2048
@@ -337,7 +395,12 @@ class EvaluationConfig:
             "increasing shot counts",
             self.shots,
         )
-        _require(self.batch_size >= 1, "evaluation.batch_size", ">= 1", self.batch_size)
+        for name in ("batch_size", "max_new_tokens", "max_tokens"):
+            _require(getattr(self, name) >= 1, f"evaluation.{name}", ">= 1", getattr(self, name))
+        if self.folder is not None:
+            actual = self.folder.collection
+            name = "evaluation.folder.collection"
+            _require(actual is Collection.folder, name, "folder", actual.value)
 
 
 # ---------------------------------------------------------------------------- the run
@@ -345,6 +408,8 @@ class EvaluationConfig:
 
 @dataclass(kw_only=True)
 class TrackingConfig:
+    """Experiment tracking."""
+
     wandb: WandbMode = WandbMode.disabled
     project: str = "flamingo"
 
@@ -365,22 +430,40 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
+    def __post_init__(self) -> None:
+        one_folder = self.name == Path(self.name).name and self.name not in ("", "..")
+        _require(one_folder, "name", "the name of one folder, without slashes", self.name)
+        _require(self.seed >= 0, "seed", ">= 0", self.seed)
+        sources = [s for s in (self.data.easy_vqa, self.data.binding) if s is not None]
+        sequences = sum(source.sequences for source in sources)
+        if sources and self.training.micro_batches > sequences:
+            raise ValueError(
+                f"training.micro_batches: expected at most a step's {sequences} sequences, "
+                f"got {self.training.micro_batches}"
+            )
+
     @property
     def directory(self) -> Path:
+        """The run's folder: a seed of the same settings is a run beside it."""
         return Path(self.runs) / self.name / f"seed={self.seed}"
 
 
-# ---------------------------------------------------------------------------- from Hydra
-
-
-def unknown_keys(values: Any, schema: type, prefix: str = "") -> list[str]:
-    """Dotted names in ``values`` that ``schema`` does not have (Hydra lets ``+key=1`` through)."""
-    raise NotImplementedError
+# ---------------------------------------------------------------------------- to and from YAML
 
 
 def to_config(composed: DictConfig) -> RunConfig:
     """The composed configuration as dataclasses, checked. Raises ``ValueError`` with the field."""
-    raise NotImplementedError
+    return build(composed, RunConfig)
 
 
-_ = (fields, is_dataclass, OmegaConf)
+def config_to_yaml(config: RunConfig) -> str:
+    """A config as YAML, every value spelled out. :func:`config_from_yaml` reads it back."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def config_from_yaml(text: str) -> RunConfig:
+    """The config written by :func:`config_to_yaml`. Raises ``ValueError`` as :func:`to_config`."""
+    loaded = OmegaConf.create(text)
+    if not isinstance(loaded, DictConfig):
+        raise ValueError(f"configuration: expected a mapping of keys, got {text[:40]!r}")
+    return to_config(loaded)

@@ -1,0 +1,328 @@
+"""Configurations: what is composed is checked, what is nonsense is named, YAML loses nothing."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from omegaconf import OmegaConf
+
+from flamingo.composition import CONF, compose
+from flamingo.config import (
+    BindingBenchmarkConfig,
+    BindingSourceConfig,
+    Collection,
+    CrossAttentionConfig,
+    DataConfig,
+    EasyVQASourceConfig,
+    EvaluationConfig,
+    FolderBenchmarkConfig,
+    ModelConfig,
+    ResamplerConfig,
+    RunConfig,
+    Schedule,
+    TrainingConfig,
+    config_from_yaml,
+    config_to_yaml,
+    to_config,
+)
+from flamingo.structured import difference, known_keys, optional_sections, unknown_keys
+
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+GROUPS = sorted(
+    f"{group}={path.stem}" for group in ("vision", "language") for path in (CONF / group).iterdir()
+)
+
+
+# ---------------------------------------------------------------------------- composition
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_validates_and_is_named_after_its_file(experiment):
+    config = compose([f"experiment={experiment}"])
+    assert isinstance(config, RunConfig)
+    assert config.name == experiment
+    assert config.data.easy_vqa is not None or config.data.binding is not None
+
+
+@pytest.mark.parametrize("choice", GROUPS)
+def test_every_backbone_composes(choice):
+    group, _ = choice.split("=")
+    default = getattr(RunConfig(name="x"), group)
+    chosen = getattr(compose(["name=x", choice]), group)
+    assert type(chosen) is type(default)
+    assert chosen.name
+
+
+def test_what_no_file_sets_has_the_default_of_the_dataclass():
+    assert compose(["name=x"]) == RunConfig(name="x")
+
+
+def test_the_command_line_has_the_last_word_over_an_experiment():
+    config = compose(["experiment=quickstart", "name=mine"])
+    assert (config.name, config.vision.name) == ("mine", "efficientnet-lite0")
+    config = compose(["experiment=quickstart", "vision=siglip_base", "training.steps=77"])
+    assert config.vision.name.startswith("google/siglip")
+    assert config.training.steps == 77
+    assert config.training.lr == compose(["experiment=quickstart"]).training.lr
+
+
+def test_setting_a_key_of_an_optional_section_switches_it_on():
+    config = compose(["name=x", "data.easy_vqa.pairs=6"])
+    assert config.data.easy_vqa == EasyVQASourceConfig(pairs=6)
+    assert config.data.binding is None
+
+
+def test_setting_a_key_of_a_section_that_is_on_keeps_its_other_values():
+    before = compose(["experiment=quickstart"]).data.easy_vqa
+    after = compose(["experiment=quickstart", "data.easy_vqa.pairs=6"]).data.easy_vqa
+    assert before is not None and after == replace(before, pairs=6)
+
+
+def test_null_switches_a_section_off():
+    assert compose(["experiment=quickstart", "data.binding=null"]).data.binding is None
+
+
+def test_a_folder_benchmark_needs_no_more_than_its_path():
+    folder = compose(["name=x", "evaluation.folder.path=/photos"]).evaluation.folder
+    assert folder == FolderBenchmarkConfig(path="/photos")
+
+
+def test_seeds_of_one_run_live_side_by_side():
+    directory = compose(["name=x", "seed=3", "runs=/tmp/runs"]).directory
+    assert str(directory) == "/tmp/runs/x/seed=3"
+
+
+# ---------------------------------------------------------------------------- unknown keys
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainning.steps=5", "trainning.steps: unknown .* did you mean training.steps?"),
+        ("training.step=5", "training.step: unknown .* did you mean training.steps?"),
+        ("+training.step=5", "training.step: unknown .* did you mean training.steps?"),
+        ("++data.easy_vqa.pears=5", "pears: unknown .* did you mean data.easy_vqa.pairs?"),
+        ("+brand.new=1", "brand.new: unknown configuration key"),
+        ("expermient=smoke", "expermient: unknown .* did you mean experiment?"),
+        ("+data={foo: 1}", "data.foo|foo"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_known_one(override, message):
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        compose(["name=x", override])
+
+
+def test_unknown_keys_are_found_at_every_depth_also_below_optional_sections():
+    values = {"name": "x", "foo": 1, "data": {"easy_vqa": {"pairs": 1, "bar": 2}, "binding": None}}
+    assert unknown_keys(values, RunConfig) == ["foo", "data.easy_vqa.bar"]
+    with pytest.raises(ValueError, match=r"foo: unknown[^\n]*\ndata.easy_vqa.bar: unknown"):
+        to_config(OmegaConf.create(values))
+
+
+def test_optional_sections_and_keys_are_read_from_the_schema():
+    assert optional_sections(RunConfig) == [
+        "data.easy_vqa",
+        "data.binding",
+        "evaluation.easy_vqa",
+        "evaluation.binding",
+        "evaluation.folder",
+    ]
+    assert {"name", "data", "data.binding.collection", "model.resampler.depth"} <= {
+        *known_keys(RunConfig)
+    }
+
+
+# ---------------------------------------------------------------------------- wrong values
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.steps=many", "training.steps.*'many'"),
+        ("training.schedule=cosin", "training.schedule.*COSIN|cosin"),
+        ("model.cross_attention.layers=[a]", "layers.*'a'"),
+        ("experiment=quickstrat", "experiment/quickstrat"),
+        ("training.steps=", "training.steps"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named(override, message):
+    with pytest.raises(ValueError, match=message):
+        compose(["name=x", override])
+
+
+def test_a_run_without_a_name_is_refused():
+    with pytest.raises(ValueError, match="name: expected a value, got none"):
+        compose([])
+
+
+def _folder(**values):
+    return BindingSourceConfig(collection=Collection.folder, **values)
+
+
+NONSENSE = {
+    "resampler.depth": lambda: ResamplerConfig(depth=0),
+    "resampler.latent_std": lambda: ResamplerConfig(latent_std=0.0),
+    "cross_attention.heads": lambda: CrossAttentionConfig(heads=0),
+    "exactly one of every and layers, got every=1": lambda: CrossAttentionConfig(layers=[2]),
+    "exactly one of every and layers, got every=None": lambda: CrossAttentionConfig(every=None),
+    "cross_attention.every": lambda: CrossAttentionConfig(every=0),
+    "cross_attention.layers": lambda: CrossAttentionConfig(every=None, layers=[3, 2]),
+    "cross_attention.layers: .*-1": lambda: CrossAttentionConfig(every=None, layers=[-1, 2]),
+    r"cross_attention.layers: .*\[\]": lambda: CrossAttentionConfig(every=None, layers=[]),
+    "sequences": lambda: EasyVQASourceConfig(sequences=0),
+    "loss_weight": lambda: EasyVQASourceConfig(loss_weight=0.0),
+    "data.easy_vqa.pairs": lambda: EasyVQASourceConfig(pairs=0),
+    "data.binding.path: .*path=None": lambda: _folder(),
+    "data.binding.path: .*path='p'": lambda: BindingSourceConfig(path="p"),
+    "2 <= min_ways <= max_ways": lambda: BindingSourceConfig(min_ways=5, max_ways=4),
+    "2 <= min_ways <= max_ways, got .1": lambda: BindingSourceConfig(min_ways=1),
+    "data.binding.images: expected > max_ways": lambda: BindingSourceConfig(images=5, max_ways=5),
+    "data.binding.views": lambda: BindingSourceConfig(views=0),
+    "data.binding.held_out: expected >= 0": lambda: BindingSourceConfig(held_out=-1),
+    "data.binding.held_out: .*24": lambda: BindingSourceConfig(
+        collection=Collection.easy_vqa_concepts, held_out=24
+    ),
+    "data.feature_cache": lambda: DataConfig(cache_features=False, feature_cache="folder"),
+    "data.max_tokens": lambda: DataConfig(max_tokens=0),
+    "data.workers": lambda: DataConfig(workers=-1),
+    "training.steps": lambda: TrainingConfig(steps=0),
+    "training.lr": lambda: TrainingConfig(lr=0.0),
+    "training.clip_norm": lambda: TrainingConfig(clip_norm=0.0),
+    r"training.warmup_steps: .*steps \(10\), got 10": lambda: TrainingConfig(
+        steps=10, warmup_steps=10
+    ),
+    "training.min_lr_fraction": lambda: TrainingConfig(min_lr_fraction=1.5),
+    "training.betas: .*0.9]": lambda: TrainingConfig(betas=[0.9]),
+    "training.betas: .*1.0": lambda: TrainingConfig(betas=[0.9, 1.0]),
+    "training.weight_decay": lambda: TrainingConfig(weight_decay=-0.1),
+    "training.eval_every": lambda: TrainingConfig(eval_every=-1),
+    "evaluation.binding.path": lambda: BindingBenchmarkConfig(path="p"),
+    "evaluation.binding.ways: .*1": lambda: BindingBenchmarkConfig(ways=[1, 2]),
+    r"evaluation.binding.ways: .*\[\]": lambda: BindingBenchmarkConfig(ways=[]),
+    "evaluation.folder.collection": lambda: EvaluationConfig(
+        folder=FolderBenchmarkConfig(collection=Collection.twemoji)
+    ),
+    "evaluation.shots: .*4, 2": lambda: EvaluationConfig(shots=[4, 2]),
+    r"evaluation.shots: .*\[\]": lambda: EvaluationConfig(shots=[]),
+    "evaluation.shots: .*-1": lambda: EvaluationConfig(shots=[-1]),
+    "evaluation.batch_size": lambda: EvaluationConfig(batch_size=0),
+    "name: expected the name of one folder": lambda: RunConfig(name="a/b"),
+    "name: .*'..'": lambda: RunConfig(name=".."),
+    "name: .*''": lambda: RunConfig(name=""),
+    "seed": lambda: RunConfig(name="x", seed=-1),
+    "training.micro_batches: expected at most a step's 2 sequences, got 3": lambda: RunConfig(
+        name="x",
+        data=DataConfig(easy_vqa=EasyVQASourceConfig(sequences=2)),
+        training=TrainingConfig(micro_batches=3),
+    ),
+}
+
+
+@pytest.mark.parametrize("message", NONSENSE)
+def test_nonsense_across_fields_is_refused_with_the_field_and_the_value(message):
+    with pytest.raises(ValueError, match=message):
+        NONSENSE[message]()
+
+
+def test_nonsense_on_the_command_line_is_refused_while_composing():
+    with pytest.raises(ValueError, match="training.warmup_steps: .* got 50"):
+        compose(["name=x", "training.steps=50", "training.warmup_steps=50"])
+
+
+# ---------------------------------------------------------------------------- YAML, differences
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_yaml_loses_nothing(experiment):
+    config = compose([f"experiment={experiment}", "training.lr=1e-5", "data.binding=null"])
+    assert config_from_yaml(config_to_yaml(config)) == config
+
+
+def test_yaml_of_another_version_names_the_key_it_has_and_we_have_not():
+    text = config_to_yaml(RunConfig(name="x")).replace("warmup_steps", "warmup")
+    with pytest.raises(ValueError, match="training.warmup: unknown .* training.warmup_steps"):
+        config_from_yaml(text)
+    with pytest.raises(ValueError, match="configuration: expected a mapping"):
+        config_from_yaml("- 1\n- 2\n")
+
+
+def test_equal_configs_differ_in_nothing():
+    assert difference(RunConfig(name="x"), RunConfig(name="x")) == []
+
+
+def test_differences_are_one_line_a_field():
+    before = RunConfig(name="x")
+    after = RunConfig(
+        name="y",
+        model=ModelConfig(cross_attention=CrossAttentionConfig(every=None, layers=[1, 3])),
+        data=DataConfig(easy_vqa=EasyVQASourceConfig(sequences=2)),
+        training=TrainingConfig(schedule=Schedule.linear),
+    )
+    assert difference(before, after) == [
+        "name: x -> y",
+        "model.cross_attention.every: 1 -> null",
+        "model.cross_attention.layers: null -> [1, 3]",
+        "data.easy_vqa: null -> {sequences: 2, loss_weight: 1.0, pairs: 4, "
+        "questions_per_image: 1, learn_all_text: false}",
+        "training.schedule: cosine -> linear",
+    ]
+
+
+# ---------------------------------------------------------------------------- the command line
+
+SCRIPT = '''"""Prints the steps.
+
+It's a test: costs 5 $ and a \\\\ backslash.
+"""
+from flamingo.composition import entry_point
+from flamingo.config import RunConfig
+
+def main(config: RunConfig) -> None:
+    print("steps", config.training.steps, config.data.easy_vqa)
+
+if __name__ == "__main__":
+    entry_point(main)
+'''
+
+
+@pytest.fixture
+def run_script(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "script.py", *arguments],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(CONF.parent), "PATH": ""},
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+def test_an_entry_point_receives_dataclasses_and_leaves_no_files(run_script, tmp_path):
+    done = run_script("name=x", "training.steps=200", "data.easy_vqa.pairs=6")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("steps 200 EasyVQASourceConfig(")
+    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
+
+
+def test_an_entry_point_ends_with_a_message_alone_on_a_mistake(run_script):
+    for override, message in {
+        "training.stps=2": "error: training.stps: unknown configuration key; did you mean",
+        "training.warmup_steps=2000": "error: training.warmup_steps: expected",
+    }.items():
+        failed = run_script("name=x", override)
+        assert failed.returncode == 1
+        assert failed.stderr.startswith(message)
+        assert "Traceback" not in failed.stderr
+
+
+def test_help_says_what_the_script_does_and_how_to_override(run_script):
+    shown = run_script("--help").stdout
+    assert shown.startswith("Prints the steps.")
+    assert "It's a test: costs 5 $ and a \\ backslash." in shown
+    assert "experiment: embedded, quickstart, smoke" in shown
+    assert "data.binding=null" in shown
