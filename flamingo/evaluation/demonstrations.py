@@ -69,6 +69,7 @@ def write_plans(plans: Iterable[Plan], path: Path) -> None:
 
 
 def read_plans(path: Path) -> list[Plan]:
+    """What :func:`write_plans` wrote."""
     return [Plan.from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 

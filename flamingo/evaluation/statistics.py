@@ -79,7 +79,7 @@ def paired_difference(
 def _effective_size(mean: float, error: float, groups: int) -> float:
     spread = mean * (1 - mean)
     if math.isnan(error) or error == 0 or spread == 0:
-        return groups
+        return float(groups)
     return spread / error**2
 
 

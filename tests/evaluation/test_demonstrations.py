@@ -41,7 +41,7 @@ def test_fewer_shots_are_the_last_of_more_whatever_the_longest_is() -> None:
 
 def test_fewer_rounds_are_the_last_of_more_and_each_has_every_class_once() -> None:
     longest = plan_balanced(1, "binding", "q", CLASSES, 6)
-    assert sorted(longest.demonstrations) == sorted(sum(CLASSES, []))
+    assert sorted(longest.demonstrations) == sorted(name for names in CLASSES for name in names)
     for rounds in range(7):
         shorter = plan_balanced(1, "binding", "q", CLASSES, rounds)
         assert shorter.demonstrations == longest.last(3 * rounds)
