@@ -23,21 +23,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flamingo.config import RunConfig, Schedule, to_config
+from flamingo.model.flamingo import FlamingoForConditionalGeneration
+from flamingo.model.processor import FlamingoProcessor
 from flamingo.training.checkpoint import Checkpoint, complete_checkpoints
 from flamingo.training.tracking import read_metrics
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from flamingo.model import FlamingoForConditionalGeneration, FlamingoProcessor
 
 MAY_CHANGE = (
     "runs",  # where the directory stands
@@ -306,8 +304,6 @@ class Run:
     @property
     def metrics(self) -> pd.DataFrame:
         """One row a logged step, indexed by step; empty cells where a number was not logged."""
-        import pandas as pd
-
         frame = pd.DataFrame(read_metrics(self.directory.metrics))
         return frame.set_index("step") if len(frame) else frame
 
@@ -344,16 +340,14 @@ class Run:
         self, step: int | None = None
     ) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
         """The model of a checkpoint (default: the newest) and its processor, ready to use."""
-        from flamingo.build import load_checkpoint  # builds from runs, not the other way round
-
-        return load_checkpoint(self.config, self.checkpoint(step).path)
+        folder = self.checkpoint(step).path
+        model = FlamingoForConditionalGeneration.from_pretrained(folder)
+        return model, FlamingoProcessor.from_pretrained(folder)
 
     def predictions(
         self, benchmark: str | None = None, condition: str | None = None
     ) -> pd.DataFrame:
         """All predictions, or those of one benchmark or condition, which are columns of it."""
-        import pandas as pd
-
         rows: list[dict[str, Any]] = []
         for file in sorted(self.directory.predictions.rglob("*.jsonl")):
             name = file.parent.relative_to(self.directory.predictions).as_posix()

@@ -22,7 +22,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import nn
+
+from flamingo.model.flamingo import FlamingoForConditionalGeneration
+from flamingo.model.persistence import load_trained_state
 
 STATE_FILE = "training_state.pt"
 MANIFEST_FILE = "manifest.json"
@@ -82,25 +84,20 @@ def _read(path: Path) -> Checkpoint | None:
     return Checkpoint(path, manifest["step"], manifest["config_hash"]) if whole else None
 
 
-def load_trained_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Put the checkpoint's trained weights (and statistics) into ``model``, in place.
+def load_trained_weights(model: FlamingoForConditionalGeneration, checkpoint: Checkpoint) -> None:
+    """Put the checkpoint's trained weights and feature statistics into ``model``, in place.
 
     Raises ``ValueError`` when it was trained on other frozen backbones, and with the names when it
     has other weights than the model trains.
     """
     _require_same_backbones(model, checkpoint)
-    weights = load_file(checkpoint.path / "model.safetensors")
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    absent = sorted(trained & set(missing))
-    if absent or unexpected:
-        raise ValueError(
-            f"{checkpoint.path}: expected the weights of this model, but it lacks "
-            f"{absent or 'none'} and has {sorted(unexpected) or 'none'} too many"
-        )
+    weights = checkpoint.path / "model.safetensors"
+    load_trained_state(model, load_file(weights), str(weights))
 
 
-def _require_same_backbones(model: nn.Module, checkpoint: Checkpoint) -> None:
+def _require_same_backbones(
+    model: FlamingoForConditionalGeneration, checkpoint: Checkpoint
+) -> None:
     saved = json.loads((checkpoint.path / "config.json").read_text())
     for name in ("vision_fingerprint", "language_fingerprint"):
         actual = getattr(model.config, name, None)

@@ -20,15 +20,16 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, set_seed
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from flamingo.backbones.precision import resolve_dtype
 from flamingo.config import RunConfig
 from flamingo.data.collate import collate
+from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.training.batches import Step, Steps, StepSource, to_device
 from flamingo.training.checkpoint import (
     Checkpoint,
@@ -53,7 +54,7 @@ from flamingo.training.validation import ValidationLoss
 from flamingo.training.window import Window
 from flamingo.types import MediaLoader
 
-Callback = Callable[[int, nn.Module], dict[str, float]]
+Callback = Callable[[int, FlamingoForConditionalGeneration], dict[str, float]]
 
 
 @runtime_checkable
@@ -83,7 +84,7 @@ class TrainingResult:
 
 def train(
     config: RunConfig,
-    model: nn.Module,
+    model: FlamingoForConditionalGeneration,
     tokenizer: PreTrainedTokenizerBase,
     mixture: StepSource,
     load_media: MediaLoader,
@@ -118,7 +119,7 @@ class _Loop:
     def __init__(
         self,
         config: RunConfig,
-        model: nn.Module,
+        model: FlamingoForConditionalGeneration,
         tokenizer: PreTrainedTokenizerBase,
         mixture: StepSource,
         load_media: MediaLoader,
@@ -128,7 +129,8 @@ class _Loop:
     ) -> None:
         self.config, self.settings, self.run = config, config.training, run
         self.mixture, self.accelerator, self.beside = mixture, accelerator, beside
-        self.model = model.to(accelerator.device)
+        self.model = model
+        model.to(accelerator.device)
         pad_id = tokenizer.pad_token_id
         pad_id = tokenizer.eos_token_id if pad_id is None else pad_id
         self.data = Steps(
@@ -138,7 +140,7 @@ class _Loop:
             accelerator.process_index,
             accelerator.num_processes,
         )
-        self.parameters = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.parameters = self.model.trainable_parameters()
         self.dtype = resolve_dtype(self.settings.precision, accelerator.device)
         self.optimizer = build_optimizer(self.settings, self.model, self.parameters)
         self.callback: Callback = ValidationLoss(
@@ -155,6 +157,7 @@ class _Loop:
     def _resume(self) -> None:
         checkpoint = latest_checkpoint(self.run.checkpoints)
         if checkpoint is None:
+            set_seed(self.config.seed, device_specific=True)
             broadcast_parameters(list(self.parameters.values()), self.accelerator)
             return
         if checkpoint.config_hash != self.run.config_hash:

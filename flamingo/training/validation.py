@@ -28,7 +28,7 @@ class ValidationLoss:
         device = self._accelerator.device
         names = self._mixture.names
         sums = torch.zeros(len(names), device=device)
-        counts = torch.zeros(len(names), device=device)
+        counts = torch.zeros(len(names), dtype=torch.long, device=device)
         for part in self._steps.iterate(range(UNSEEN, UNSEEN + self._batches), workers=0):
             counts += part.learned.to(device)
             for batch in part.micro_batches:

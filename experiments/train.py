@@ -1,0 +1,116 @@
+"""Train a Flamingo on a mixture of sources, into <runs>/<name>/seed=<seed>.
+
+The same command continues an interrupted run from its newest checkpoint, and says so if the run is
+finished. On several processes or GPUs: accelerate launch experiments/train.py ...
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import nullcontext
+
+from accelerate import Accelerator
+
+from flamingo.backbones.precision import resolve_dtype
+from flamingo.build import Parts, build_parts, parameter_counts
+from flamingo.composition import entry_point
+from flamingo.config import RunConfig
+from flamingo.data.mixture import source_configs
+from flamingo.runs import RunDirectory
+from flamingo.training.checkpoint import CheckpointError, latest_checkpoint
+from flamingo.training.distributed import check_distributed
+from flamingo.training.loop import NonFiniteLossError, TrainingResult, train
+from flamingo.training.tracking import check_tracking
+
+logger = logging.getLogger(__name__)
+
+
+def main(config: RunConfig) -> None:
+    """Train, or end the process with a message: status 0 only if the run is finished."""
+    # Mixed precision is the loop's own matter; accelerate must not add its own.
+    accelerator = Accelerator(mixed_precision="no")
+    try:
+        result = run(config, accelerator)
+    except (ValueError, OSError, CheckpointError, NonFiniteLossError) as error:
+        logger.debug("where it happened", exc_info=True)  # hydra.verbose=true
+        who = f"process {accelerator.process_index}: " if accelerator.num_processes > 1 else ""
+        sys.exit(f"error: {who}{error}")
+    finally:
+        accelerator.end_training()
+    if not result.finished:
+        if accelerator.is_main_process:
+            print(f"Stopped at step {result.steps}, saved. The same command continues.")
+        sys.exit(128 + (result.signal or 0))
+
+
+def run(config: RunConfig, accelerator: Accelerator) -> TrainingResult:
+    """Open the run, build its parts, say what will happen, and train."""
+    check_distributed(accelerator)
+    check_tracking(config.tracking)
+    directory = RunDirectory.open(config, write=False)
+    if directory.finished:
+        say(accelerator, f"{directory.path}: finished, {config.training.steps} steps are done.")
+        return TrainingResult(config.training.steps, finished=True)
+    with directory.locked() if accelerator.is_main_process else nullcontext():
+        directory = RunDirectory.open(config, write=accelerator.is_main_process)
+        checkpoint = latest_checkpoint(directory.checkpoints)
+        done = checkpoint.step if checkpoint else 0
+        parts = build_parts(config, accelerator.device, resume=checkpoint is not None)
+        if accelerator.is_main_process:
+            directory.record_launch(
+                {
+                    "vision": parts.model.config.vision_fingerprint,
+                    "language": parts.model.config.language_fingerprint,
+                },
+                from_step=done,
+                processes=accelerator.num_processes,
+                precision=str(resolve_dtype(config.training.precision, accelerator.device)),
+            )
+            print(summary(config, directory, parts, accelerator, done))
+        result = train(
+            config,
+            parts.model,
+            parts.processor.tokenizer,
+            parts.mixture,
+            parts.load_media,
+            directory,
+            accelerator=accelerator,
+            beside=[parts.processor],
+        )
+    if result.finished:
+        say(accelerator, f"{directory.path}: finished, {result.steps} steps are done.")
+    return result
+
+
+def say(accelerator: Accelerator, message: str) -> None:
+    """Print on the main process alone."""
+    if accelerator.is_main_process:
+        print(message)
+
+
+def summary(
+    config: RunConfig, directory: RunDirectory, parts: Parts, accelerator: Accelerator, done: int
+) -> str:
+    """What trains, what is frozen, and what is about to happen."""
+    training = config.training
+    lines = [f"Run {directory.path}", ""]
+    for part, (count, trains) in parameter_counts(parts.model).items():
+        lines.append(f"  {part:<18}{count:>14,} parameters, {'trained' if trains else 'frozen'}")
+    sources = ", ".join(
+        f"{source.sequences} {name}"
+        for name, source in zip(parts.mixture.names, source_configs(config.data), strict=True)
+    )
+    dtype = str(resolve_dtype(training.precision, accelerator.device)).removeprefix("torch.")
+    start = f"continues after step {done}" if done else "starts"
+    lines += [
+        "",
+        f"  {start}; {training.steps} steps in all, each {sources} sequences",
+        f"  {dtype} on {accelerator.num_processes} x {accelerator.device.type}; "
+        f"a checkpoint every {training.checkpoint_every} steps",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    entry_point(main)

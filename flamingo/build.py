@@ -1,0 +1,134 @@
+"""The one builder: from a configuration to the parts of a run, by ``match`` and plain calls."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flamingo.backbones import assets
+from flamingo.backbones.language import load_tokenizer, vocabulary_size
+from flamingo.backbones.precision import resolve_dtype
+from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
+from flamingo.config import DataConfig, RunConfig
+from flamingo.data.features import FeatureStore, PixelLoader
+from flamingo.data.mixture import Mixture, build_sources, source_configs
+from flamingo.model.flamingo import FlamingoForConditionalGeneration
+from flamingo.model.processor import FlamingoProcessor, prepare_tokenizer
+from flamingo.types import ImageRef, MediaLoader
+
+STATISTICS_IMAGES = 512
+"""Images that feature statistics are taken from when there is no cache of all of them."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What training needs, built from one configuration."""
+
+    model: FlamingoForConditionalGeneration
+    processor: FlamingoProcessor
+    mixture: Mixture
+    load_media: MediaLoader
+
+
+def build_parts(config: RunConfig, device: torch.device, *, resume: bool = False) -> Parts:
+    """Everything a training run needs, the model on ``device``.
+
+    With ``resume`` the model's feature statistics are left to the checkpoint that is loaded next.
+    Raises ``ValueError`` for what does not fit together, before the first step.
+    """
+    model, processor = build_model(config, device)
+    mixture = build_mixture(config, processor)
+    assert model.vision_encoder is not None
+    load_media = build_media_loader(config.data, model.vision_encoder, mixture.images())
+    if config.model.resampler.standardize_features and not resume:
+        mean, std = feature_statistics(
+            model.vision_encoder, load_media, mixture.images(), config.seed
+        )
+        model.resampler.set_feature_statistics(mean.to(device), std.to(device))
+    return Parts(model, processor, mixture, load_media)
+
+
+def build_model(
+    config: RunConfig, device: torch.device
+) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
+    """A new model on ``device`` and its processor. ``config.seed`` decides its initial weights.
+
+    The frozen language model is held in the dtype that training computes in, what trains in fp32.
+    """
+    # Both first: fetching an embedded asset may draw random numbers, once.
+    tokenizer = load_tokenizer(config.language)
+    encoder = load_vision_encoder(config.vision)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = FlamingoForConditionalGeneration.from_backbones(
+            vision=encoder,
+            language=config.language,
+            resampler=config.model.resampler,
+            cross_attention=config.model.cross_attention,
+            dtype=resolve_dtype(config.training.precision, device),
+        )
+    tokenizer = prepare_tokenizer(tokenizer, vocabulary_size(model.language_model))
+    model.to(device)
+    return model, FlamingoProcessor(encoder.image_processor, tokenizer)
+
+
+def build_mixture(config: RunConfig, processor: FlamingoProcessor) -> Mixture:
+    """The training data. Embedded data sets are fetched if a source needs them."""
+    sources = build_sources(
+        config.data,
+        config.seed,
+        processor.tokenizer,
+        easy_vqa_folder=assets.easy_vqa_folder,
+        twemoji_folder=assets.twemoji_folder,
+    )
+    configs = source_configs(config.data)
+    return Mixture(sources, configs, processor.tokenizer, config.data.max_tokens)
+
+
+def feature_cache(config: DataConfig) -> Path:
+    """Folder of the feature cache, shared by runs, training and evaluation."""
+    if config.feature_cache is not None:
+        return Path(config.feature_cache).expanduser()
+    return assets.cache_root() / "features"
+
+
+def build_media_loader(
+    config: DataConfig, encoder: VisionEncoder, images: Sequence[ImageRef]
+) -> MediaLoader:
+    """Cached features of ``images`` (those the cache lacks are encoded now), or their pixels."""
+    if config.cache_features:
+        return FeatureStore.build(images, encoder, feature_cache(config))
+    return PixelLoader(encoder.transform)
+
+
+def feature_statistics(
+    encoder: VisionEncoder, load_media: MediaLoader, images: Sequence[ImageRef], seed: int
+) -> tuple[Float[Tensor, " dim"], Float[Tensor, " dim"]]:
+    """Mean and deviation of each feature channel over the training images.
+
+    Without a cache, over a random sample of them. A channel that never changes keeps its scale.
+    """
+    if isinstance(load_media, FeatureStore):
+        mean, std = load_media.statistics()
+    else:
+        sample = random.Random(seed).sample(list(images), min(STATISTICS_IMAGES, len(images)))
+        with tempfile.TemporaryDirectory() as folder:
+            mean, std = FeatureStore.build(sample, encoder, folder).statistics()
+    return mean, torch.where(std > 0, std, 1.0)
+
+
+def parameter_counts(model: FlamingoForConditionalGeneration) -> dict[str, tuple[int, bool]]:
+    """Parameters of each part of the model, and whether it trains."""
+    trained = set(model.trainable_parameters())
+    counts: dict[str, tuple[int, bool]] = {}
+    for name, parameter in model.named_parameters():
+        part = name.split(".")[0]
+        counts[part] = (counts.get(part, (0, False))[0] + parameter.numel(), name in trained)
+    return counts

@@ -1,0 +1,241 @@
+"""Run directories: whom they belong to, and reopening them somewhere else."""
+
+import errno
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from flamingo import runs
+from flamingo.config import (
+    BindingSourceConfig,
+    DataConfig,
+    EasyVQASourceConfig,
+    EvaluationConfig,
+    RunConfig,
+    Schedule,
+    TrackingConfig,
+    TrainingConfig,
+    WandbMode,
+)
+from flamingo.runs import RunDirectory, config_hash, load_config, load_run, write_atomically
+from flamingo.training.checkpoint import save_checkpoint
+
+
+def config(folder, **fields) -> RunConfig:
+    defaults = {"data": DataConfig(easy_vqa=EasyVQASourceConfig(pairs=3))}
+    return RunConfig(name="mine", runs=str(folder), **(defaults | fields))
+
+
+def training(folder, **fields) -> RunConfig:
+    return config(folder, training=TrainingConfig(**fields))
+
+
+class Weights:
+    def save_pretrained(self, folder) -> None:
+        (folder / "model.safetensors").write_text("w")
+
+
+def save(run: RunDirectory, step: int) -> None:
+    save_checkpoint(
+        run.checkpoints, step=step, models=[Weights()], state={}, config_hash="h", keep=9
+    )
+
+
+# ---------------------------------------------------------------------------- belonging
+
+
+def test_the_resolved_config_is_read_back_as_it_was(tmp_path):
+    given = config(
+        tmp_path,
+        seed=3,
+        training=TrainingConfig(schedule=Schedule.linear, lr=3e-4),
+        data=DataConfig(binding=BindingSourceConfig(images=9)),
+    )
+    run = RunDirectory.open(given)
+    assert run.path == tmp_path / "mine" / "seed=3"
+    assert load_config(run.config_file) == given
+    assert RunDirectory.open(given) == run
+
+
+def test_another_config_is_refused_with_the_difference_and_changes_nothing(tmp_path):
+    run = RunDirectory.open(training(tmp_path, lr=1e-3))
+    before = run.config_file.read_bytes()
+    with pytest.raises(ValueError) as raised:
+        RunDirectory.open(
+            config(
+                tmp_path,
+                training=TrainingConfig(lr=2e-3),
+                data=DataConfig(binding=BindingSourceConfig()),
+            )
+        )
+    message = str(raised.value)
+    assert str(run.path) in message
+    assert "training.lr: 0.001 there, 0.002 now" in message
+    assert "data.easy_vqa.pairs: 3 there, 'absent' now" in message
+    assert "data.binding.images: 'absent' there, 8 now" in message
+    assert "warmup" not in message
+    assert run.config_file.read_bytes() == before
+
+
+def test_what_changes_no_weight_may_change_on_continuing(tmp_path):
+    RunDirectory.open(config(tmp_path))
+    changed = config(
+        tmp_path,
+        data=DataConfig(easy_vqa=EasyVQASourceConfig(pairs=3), workers=3, feature_cache="/x"),
+        training=TrainingConfig(
+            log_every=3, checkpoint_every=7, keep_checkpoints=5, eval_every=9, eval_batches=2
+        ),
+        evaluation=EvaluationConfig(shots=[0, 16]),
+        tracking=TrackingConfig(wandb=WandbMode.offline),
+    )
+    run = RunDirectory.open(changed)
+    assert load_config(run.config_file) == changed
+    assert config_hash(changed) == config_hash(config(tmp_path))
+
+
+@pytest.mark.parametrize("field", ["steps", "lr", "micro_batches", "warmup_steps", "clip_norm"])
+def test_what_decides_the_weights_is_part_of_the_runs_identity(tmp_path, field):
+    default = getattr(TrainingConfig(), field)
+    assert config_hash(training(tmp_path, **{field: default + 1})) != config_hash(config(tmp_path))
+    assert config_hash(training(tmp_path, **{field: default})) == config_hash(config(tmp_path))
+
+
+def test_a_run_with_a_constant_rate_may_grow_but_not_shrink(tmp_path):
+    short, long = (training(tmp_path, steps=n, schedule=Schedule.constant) for n in (200, 300))
+    RunDirectory.open(short)
+    assert config_hash(short) == config_hash(long)
+    RunDirectory.open(long)
+    with pytest.raises(ValueError, match="training.steps: 300 there, 200 now"):
+        RunDirectory.open(short)
+
+
+def test_a_run_whose_rate_depends_on_its_steps_cannot_grow_and_says_why(tmp_path):
+    RunDirectory.open(training(tmp_path, steps=200))
+    with pytest.raises(ValueError, match="learning rate of every step depends on it"):
+        RunDirectory.open(training(tmp_path, steps=300))
+
+
+def test_only_the_main_process_writes(tmp_path):
+    run = RunDirectory.open(config(tmp_path), write=False)
+    assert not run.path.exists()
+
+
+def test_checkpoints_without_a_config_are_refused(tmp_path):
+    run = RunDirectory.open(config(tmp_path))
+    save(run, 5)
+    run.config_file.unlink()
+    with pytest.raises(ValueError, match="expected config.yaml beside the checkpoints"):
+        RunDirectory.open(config(tmp_path))
+
+
+def test_a_run_is_finished_with_the_checkpoint_of_its_last_step(tmp_path):
+    run = RunDirectory.open(training(tmp_path, steps=200))
+    assert not run.finished
+    save(run, 199)
+    assert not run.finished
+    save(run, 200)
+    assert run.finished
+
+
+def test_only_one_process_at_a_time_trains_in_a_directory(tmp_path):
+    run = RunDirectory.open(config(tmp_path))
+    with run.locked():
+        with (
+            pytest.raises(ValueError, match="expected no other process training here"),
+            RunDirectory.open(config(tmp_path)).locked(),
+        ):
+            pass
+        with pytest.raises(ValueError), run.locked():  # being refused does not let go of it
+            pass
+    with run.locked():
+        pass
+
+
+# ---------------------------------------------------------------------------- writing
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    target = tmp_path / "config.yaml"
+    write_atomically(target, "old")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left .*config.yaml; what it held before is intact"):
+        write_atomically(target, "new")
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_every_launch_is_recorded(tmp_path):
+    run = RunDirectory.open(config(tmp_path))
+    run.record_launch({"vision": "abc", "language": "def"}, from_step=0)
+    run.record_launch({"vision": "abc", "language": "def"}, from_step=9)
+    first, second = load_run(run.path).provenance["launches"]
+    assert first["backbones"] == {"vision": "abc", "language": "def"}
+    assert (first["from_step"], second["from_step"]) == (0, 9)
+    assert first["packages"]["torch"] and first["python"] and first["platform"]
+    assert set(first["git"]) == {"commit", "dirty"}
+
+
+# ---------------------------------------------------------------------------- reopening
+
+
+@pytest.fixture
+def moved(tmp_path):
+    """A run with something in every place, copied to where its config does not say."""
+    run = RunDirectory.open(config(tmp_path / "there"))
+    save(run, 10)
+    save(run, 9)
+    lines = [{"step": 5, "train/loss": 2.0}, {"step": 10, "train/loss": 1.0, "validation/loss": 3}]
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for benchmark, condition in (("easy_vqa", "shots=0"), ("binding/2", "shots=4")):
+        folder = run.predictions / benchmark
+        folder.mkdir(parents=True)
+        (folder / f"{condition}.jsonl").write_text('{"query": "q1", "score": 1.0}\n{"query": "q')
+    run.results.write_text('{"accuracy": 0.5}')
+    shutil.copytree(run.path, tmp_path / "here")
+    shutil.rmtree(tmp_path / "there")
+    return load_run(tmp_path / "here")
+
+
+def test_a_copied_run_opens_with_all_it_holds(moved):
+    assert moved.config.data.easy_vqa.pairs == 3
+    assert moved.checkpoints == [9, 10]
+    assert moved.checkpoint().step == 10 and moved.checkpoint(9).step == 9
+    assert moved.metrics["train/loss"].to_dict() == {5: 2.0, 10: 1.0}
+    assert moved.metrics["validation/loss"].isna().tolist() == [True, False]
+    assert moved.results == {"accuracy": 0.5}
+
+
+def test_predictions_come_as_one_table_labelled_by_benchmark_and_condition(moved):
+    expected = pd.DataFrame(
+        {
+            "benchmark": ["binding/2", "easy_vqa"],
+            "condition": ["shots=4", "shots=0"],
+            "query": ["q1", "q1"],
+            "score": [1.0, 1.0],
+        }
+    )
+    pd.testing.assert_frame_equal(moved.predictions(), expected)
+    assert moved.predictions("easy_vqa")["condition"].tolist() == ["shots=0"]
+    assert moved.predictions("easy_vqa", "shots=4").empty
+
+
+def test_what_is_not_there_is_named(tmp_path, moved):
+    with pytest.raises(ValueError, match="expected a checkpoint of step 11, got .9, 10."):
+        moved.checkpoint(11)
+    with pytest.raises(ValueError, match="config.yaml: expected a run's configuration"):
+        load_run(tmp_path / "nowhere")
+    moved.directory.results.unlink()
+    with pytest.raises(ValueError, match="expected the results of an evaluation"):
+        _ = moved.results
+
+
+def test_an_unreadable_config_is_named(tmp_path):
+    (tmp_path / "config.yaml").write_text("name: x\ntraining: {no_such_field: 1}\n")
+    with pytest.raises(ValueError, match=r"config.yaml: .*no_such_field"):
+        load_run(tmp_path)

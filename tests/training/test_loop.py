@@ -1,0 +1,332 @@
+"""The loop on a tiny model: resuming, accumulation, several processes, and how it stops."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_run import slowly, tiny_config, tiny_parts, tiny_train
+
+from flamingo.runs import RunDirectory
+from flamingo.training import loop
+from flamingo.training.checkpoint import CheckpointError, complete_checkpoints, latest_checkpoint
+from flamingo.training.loop import NonFiniteLossError, train
+from flamingo.training.tracking import TIMING_PREFIX, read_metrics
+
+SCRIPT = Path(__file__).with_name("tiny_run.py")
+ROOT = SCRIPT.parents[2]
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+
+
+def metrics_of(run: RunDirectory) -> list[dict]:
+    """All metrics but timings."""
+    return [
+        {k: v for k, v in entry.items() if not k.startswith(TIMING_PREFIX)}
+        for entry in read_metrics(run.metrics)
+    ]
+
+
+def weights_of(run: RunDirectory) -> dict[str, torch.Tensor]:
+    checkpoint = latest_checkpoint(run.checkpoints)
+    assert checkpoint is not None
+    return load_file(checkpoint.path / "model.safetensors")
+
+
+def assert_same_run(one: RunDirectory, other: RunDirectory) -> None:
+    assert metrics_of(one) == metrics_of(other)
+    first, second = weights_of(one), weights_of(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    a, b = (latest_checkpoint(run.checkpoints).state() for run in (one, other))
+    for key, own in a["optimizer"]["state"].items():
+        assert all(torch.equal(own[n], b["optimizer"]["state"][key][n]) for n in own)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> RunDirectory:
+    """A run of 8 steps without interruption."""
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    result, run = tiny_train(tiny_config(tmp_path_factory.mktemp("straight")))
+    assert result.finished and result.steps == 8
+    return run
+
+
+# ---------------------------------------------------------------------------- what a run leaves
+
+
+def test_a_run_logs_what_it_should_and_keeps_its_newest_checkpoints(straight):
+    entries = metrics_of(straight)
+    assert [e["step"] for e in entries] == [2, 4, 6, 8]
+    assert {"train/loss", "train/loss/short", "train/loss/long", "train/lr"} <= entries[0].keys()
+    assert {"train/gradient_norm", "gate/layer_1/attention"} <= entries[0].keys()
+    assert "validation/loss/long" in entries[1] and "validation/loss" not in entries[0]
+    assert "time/tokens_per_second" in read_metrics(straight.metrics)[0]
+    assert [c.step for c in complete_checkpoints(straight.checkpoints)] == [6, 8]
+
+
+def test_training_learns(tmp_path):
+    _, run = tiny_train(tiny_config(tmp_path, steps=30, log_every=5, lr=1e-2, eval_every=0))
+    losses = [e["train/loss"] for e in metrics_of(run)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_weighted_loss_is_the_sum_over_sources(straight):
+    for entry in metrics_of(straight):
+        expected = entry["train/loss/short"] + 0.5 * entry["train/loss/long"]
+        assert entry["train/loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_only_what_should_train_changes(tmp_path):
+    config = tiny_config(tmp_path)
+    model, *others = tiny_parts(config)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    train(config, model, *others, RunDirectory.open(config))
+    changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    unused = {"new_tokens.input"} - changed  # trains, whether or not these data use the rows
+    assert changed | unused == set(model.trainable_parameters())
+    assert not any(name.startswith(("language_model", "vision_encoder")) for name in changed)
+
+
+# ---------------------------------------------------------------------------- resuming
+
+
+@pytest.mark.parametrize("stop_after", [3, 5])  # on a checkpoint and a log entry, between both
+def test_interrupted_and_continued_equals_straight_bit_for_bit(tmp_path, straight, stop_after):
+    def interrupt(step, model):
+        if step == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    config = tiny_config(tmp_path)
+    directory = RunDirectory.open(config)
+    running = loop._Loop(
+        config, *tiny_parts(config), directory, loop.Accelerator(mixed_precision="no"), ()
+    )
+    report = running._report
+    running._report = lambda tracker, bar: (report(tracker, bar), interrupt(running.done, None))
+    first = running.run_steps()
+    assert (first.finished, first.steps, first.signal) == (False, stop_after, signal.SIGTERM)
+    assert latest_checkpoint(directory.checkpoints).step == stop_after
+    second, run = tiny_train(config)
+    assert second.finished
+    assert_same_run(run, straight)
+
+
+def start(folder, *options) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(folder), *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+    )
+
+
+def wait_for(condition, seconds=60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_continues_bit_for_bit(tmp_path):
+    options = ["steps=24", "checkpoint_every=1", "log_every=2", "eval_every=1", "slowly=true"]
+    values = {"steps": 24, "checkpoint_every": 1, "log_every": 2, "eval_every": 1}
+    _, straight = tiny_train(tiny_config(tmp_path / "straight", **values), callback=slowly)
+    config = tiny_config(tmp_path / "killed", **values)
+    metrics = RunDirectory(config.directory, config).metrics
+    seed = random.randrange(2**32)
+    moments = random.Random(seed)
+    kills = 0
+    while True:
+        process = start(tmp_path / "killed", *options)
+        size = metrics.stat().st_size if metrics.exists() else 0
+
+        def moved(process=process, size=size) -> bool:
+            grown = metrics.exists() and metrics.stat().st_size > size
+            return grown or process.poll() is not None
+
+        wait_for(moved)
+        time.sleep(moments.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, f"seed {seed}"
+        kills += 1
+    assert kills >= 1, f"seed {seed}"
+    assert_same_run(RunDirectory(config.directory, config), straight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_a_checkpoint_and_ends_the_process(tmp_path, number):
+    options = ["steps=500", "checkpoint_every=400", "eval_every=1", "slowly=true"]
+    config = tiny_config(tmp_path, steps=500)
+    run = RunDirectory(config.directory, config)
+    process = start(tmp_path, *options)
+    wait_for(lambda: run.metrics.exists() and len(read_metrics(run.metrics)) > 3)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert b"finishing this step, then saving a checkpoint" in errors
+    last = latest_checkpoint(run.checkpoints)
+    assert last is not None
+    assert read_metrics(run.metrics)[-1]["step"] in (last.step, last.step - 1)
+
+
+def test_a_finished_run_does_nothing(straight, monkeypatch):
+    before = straight.metrics.read_bytes()
+    monkeypatch.setattr(loop._Loop, "_step", None)
+    result, _ = tiny_train(straight.config)
+    assert result.finished and result.steps == 8
+    assert straight.metrics.read_bytes() == before
+
+
+def test_a_checkpoint_of_another_config_is_refused(tmp_path):
+    _, run = tiny_train(tiny_config(tmp_path, steps=3))
+    manifest = run.checkpoints / "step_3" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(run.config_hash, "other"))
+    with pytest.raises(ValueError, match="expected a checkpoint of this run's config.*other"):
+        tiny_train(run.config)
+
+
+def test_another_backbone_than_the_checkpoints_is_refused(tmp_path):
+    _, run = tiny_train(tiny_config(tmp_path, steps=3))
+    with pytest.raises(ValueError, match="language_fingerprint: expected"):
+        train(run.config, *tiny_parts(run.config, family="gpt2"), run)
+
+
+# ---------------------------------------------------------------------------- equivalences
+
+
+def test_accumulation_changes_nothing(tmp_path, straight):
+    _, run = tiny_train(tiny_config(tmp_path, micro_batches=4))
+    for one, other in zip(metrics_of(run), metrics_of(straight), strict=True):
+        assert one == pytest.approx(other, rel=2e-4, abs=1e-6)
+
+
+def test_data_workers_change_nothing(tmp_path, straight):
+    config = tiny_config(tmp_path)
+    config.data.workers = 2
+    _, run = tiny_train(config)
+    assert_same_run(run, straight)
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path, straight):
+    _, run = tiny_train(tiny_config(tmp_path, gradient_checkpointing=True))
+    for one, other in zip(metrics_of(run), metrics_of(straight), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path, straight):
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "accelerate.commands.launch", "--cpu"),
+            *("--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"),
+            *("--dynamo_backend", "no", "--main_process_port", "0"),
+            *(str(SCRIPT), str(tmp_path)),
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=300,
+    )
+    config = tiny_config(tmp_path)
+    run = RunDirectory(config.directory, config)
+    for one, other in zip(metrics_of(run), metrics_of(straight), strict=True):
+        assert one == pytest.approx(other, rel=1e-5, abs=1e-6)
+    state = latest_checkpoint(run.checkpoints).state()
+    assert len(state["random"]) == 2
+
+
+# ---------------------------------------------------------------------------- failures
+
+
+def test_a_non_finite_loss_stops_before_it_reaches_the_weights(tmp_path, monkeypatch):
+    config = tiny_config(tmp_path)
+    model, *others = tiny_parts(config)
+    sums, calls = loop.batch_loss_sums, []
+
+    def poisoned(*arguments):
+        calls.append(1)
+        values = sums(*arguments)
+        if len(calls) == 5:
+            before.update({n: p.detach().clone() for n, p in model.trainable_parameters().items()})
+            values = values * torch.tensor([1.0, torch.nan])
+        return values
+
+    before: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(loop, "batch_loss_sums", poisoned)
+    run = RunDirectory.open(config)
+    with pytest.raises(NonFiniteLossError) as raised:
+        train(config, model, *others, run)
+    message = str(raised.value)
+    assert "step 5" in message and "long nan" in message and "step_3" in message
+    assert all(torch.equal(p, before[n]) for n, p in model.trainable_parameters().items())
+    monkeypatch.undo()
+    result, _ = tiny_train(config)
+    assert result.finished  # nothing saved was damaged
+
+
+def test_a_full_disk_stops_with_the_last_checkpoint_intact(tmp_path, monkeypatch):
+    config = tiny_config(tmp_path)
+    model, *others = tiny_parts(config)
+    save, calls = type(model).save_pretrained, []
+
+    def full(self, folder):
+        calls.append(1)
+        save(self, folder)
+        if len(calls) == 2:
+            with open("/dev/full", "wb") as file:
+                file.write(b"x" * 100_000)
+
+    monkeypatch.setattr(type(model), "save_pretrained", full)
+    run = RunDirectory.open(config)
+    with pytest.raises(CheckpointError, match="no space left while saving .*step_6.*step_3 is int"):
+        train(config, model, *others, run)
+    monkeypatch.undo()
+    result, _ = tiny_train(config)
+    assert result.finished
+
+
+def test_a_callback_runs_in_evaluation_mode_without_gradients(tmp_path):
+    seen = []
+
+    def callback(step, model):
+        seen.append((step, model.training, torch.is_grad_enabled()))
+        return {"mine": 1.0}
+
+    _, run = tiny_train(tiny_config(tmp_path, steps=5), callback=callback)
+    assert seen == [(4, False, False), (5, False, False)]
+    assert [e.get("mine") for e in metrics_of(run)] == [None, 1.0, 1.0]
+
+
+def test_sequences_without_text_to_learn_are_an_error(tmp_path):
+    config = tiny_config(tmp_path)
+    model, tokenizer, mixture, load_media = tiny_parts(config)
+    step = mixture.step
+
+    def unlearned(*arguments):
+        from dataclasses import replace
+
+        return [(s, replace(r, labels=(-100,) * len(r.labels))) for s, r in step(*arguments)]
+
+    mixture.step = unlearned
+    with pytest.raises(ValueError, match="expected text to learn in the sequences of short, long"):
+        train(config, model, tokenizer, mixture, load_media, RunDirectory.open(config))
+
+
+def test_entries_are_json_lines(straight):
+    for line in straight.metrics.read_text().splitlines():
+        assert isinstance(json.loads(line), dict)
