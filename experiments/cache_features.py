@@ -16,7 +16,7 @@ from flamingo.build import feature_cache
 from flamingo.composition import entry_point
 from flamingo.config import RunConfig
 from flamingo.data.features import FeatureStore
-from flamingo.data.mixture import Mixture, build_sources, source_configs
+from flamingo.data.mixture import build_sources
 
 
 def main(config: RunConfig) -> None:
@@ -38,10 +38,10 @@ def fill(config: RunConfig) -> FeatureStore:
         easy_vqa_folder=assets.easy_vqa_folder,
         twemoji_folder=assets.twemoji_folder,
     )
-    mixture = Mixture(sources, source_configs(config.data), tokenizer, config.data.max_tokens)
+    images = [image for source in sources for image in source.images()]
     encoder = load_vision_encoder(config.vision)
     encoder.to("cuda" if torch.cuda.is_available() else "cpu")
-    return FeatureStore.build(mixture.images(), encoder, feature_cache(config.data))
+    return FeatureStore.build(images, encoder, feature_cache(config.data))
 
 
 if __name__ == "__main__":

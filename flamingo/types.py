@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from PIL import Image
@@ -89,6 +89,7 @@ class Batch:
     pixel_values: Float[Tensor, "batch image frame 3 height width"] | None = None
 
 
+@runtime_checkable
 class Source(Protocol):
     """An endless, random-access supply of training sequences.
 

@@ -23,23 +23,27 @@ KEEP_FREE = 64 * 2**20
 
 
 class FeatureFile:
-    """Rows ``(patches, dim)`` in half precision by content hash, in ``folder/<fingerprint>``.
+    """Rows ``(patches, dim)`` in half precision by content hash, in a subfolder of ``folder``.
 
     ``rows.f16`` holds the rows end to end, ``index.bin`` the hash of each row in the same order.
     A row is written and flushed first, its hash afterwards: a row without a hash does not exist,
     and the next writer cuts off what an interrupted one left. One process writes at a time (a lock
     file, which the system frees when its holder dies); readers need no lock, as neither file ever
-    changes but at its end.
+    changes but at its end. ``computed_in`` names the dtype the encoder computes in, as that changes
+    the features a little.
 
     Raises ``ValueError`` if the folder belongs to features of another kind.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, patches: int, dim: int) -> None:
-        self.folder = folder / fingerprint[:16]
+    def __init__(
+        self, folder: Path, fingerprint: str, patches: int, dim: int, computed_in: str
+    ) -> None:
+        self.folder = folder / f"{fingerprint[:16]}-{computed_in}"
         self.patches, self.dim = patches, dim
         self._meta = {
             "format": FORMAT,
             "fingerprint": fingerprint,
+            "computed_in": computed_in,
             "patches": patches,
             "dim": dim,
             "dtype": "float16",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ READERS = 2
 """Threads that open, hash and transform images while the encoder works."""
 
 
+@runtime_checkable
 class FeatureEncoder(Protocol):
     """What features need of ``flamingo.backbones.vision.VisionEncoder``."""
 
@@ -73,8 +74,9 @@ def encode(
 class FeatureStore:
     """Features of a set of images, by their keys.
 
-    A row of ``file`` belongs to an image's content, so renamed, copied or shared images are
-    encoded once. Picklable: data workers open the file anew.
+    A row of ``file`` belongs to an image's content: renamed, copied or shared images are
+    encoded once. Each dtype that an encoder computes in has its own. Picklable: data workers open
+    the file anew.
     """
 
     file: FeatureFile
@@ -96,7 +98,10 @@ class FeatureStore:
         (which names it); no space left raises ``OSError``; what is stored stays intact.
         """
         references = list({image.key: image for image in images}.values())
-        file = FeatureFile(Path(folder), encoder.fingerprint, encoder.patches, encoder.dim)
+        computed_in = str(next(iter(encoder.parameters())).dtype).removeprefix("torch.")
+        file = FeatureFile(
+            Path(folder), encoder.fingerprint, encoder.patches, encoder.dim, computed_in
+        )
         hashes: dict[str, bytes] = {}
         encoded = 0
         with (

@@ -84,4 +84,4 @@ def _leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     bos = tokenizer.bos_token_id
     first = tokenizer("a")["input_ids"][0]
     bare = tokenizer("a", add_special_tokens=False)["input_ids"][0]
-    return [bos] if bos is not None and first == bos != bare else []
+    return [bos] if isinstance(bos, int) and first == bos != bare else []
