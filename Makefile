@@ -1,0 +1,56 @@
+# Every target below creates .venv and installs what it needs by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+SEED ?= 0
+# More workers than cores make the tests slower; one thread each, for tiny tensors.
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart smoke test test-slow lint format notebooks clean
+
+help: ## What there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP) ## The environment alone: .venv with everything the other targets use
+
+quickstart: $(STAMP) ## Train and evaluate on embedded weights and data; about 30 minutes of 2 cores
+	$(BIN)/python experiments/train.py experiment=quickstart seed=$(SEED)
+	$(BIN)/python experiments/evaluate.py run=runs/quickstart/seed=$(SEED)
+
+smoke: $(STAMP) ## The quickstart's whole path in about 3 minutes; learns nothing
+	$(BIN)/python experiments/train.py experiment=smoke seed=$(SEED)
+	$(BIN)/python experiments/evaluate.py run=runs/smoke/seed=$(SEED)
+
+test: $(STAMP) ## The quick tests: no download, no GPU
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+test-slow: $(STAMP) ## The tests with real weights and data (fetched once) and the notebooks
+	$(BIN)/python -m pytest -m slow --durations=10
+
+lint: $(STAMP) ## Style, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: $(STAMP) ## Apply what lint would ask of style and formatting
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+notebooks: $(STAMP) ## Open the notebooks in the browser (installs Jupyter Lab)
+	$(BIN)/python -m pip install -c constraints.txt jupyterlab
+	$(BIN)/jupyter lab notebooks
+
+clean: ## Remove the environment and caches of tools; runs/ and downloaded assets stay
+	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
+	find flamingo experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last: an interrupted installation is repeated, a finished one is not.
+# torch comes first: any build of the pinned version that is already in .venv (say, for another
+# CUDA version) satisfies the rest and is kept.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python >= 3.11 is needed, {sys.executable} is {v.major}.{v.minor}: make PYTHON=python3.12 ...")'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install -c constraints.txt setuptools torch
+	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[dev,notebooks,track]'
+	@touch $@
