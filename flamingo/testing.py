@@ -8,7 +8,6 @@ global random state.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, ViTImageProcessorPil
 
+from flamingo.backbones.vision import VisionEncoder
 from flamingo.config import VisionConfig
 from flamingo.types import END_OF_CHUNK_TOKEN, ImageRef, InterleavedSequence, Media, Text
 
@@ -40,11 +40,8 @@ SHAPES = ("circle", "square", "triangle")
 # ---------------------------------------------------------------------------- vision
 
 
-class TinyVisionEncoder(nn.Module):
-    """A frozen random patch convolution with the interface of ``backbones.vision.VisionEncoder``.
-
-    Colours and shapes can be read linearly from its features.
-    """
+class TinyTokens(nn.Module):
+    """A random patch convolution: colours and shapes can be read linearly from its features."""
 
     def __init__(self, dim: int, patches: int, seed: int) -> None:
         super().__init__()
@@ -53,21 +50,10 @@ class TinyVisionEncoder(nn.Module):
             raise ValueError(
                 f"patches: expected the square of a divisor of {IMAGE_SIZE}, got {patches}"
             )
-        self.config = VisionConfig(name="tiny")
-        self.dim = dim
-        self.patches = patches
-        self.image_processor = ViTImageProcessorPil(
-            size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
-            image_mean=[0.5, 0.5, 0.5],
-            image_std=[0.5, 0.5, 0.5],
-        )
         self.projection = nn.Conv2d(
             3, dim, kernel_size=IMAGE_SIZE // side, stride=IMAGE_SIZE // side
         )
         self._randomize(seed)
-        self.fingerprint = hashlib.sha256(f"tiny {dim} {patches} {seed}".encode()).hexdigest()
-        self.requires_grad_(False)
-        self.eval()
 
     @torch.no_grad()
     def _randomize(self, seed: int) -> None:
@@ -77,24 +63,26 @@ class TinyVisionEncoder(nn.Module):
         assert self.projection.bias is not None
         self.projection.bias.normal_(std=0.5, generator=generator)
 
-    def train(self, mode: bool = True) -> TinyVisionEncoder:
-        """Frozen: stays in evaluation mode."""
-        return super().train(False)
-
-    @torch.no_grad()
     def forward(
         self, pixel_values: Float[Tensor, "image 3 height width"]
     ) -> Float[Tensor, "image patch dim"]:
         grid = self.projection(pixel_values.to(self.projection.weight.dtype))
         return torch.tanh(grid).flatten(2).transpose(1, 2)
 
-    def transform(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
-        return self.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
 
-
-def tiny_vision_encoder(dim: int = 24, patches: int = 16, seed: int = 0) -> TinyVisionEncoder:
+def tiny_vision_encoder(dim: int = 24, patches: int = 16, seed: int = 0) -> VisionEncoder:
     """A random frozen encoder: images of 32 px, ``patches`` (a square) tokens of ``dim``."""
-    return TinyVisionEncoder(dim, patches, seed)
+    return VisionEncoder(
+        VisionConfig(name="tiny"),
+        TinyTokens(dim, patches, seed),
+        dim=dim,
+        patches=patches,
+        image_processor=ViTImageProcessorPil(
+            size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+            image_mean=[0.5, 0.5, 0.5],
+            image_std=[0.5, 0.5, 0.5],
+        ),
+    )
 
 
 # ---------------------------------------------------------------------------- language

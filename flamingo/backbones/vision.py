@@ -8,8 +8,9 @@ its features are.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -34,6 +35,8 @@ from flamingo.backbones.precision import preferred_dtype
 from flamingo.config import VisionConfig
 
 EMBEDDED = "efficientnet-lite0"
+EFFICIENTNET_FILE = "efficientnet_lite0.pth"
+"""Weights of a saved encoder, beside the settings of its transform."""
 
 _TRANSFORM_FIELDS = (
     *("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size"),
@@ -110,7 +113,33 @@ def load_vision_encoder(config: VisionConfig, *, dtype: torch.dtype | None = Non
         dtype = preferred_dtype("cuda" if torch.cuda.is_available() else "cpu")
     if config.name == EMBEDDED:
         return load_efficientnet(config, assets.efficientnet_weights()).to(dtype)
+    saved = Path(config.name) / EFFICIENTNET_FILE
+    if saved.is_file():
+        return load_efficientnet(config, saved).to(dtype)
     return _load_transformer(config).to(dtype)
+
+
+def save_vision_encoder(encoder: VisionEncoder, folder: Path) -> None:
+    """Write the weights an encoder was loaded from, and its transform, to a folder of their own.
+
+    ``load_vision_encoder`` with that folder as ``name`` gives the same encoder. Raises
+    ``ValueError`` for an encoder that was not loaded by name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = Path(encoder.config.name)
+    if isinstance(encoder.tokens, EfficientNetLite0):
+        embedded = encoder.config.name == EMBEDDED
+        weights = assets.efficientnet_weights() if embedded else name / EFFICIENTNET_FILE
+        shutil.copyfile(weights, folder / EFFICIENTNET_FILE)
+    elif isinstance(encoder.tokens, TransformerTokens):
+        # From the source, in fp32: the encoder in memory may be cast, and has fewer blocks.
+        _transformer(encoder.config).model.save_pretrained(folder)
+    else:
+        raise ValueError(
+            f"vision encoder: expected one that was loaded by name, got {encoder.config.name!r}, "
+            "built in memory: save without it and pass vision_encoder= when loading"
+        )
+    encoder.image_processor.save_pretrained(folder)
 
 
 def transform_settings(processor: BaseImageProcessor) -> dict[str, Any]:
@@ -189,30 +218,44 @@ class TransformerTokens(nn.Module):
         return self.norm(hidden[:, self.skip :])
 
 
-def _load_transformer(config: VisionConfig) -> VisionEncoder:
+class _Source(NamedTuple):
+    """A vision tower of transformers and what differs between families."""
+
+    model: PreTrainedModel
+    blocks: nn.Module
+    norm: str
+    cls_tokens: int
+
+
+def _transformer(config: VisionConfig) -> _Source:
     source: dict[str, Any] = {"revision": config.revision} if config.revision else {}
     found = AutoConfig.from_pretrained(config.name, **source)
     source |= {"dtype": torch.float32}
     match found.model_type:
         case "clip" | "clip_vision_model":
             model = CLIPVisionModel.from_pretrained(config.name, **source)
-            blocks, norm, cls_tokens = model.encoder.layers, "post_layernorm", 1
+            return _Source(model, model.encoder.layers, "post_layernorm", 1)
         case "siglip" | "siglip_vision_model":
             model = SiglipVisionModel.from_pretrained(config.name, **source)
-            blocks, norm, cls_tokens = model.encoder.layers, "post_layernorm", 0
-            model.use_head = False
-            del model.head  # the pooling behind the tokens
+            return _Source(model, model.encoder.layers, "post_layernorm", 0)
         case "dinov2":
             model = AutoModel.from_pretrained(config.name, **source)
-            blocks, norm, cls_tokens = model.encoder.layer, "layernorm", 1
+            return _Source(model, model.encoder.layer, "layernorm", 1)
         case "vit":
             model = AutoModel.from_pretrained(config.name, add_pooling_layer=False, **source)
-            blocks, norm, cls_tokens = model.layers, "layernorm", 1
+            return _Source(model, model.layers, "layernorm", 1)
         case other:
             raise ValueError(
                 f"vision.name: expected {EMBEDDED!r} or a CLIP, SigLIP, DINOv2 or ViT model, "
                 f"got {config.name!r}, which is {other!r}"
             )
+
+
+def _load_transformer(config: VisionConfig) -> VisionEncoder:
+    model, blocks, norm, cls_tokens = _transformer(config)
+    if isinstance(model, SiglipVisionModel):
+        model.use_head = False
+        del model.head  # the pooling behind the tokens
     if config.keep_cls and cls_tokens == 0:
         raise ValueError(f"vision.keep_cls: expected False, {config.name!r} has no CLS token")
     revision = {"revision": config.revision} if config.revision else {}

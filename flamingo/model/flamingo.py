@@ -13,6 +13,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -326,11 +327,11 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         self,
         input_ids: Int[Tensor, "row token"],
         attention_mask: Int[Tensor, "row all"] | None = None,
-        pixel_values: Float[Tensor, "row image frame 3 height width"] | None = None,
-        vision_features: Float[Tensor, "row image frame patch vision_dim"] | None = None,
-        media_latents: Float[Tensor, "row image latent vision_dim"] | None = None,
+        pixel_values: Float[Tensor, "media_row image frame 3 height width"] | None = None,
+        vision_features: Float[Tensor, "media_row image frame patch vision_dim"] | None = None,
+        media_latents: Float[Tensor, "media_row image latent vision_dim"] | None = None,
         labels: Int[Tensor, "row token"] | None = None,
-        past_key_values: FlamingoCache | None = None,
+        past_key_values: Cache | None = None,
         position_ids: Int[Tensor, "row token"] | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Bool[Tensor, "row token"] = 0,
@@ -347,6 +348,8 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
                 beyond a row's ``<image>`` tokens are padding. With a cache only new media.
             labels: adds ``loss``, the mean cross-entropy of the next tokens (-100: not counted).
             past_key_values: the cache of an earlier call; it holds that call's media too.
+            use_cache: keep keys and values for a later call; default: as the LM's own config
+                says, and not while training.
             logits_to_keep: the last n positions (0: all), or a mask: then logits are
                 ``(kept, vocabulary)``, row by row.
 
@@ -396,13 +399,15 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         )
 
     def _cache(
-        self, past_key_values: FlamingoCache | None, use_cache: bool | None
+        self, past_key_values: Cache | None, use_cache: bool | None
     ) -> FlamingoCache | None:
         if past_key_values is not None and not isinstance(past_key_values, FlamingoCache):
             raise ValueError(
                 "past_key_values: expected a FlamingoCache (it keeps the media being read), got "
                 f"{type(past_key_values).__name__}"
             )
+        if use_cache is None:  # as the bare LM would, but never while training
+            use_cache = not self.training and getattr(self.config.text_config, "use_cache", False)
         if past_key_values is None and use_cache:
             return FlamingoCache(config=self.language_model.config)
         return past_key_values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,7 +100,7 @@ def _load_vision_encoder(folder: Path, config: FlamingoConfig) -> VisionEncoder 
     if options is None:
         return None
     if (folder / VISION_FOLDER).is_dir():
-        return load_vision_encoder(options, folder=folder / VISION_FOLDER)
+        options = replace(options, name=str(folder / VISION_FOLDER), revision=None)
     return load_vision_encoder(options)
 
 

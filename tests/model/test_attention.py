@@ -1,0 +1,109 @@
+"""Attention, resampler and gated block against independent computations."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from flamingo.config import Activation, CrossAttentionConfig, ResamplerConfig
+from flamingo.model.attention import FeedForward, attend
+from flamingo.model.cross_attention import GatedCrossAttentionBlock
+from flamingo.model.resampler import PerceiverResampler
+
+
+def test_attention_equals_the_kernel_of_torch_with_and_without_a_mask():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8), torch.randn(2, 3, 7, 8)
+    mask = torch.rand(2, 1, 5, 7) > 0.3
+    mask[..., 0] = True
+    torch.testing.assert_close(attend(q, k, v), F.scaled_dot_product_attention(q, k, v))
+    torch.testing.assert_close(
+        attend(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    )
+
+
+def test_a_query_that_may_attend_to_nothing_gets_zeros_and_a_finite_gradient():
+    q, k, v = (torch.randn(1, 1, 3, 4, requires_grad=True) for _ in range(3))
+    mask = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0]]).bool()[None, None]
+    out = attend(q, k, v, mask)
+    assert out[0, 0, 1].tolist() == [0, 0, 0, 0]
+    assert out[0, 0, 0].abs().sum() > 0
+    out.sum().backward()
+    assert all(t.grad is not None and t.grad.isfinite().all() for t in (q, k, v))
+
+
+@pytest.mark.parametrize(("activation", "expected"), [("squared_relu", 4.0), ("gelu", 1.9545)])
+def test_feed_forward_activations(activation: str, expected: float):
+    block = FeedForward(4, 2, Activation(activation))
+    value = block[2](torch.tensor([2.0, -0.0]))
+    assert value[0].item() == pytest.approx(expected, abs=1e-4)
+    assert value[1].item() == 0
+
+
+def test_resampler_gives_a_fixed_number_of_latents_for_images_and_clips():
+    resampler = PerceiverResampler(24, ResamplerConfig(depth=2, num_latents=5, heads=2, dim_head=8))
+    assert resampler(torch.randn(3, 1, 9, 24)).shape == (3, 5, 24)
+    assert resampler(torch.randn(2, 4, 16, 24)).shape == (2, 5, 24)
+
+
+def test_resampler_ignores_patch_order_but_not_frame_order_once_frames_have_embeddings():
+    torch.manual_seed(0)
+    resampler = PerceiverResampler(8, ResamplerConfig(depth=1, num_latents=2, heads=2, dim_head=4))
+    clip = torch.randn(1, 3, 5, 8)
+    torch.testing.assert_close(resampler(clip), resampler(clip[:, :, [4, 2, 0, 1, 3]]))
+    torch.testing.assert_close(resampler(clip), resampler(clip.flip(1)))
+    torch.nn.init.normal_(resampler.frame_embeddings)
+    assert (resampler(clip) - resampler(clip.flip(1))).abs().max() > 1e-3
+
+
+def test_a_clip_longer_than_the_frame_table_is_an_error():
+    resampler = PerceiverResampler(8, ResamplerConfig(depth=1, num_latents=2, max_frames=2))
+    with pytest.raises(ValueError, match="max_frames = 2, got 3"):
+        resampler(torch.randn(1, 3, 5, 8))
+
+
+def test_feature_statistics_standardise_and_live_in_the_state_dict():
+    torch.manual_seed(0)
+    resampler = PerceiverResampler(8, ResamplerConfig(depth=1, num_latents=2))
+    plain = torch.randn(2, 1, 5, 8)
+    expected = resampler(plain)
+    mean, std = torch.randn(8), torch.rand(8) + 0.5
+    resampler.set_feature_statistics(mean, std)
+    torch.testing.assert_close(resampler(plain * std + mean), expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(resampler.state_dict()["feature_mean"], mean)
+    with pytest.raises(ValueError, match="positive deviations"):
+        resampler.set_feature_statistics(mean, torch.zeros(8))
+
+
+def block(gate: float) -> GatedCrossAttentionBlock:
+    torch.manual_seed(0)
+    return GatedCrossAttentionBlock(
+        16, 24, CrossAttentionConfig(heads=2, dim_head=8, gate_init=gate)
+    )
+
+
+def test_closed_gates_pass_the_stream_bit_for_bit_in_both_dtypes():
+    for dtype in (torch.float32, torch.bfloat16):
+        text = torch.randn(2, 5, 16).to(dtype)
+        key = value = torch.randn(2, 2, 3, 8)
+        out = block(0.0)(text, key, value, torch.ones(2, 5, 3).bool())
+        assert out.dtype == dtype
+        assert torch.equal(out, text)
+
+
+def test_a_token_without_media_still_passes_the_gated_feed_forward():
+    gated = block(0.5)
+    text = torch.randn(1, 4, 16)
+    key, value = torch.randn(1, 2, 3, 8), torch.randn(1, 2, 3, 8)
+    unseen = gated(text, key, value, torch.zeros(1, 4, 3).bool())
+    expected = text + torch.tanh(torch.tensor(0.5)) * gated.feed_forward(text)
+    torch.testing.assert_close(unseen, expected)
+    torch.testing.assert_close(gated(text, None, None, None), expected)
+
+
+def test_beams_of_one_prompt_share_its_media_without_copies():
+    gated = block(0.5)
+    text = torch.randn(6, 4, 16)  # two prompts of three beams
+    key, value = torch.randn(2, 2, 3, 8), torch.randn(2, 2, 3, 8)
+    mask = torch.rand(6, 4, 3) > 0.4
+    repeated = gated(text, key.repeat_interleave(3, 0), value.repeat_interleave(3, 0), mask)
+    torch.testing.assert_close(gated(text, key, value, mask), repeated)

@@ -1,0 +1,117 @@
+"""Generation: cached equals uncached, batches equal single prompts, each medium is encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from flamingo import FlamingoForConditionalGeneration
+from flamingo.config import MediaVisibility
+from flamingo.testing import FAMILIES
+from tests.model.conftest import features, prompt
+
+Build = Callable[..., FlamingoForConditionalGeneration]
+NEVER = {"eos_token_id": 10_000}  # compare whole continuations
+
+
+@pytest.mark.parametrize("mode", list(MediaVisibility))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cached_equals_uncached_greedy_and_with_beams(build: Build, family: str, mode):
+    model = build(family, media=mode)
+    ids = torch.cat([prompt(model, 8, [1, 4], seed=1), prompt(model, 8, [2, 5], seed=2)])
+    media = features(2, 2)
+    for beams in (1, 3):
+        options = {"max_new_tokens": 5, "num_beams": beams, **NEVER}
+        cached = model.generate(ids, vision_features=media, **options)
+        uncached = model.generate(ids, vision_features=media, use_cache=False, **options)
+        assert torch.equal(cached, uncached)
+
+
+@pytest.mark.parametrize("mode", list(MediaVisibility))
+def test_logits_of_a_cached_prefix_in_two_parts_equal_one_pass(build: Build, mode):
+    """New images on a cached prefix go on counting; tokens before them still see the old one."""
+    model = build(media=mode)
+    ids = torch.cat([prompt(model, 12, [1, 7, 9], seed=1), prompt(model, 12, [3, 8, 10], seed=2)])
+    media = features(2, 3)
+    with torch.no_grad():
+        whole = model(ids, vision_features=media).logits
+        first = model(ids[:, :6], vision_features=media[:, :1], use_cache=True)
+        second = model(
+            ids[:, 6:], vision_features=media[:, 1:], past_key_values=first.past_key_values
+        )
+    parts = torch.cat([first.logits, second.logits], dim=1)
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-4)
+
+
+def test_batches_with_left_padding_generate_what_each_prompt_does_alone(build: Build):
+    for family in ("llama", "gpt2", "opt", "mpt"):
+        model = build(family)
+        rows = [prompt(model, 9, [1, 5], seed=1), prompt(model, 6, [2], seed=2)]
+        media = features(2, 2)
+        ids, mask = torch.zeros(2, 9, dtype=torch.long), torch.zeros(2, 9, dtype=torch.long)
+        ids[0], mask[0] = rows[0][0], 1
+        ids[1, 3:], mask[1, 3:] = rows[1][0], 1
+        for beams in (1, 3):
+            options = {"max_new_tokens": 5, "num_beams": beams, **NEVER}
+            together = model.generate(ids, attention_mask=mask, vision_features=media, **options)
+            for i, row in enumerate(rows):
+                alone = model.generate(row, vision_features=media[i : i + 1], **options)
+                assert torch.equal(together[i, 9:], alone[0, row.shape[1] :])
+
+
+def test_media_are_encoded_once_whatever_the_number_of_beams_and_tokens(build: Build):
+    model = build()
+    encoded, projected = [], []
+    model.resampler.register_forward_pre_hook(lambda _, args: encoded.append(len(args[0])))
+    for block in model.cross_attention.values():
+        block.attention.to_kv.register_forward_pre_hook(
+            lambda _, args: projected.append(len(args[0]))
+        )
+    ids = prompt(model, 8, [1, 4], seed=1)
+    model.generate(ids, vision_features=features(1, 3), num_beams=4, max_new_tokens=5, **NEVER)
+    assert encoded == [2]  # the third image has no token: padding
+    assert projected == [2, 2]  # once in each of the two blocks
+
+
+def test_in_immediate_mode_the_cache_keeps_the_last_medium_alone(build: Build):
+    for mode, kept in ((MediaVisibility.immediate, [[3], [2]]), (MediaVisibility.all_previous, [[1, 2, 3], [1, 2, 0]])):
+        model = build(media=mode)
+        ids = torch.cat([prompt(model, 8, [1, 3, 5], seed=1), prompt(model, 8, [1, 3], seed=2)])
+        with torch.no_grad():
+            cache = model(ids, vision_features=features(2, 3), use_cache=True).past_key_values
+        assert cache.media.time.tolist() == kept
+        assert cache.media.seen.tolist() == [3, 2]
+
+
+def test_the_image_token_is_never_generated_and_the_end_of_chunk_ends(build: Build):
+    model = build(gate=0.0)
+    ids = prompt(model, 4, [], seed=1)
+    with torch.no_grad():  # make <image> by far the likeliest next token, then <|endofchunk|>
+        hidden = model.language_model.model(ids).last_hidden_state[0, -1]
+        model.new_tokens.input.copy_(torch.stack([50 * hidden, 10 * hidden]))
+        assert model(ids).logits[0, -1].topk(2).indices.tolist() == model.config.new_token_ids
+    out = model.generate(ids, max_new_tokens=5)
+    assert out[0, 4:].tolist() == [model.config.end_of_chunk_token_id]
+
+
+def test_sampling_follows_the_seed(build: Build):
+    model = build()
+    ids = prompt(model, 6, [1], seed=1)
+    draws = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        draws.append(
+            model.generate(ids, vision_features=features(1, 1), do_sample=True, max_new_tokens=8)
+        )
+    assert torch.equal(draws[0], draws[1])
+    assert draws[0].shape != draws[2].shape or not torch.equal(draws[0], draws[2])
+
+
+def test_a_foreign_cache_is_an_error(build: Build):
+    from transformers import DynamicCache
+
+    model = build()
+    with pytest.raises(ValueError, match="expected a FlamingoCache"):
+        model(prompt(model, 4, [], seed=0), past_key_values=DynamicCache())
