@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flamingo.testing import (
@@ -86,6 +87,11 @@ def test_vision_encoder_is_frozen_and_its_patches_see_their_own_pixels():
     assert changed.tolist() == [True] + [False] * 15
     assert tiny_vision_encoder(dim=24).fingerprint == encoder.fingerprint
     assert tiny_vision_encoder(dim=24, seed=1).fingerprint != encoder.fingerprint
+
+
+def test_shapes_of_public_tensors_are_checked_while_tests_run():
+    with pytest.raises(TypeCheckError):
+        tiny_vision_encoder()(torch.zeros(3, 32, 32))
 
 
 def test_patches_that_do_not_tile_the_image_are_refused():
