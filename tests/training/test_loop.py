@@ -148,7 +148,7 @@ def test_killed_at_any_moment_it_continues_bit_for_bit(tmp_path):
     seed = random.randrange(2**32)
     moments = random.Random(seed)
     kills = 0
-    while True:
+    while kills < 3:
         process = start(tmp_path / "killed", *options)
         size = metrics.stat().st_size if metrics.exists() else 0
 
@@ -160,11 +160,14 @@ def test_killed_at_any_moment_it_continues_bit_for_bit(tmp_path):
         time.sleep(moments.uniform(0, 0.3))
         process.kill()
         process.communicate()
-        if process.returncode == 0:
+        if process.returncode == 0:  # it was faster
             break
         assert process.returncode == -signal.SIGKILL, f"seed {seed}"
         kills += 1
-    assert kills >= 1, f"seed {seed}"
+    assert kills, f"seed {seed}"
+    process = start(tmp_path / "killed", *options)
+    process.communicate()
+    assert process.returncode == 0, f"seed {seed}"
     assert_same_run(RunDirectory(config.directory, config), straight)
 
 
@@ -233,9 +236,8 @@ def test_gradient_checkpointing_changes_nothing(tmp_path, straight):
 def test_two_processes_train_as_one(tmp_path, straight):
     subprocess.run(
         [
-            *(sys.executable, "-m", "accelerate.commands.launch", "--cpu"),
-            *("--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"),
-            *("--dynamo_backend", "no", "--main_process_port", "0"),
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
+            *("--standalone", "--no_python", sys.executable),
             *(str(SCRIPT), str(tmp_path)),
         ],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
