@@ -77,16 +77,35 @@ def compose(
     return build(composed, schema)
 
 
+def quoted(arguments: Sequence[str], verbatim: Sequence[str]) -> list[str]:
+    """``arguments`` with the values of the keys ``verbatim`` quoted for Hydra's grammar.
+
+    A path such as ``run=runs/a/seed=0`` or a question can then be typed as it is.
+    """
+    result = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key in verbatim and value[:1] not in ("'", '"') and value:
+            escaped = value.replace("'", "\\'")
+            argument = f"{key}='{escaped}'"
+        result.append(argument)
+    return result
+
+
 def entry_point(
-    task: Callable[[Schema], Any], schema: type[Schema] = RunConfig, config_name: str = "config"
+    task: Callable[[Schema], Any],
+    schema: type[Schema] = RunConfig,
+    config_name: str = "config",
+    verbatim: Sequence[str] = (),
 ) -> None:
     """Run ``task`` with the config of the command line, under Hydra.
 
     A mistake in the configuration ends the process with its message alone. ``--help`` opens with
     the docstring of the task's module. ``--multirun`` and launchers work as Hydra documents them.
+    The values of ``verbatim`` keys are taken as they are typed.
     """
     register(schema)
-    arguments = sys.argv[1:]
+    arguments = quoted(sys.argv[1:], verbatim)
     options = [a for a in arguments if a.startswith("-") or "=" not in a]
     overrides = [a for a in arguments if a not in options]
     try:

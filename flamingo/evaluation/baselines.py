@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from flamingo.evaluation.latents import Key, media_key
 from flamingo.evaluation.prompts import Episode
 from flamingo.evaluation.scoring import exact_match
-from flamingo.types import MediaLoader
+from flamingo.types import Media, MediaLoader
 
 
 class Baseline(Enum):
@@ -34,20 +35,16 @@ class Baseline(Enum):
     """Nearest class centroid of the demonstrations' own features: the ceiling of binding."""
 
 
-def majority(episode: Episode) -> float | None:
-    """Score of the demonstrations' most frequent answer; None without demonstrations."""
+def majority(episode: Episode) -> float:
+    """Score of the most frequent answer of the demonstrations, of which there must be some."""
     counts = Counter(item.answer for item in episode.demonstrations)
-    if not counts:
-        return None
     most = max(counts.values())
     tied = [answer for answer, count in counts.items() if count == most]
     return sum(exact_match(answer, episode.query.answer) for answer in tied) / len(tied)
 
 
-def last(episode: Episode) -> float | None:
-    """Score of the last demonstration's answer; None without demonstrations."""
-    if not episode.demonstrations:
-        return None
+def last(episode: Episode) -> float:
+    """Score of the last demonstration's answer; there must be one."""
     return exact_match(episode.demonstrations[-1].answer, episode.query.answer)
 
 
@@ -57,40 +54,38 @@ def prior(episode: Episode, answers: Mapping[str, str]) -> float:
 
 
 class PooledFeatures:
-    """Frozen features averaged over frames and patches, standardised per channel, by image.
+    """Frozen features averaged over frames and patches, by image, each loaded once."""
 
-    Each medium is loaded once. ``mean`` and ``std`` are those of the feature store.
-    """
-
-    def __init__(
-        self, load_media: MediaLoader, mean: Float[Tensor, " dim"], std: Float[Tensor, " dim"]
-    ) -> None:
+    def __init__(self, load_media: MediaLoader, batch_size: int = 64) -> None:
         self._load = load_media
-        self._mean, self._std = mean.float(), std.float().clamp_min(1e-6)
-        self._pooled: dict[tuple[str, ...], Tensor] = {}
+        self._batch_size = batch_size
+        self._pooled: dict[Key, Float[Tensor, " dim"]] = {}
 
-    def add(self, episodes: Sequence[Episode], batch: int = 64) -> None:
-        """Load what ``episodes`` show."""
-        media = {
-            tuple(frame.key for frame in item.media.frames): item.media
+    def of(self, episodes: Sequence[Episode]) -> list[Float[Tensor, "item dim"]]:
+        """Features of each episode's query (first) and demonstrations.
+
+        Standardised per channel over all images of ``episodes``. Raises ``ValueError`` if the
+        media loader gives pixels.
+        """
+        shown = [
+            [item.media for item in (episode.query, *episode.demonstrations)]
             for episode in episodes
-            for item in (*episode.demonstrations, episode.query)
-        }
-        missing = [key for key in media if key not in self._pooled]
-        for start in range(0, len(missing), batch):
-            keys = missing[start : start + batch]
-            features = self._load([media[key] for key in keys]).float()
-            pooled = (features.mean(dim=(1, 2)) - self._mean) / self._std
-            self._pooled.update(zip(keys, pooled, strict=True))
-
-    def of(self, episode: Episode) -> tuple[Float[Tensor, " dim"], Float[Tensor, "shot dim"]]:
-        """Features of the query and of the demonstrations."""
-        keys = [
-            tuple(frame.key for frame in item.media.frames)
-            for item in (episode.query, *episode.demonstrations)
         ]
-        features = torch.stack([self._pooled[key] for key in keys])
-        return features[0], features[1:]
+        distinct = {media_key(medium): medium for media in shown for medium in media}
+        self._add(distinct)
+        std, mean = torch.std_mean(torch.stack([self._pooled[key] for key in distinct]), dim=0)
+        standardised = {key: (self._pooled[key] - mean) / std.clamp_min(1e-6) for key in distinct}
+        return [torch.stack([standardised[media_key(m)] for m in media]) for media in shown]
+
+    def _add(self, media: Mapping[Key, Media]) -> None:
+        missing = [key for key in media if key not in self._pooled]
+        for start in range(0, len(missing), self._batch_size):
+            keys = missing[start : start + self._batch_size]
+            features = self._load([media[key] for key in keys])
+            if features.ndim != 4:
+                raise ValueError("load_media: expected vision features, got pixels")
+            pooled = features.float().mean(dim=(1, 2))
+            self._pooled.update(zip(keys, pooled, strict=True))
 
 
 def nearest_centroid(

@@ -115,7 +115,7 @@ def _generate(
     reader: Reader, prompts: Sequence[TokenizedSequence], max_new_tokens: int
 ) -> list[tuple[Answer, float]]:
     """Answers of one batch, each with its smallest margin over the second-best token."""
-    inputs = reader.inputs([(p.input_ids, p.media) for p in prompts], side="left")
+    inputs: dict[str, Any] = reader.inputs([(p.input_ids, p.media) for p in prompts], side="left")
     ends = reader.model.generation_config.eos_token_id
     assert ends is not None
     ends = {ends} if isinstance(ends, int) else set(ends)

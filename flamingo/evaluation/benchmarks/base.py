@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from flamingo.evaluation.prompts import Episode, Template
 
 
+@runtime_checkable
 class Benchmark(Protocol):
     """Queries in context; everything is a pure function of the benchmark's own settings.
 

@@ -1,0 +1,189 @@
+"""Figures of the report: accuracy against shots, loss and gates over training.
+
+Colours are those of Okabe and Ito, which stay apart under every colour blindness; every line also
+has a marker or dash of its own, for print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from flamingo.evaluation.results import ALL, CONDITION_LABELS, Row
+
+BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+)
+GREY, BLACK = "#777777", "#000000"
+PANEL_INCHES = 3.3
+COLUMNS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """How a condition is drawn."""
+
+    colour: str
+    marker: str
+    dash: Any = "-"
+    width: float = 1.4
+
+
+LINES = {
+    "real": Line(BLUE, "o", "-", 2.4),
+    "blank_query": Line(ORANGE, "s", "--"),
+    "shuffled_answers": Line(VERMILLION, "^", ":"),
+    "centroid": Line(GREEN, "D", "-"),
+    "prior": Line(PURPLE, "", (0, (6, 2))),
+    "majority": Line(SKY, "v", (0, (1, 2))),
+    "last": Line(GREY, "x", (0, (1, 2))),
+    "chance": Line(BLACK, "", (0, (1, 1)), 1.0),
+}
+
+
+def plot_shots(results: Mapping[str, Any]) -> Figure:
+    """Accuracy against shots, a panel a benchmark: the model, its controls, the baselines.
+
+    Bars are 95 % intervals clustered by image. ``results`` is the content of ``results.json``.
+    """
+    benchmarks = [b for b in results["benchmarks"] if _rows(results, b["name"], "real")]
+    columns = max(1, min(COLUMNS, len(benchmarks)))
+    lines = max(1, -(-len(benchmarks) // columns))
+    figure = Figure(
+        figsize=(PANEL_INCHES * columns + 0.6, PANEL_INCHES * lines + 0.9), layout="constrained"
+    )
+    axes = figure.subplots(lines, columns, squeeze=False)
+    for panel in axes.flat[len(benchmarks) :]:
+        panel.set_axis_off()
+    for panel, benchmark in zip(axes.flat, benchmarks, strict=False):
+        _panel(panel, results, benchmark)
+    drawn = [c for c in LINES if any(_rows(results, b["name"], c) for b in benchmarks)]
+    handles = [
+        Line2D([], [], **_style(LINES[condition]), label=CONDITION_LABELS[condition])
+        for condition in drawn
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(4, columns + 1), frameon=False
+    )
+    return figure
+
+
+def _rows(results: Mapping[str, Any], benchmark: str, condition: str) -> list[Row]:
+    rows = [
+        row
+        for row in (*results["model"], *results["baselines"])
+        if (row["benchmark"], row["condition"], row["group"]) == (benchmark, condition, ALL)
+    ]
+    return sorted(rows, key=lambda row: row["shots"])
+
+
+def _panel(panel: Axes, results: Mapping[str, Any], benchmark: Row) -> None:
+    shots = [row["shots"] for row in _rows(results, benchmark["name"], "real")]
+    for condition, line in reversed(LINES.items()):  # the model on top
+        rows = _rows(results, benchmark["name"], condition)
+        if not rows:
+            continue
+        x = [shots.index(row["shots"]) for row in rows]
+        y = [row["mean"] for row in rows]
+        if condition in ("real", "blank_query", "shuffled_answers", "centroid"):
+            below = [row["mean"] - row["low"] for row in rows]
+            above = [row["high"] - row["mean"] for row in rows]
+            panel.errorbar(x, y, yerr=(below, above), capsize=2.5, **_style(line))
+        else:
+            panel.plot(x, y, **_style(line))
+    panel.set_title(benchmark["title"], fontsize=10, fontweight="bold", loc="left")
+    panel.set_xlabel(f"shots ({benchmark['unit']})", fontsize=9)
+    panel.set_xticks(range(len(shots)), [str(count) for count in shots])
+    panel.set_xlim(-0.3, len(shots) - 0.7)
+    panel.set_ylim(0, 1.02)
+    panel.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _tidy(panel)
+
+
+def _style(line: Line) -> dict[str, Any]:
+    return {
+        "color": line.colour,
+        "marker": line.marker,
+        "linestyle": line.dash,
+        "linewidth": line.width,
+        "markersize": 5,
+    }
+
+
+def _tidy(panel: Axes) -> None:
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(axis="y", color="#dddddd", linewidth=0.6)
+    panel.set_axisbelow(True)
+    panel.tick_params(labelsize=9)
+
+
+def plot_loss(metrics: Sequence[Mapping[str, float]]) -> Figure:
+    """Training loss (all, and by source) and validation loss against the step."""
+    figure = Figure(figsize=(5.4, 3.2), layout="constrained")
+    panel = figure.subplots()
+    names = sorted({name for entry in metrics for name in entry if "loss" in name})
+    colours = [BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, GREY]
+    for name, colour in zip(names, colours * len(names), strict=False):
+        points = [(entry["step"], entry[name]) for entry in metrics if name in entry]
+        total = name == "train/loss"
+        validation = not name.startswith("train/")
+        panel.plot(
+            *zip(*points, strict=True),
+            color=BLACK if total else colour,
+            linewidth=2.0 if total else 1.2,
+            linestyle="--" if validation else "-",
+            marker="o" if validation else "",
+            markersize=4,
+            label=name,
+        )
+    panel.set_xlabel("step", fontsize=9)
+    panel.set_ylabel("loss, nats a learned token", fontsize=9)
+    panel.set_ylim(bottom=0)
+    _tidy(panel)
+    if names:
+        panel.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def plot_gates(metrics: Sequence[Mapping[str, float]]) -> Figure:
+    """tanh of every gate against the step; solid for attention, dashed for feed-forward."""
+    figure = Figure(figsize=(5.4, 3.2), layout="constrained")
+    panel = figure.subplots()
+    names = list(dict.fromkeys(n for entry in metrics for n in entry if n.startswith("gate/")))
+    layers = list(dict.fromkeys(name.split("/")[1] for name in names))
+    ramp = _ramp(len(layers))
+    for name in names:
+        _, layer, branch = name.split("/")
+        points = [(entry["step"], entry[name]) for entry in metrics if name in entry]
+        panel.plot(
+            *zip(*points, strict=True),
+            color=ramp[layers.index(layer)],
+            linestyle="-" if branch == "attention" else "--",
+            linewidth=1.4,
+            label=layer.replace("_", " ") if branch == "attention" else None,
+        )
+    panel.axhline(0, color=BLACK, linewidth=0.6)
+    panel.set_xlabel("step", fontsize=9)
+    panel.set_ylabel("tanh(gate)", fontsize=9)
+    _tidy(panel)
+    if names:
+        panel.legend(fontsize=8, frameon=False, ncols=2)
+    return figure
+
+
+def _ramp(count: int) -> list[Any]:
+    """Dark to light, the same order in grey: early layers are dark."""
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](0.9 * i / max(1, count - 1)) for i in range(count)]

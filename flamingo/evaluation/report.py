@@ -1,0 +1,207 @@
+"""The report of a run: ``report/index.html``, which needs no other file, and ``shots.png``."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
+from PIL import Image
+
+from flamingo.config import RunConfig
+from flamingo.evaluation.perturbations import Condition
+from flamingo.evaluation.plots import plot_gates, plot_loss, plot_shots
+from flamingo.evaluation.predictions import Prediction
+from flamingo.evaluation.prompts import Episode, Item, Template
+from flamingo.evaluation.results import ALL, CONDITION_LABELS, Row
+from flamingo.evaluation.runner import Cell, Outcome
+
+DPI = 150
+THUMBNAIL = 96
+"""Side of the gallery's images in pixels."""
+GALLERY_IMAGES = 6
+"""The gallery shows the most shots whose episodes have at most this many images."""
+GALLERY_RIGHT, GALLERY_WRONG = 3, 3
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the report says about the run besides its results."""
+
+    name: str
+    step: int
+    metrics: Sequence[Mapping[str, float]]
+    config: str
+    facts: Mapping[str, str]
+    """Label to value, shown in a list."""
+    commands: Sequence[str]
+    """To reproduce the run."""
+
+
+def write_report(folder: Path, results: Row, outcome: Outcome, run: RunFacts) -> Path:
+    """Write ``shots.png`` and ``index.html`` into ``folder``; returns the page's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shots = _png(plot_shots(results))
+    (folder / "shots.png").write_bytes(shots)
+    source = resources.files("flamingo.evaluation").joinpath("report.html.j2").read_text("utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    page = environment.from_string(source).render(
+        run=run,
+        results=results,
+        shots=_data_uri(shots, "png"),
+        loss=_data_uri(_png(plot_loss(run.metrics)), "png") if run.metrics else None,
+        gates=_data_uri(_png(plot_gates(run.metrics)), "png") if run.metrics else None,
+        headlines=[_headline(results, b) for b in results["benchmarks"]],
+        tables=[_table(results, b) for b in results["benchmarks"]],
+        gallery=gallery(outcome),
+    )
+    path = folder / "index.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+# ---------------------------------------------------------------------------- numbers
+
+
+def _headline(results: Row, benchmark: Row) -> Row:
+    """The model's accuracy at the most shots, beside what it has to be compared with."""
+    rows = [
+        row
+        for row in (*results["model"], *results["baselines"])
+        if row["benchmark"] == benchmark["name"] and row["group"] == ALL
+    ]
+    shots = max((row["shots"] for row in rows if row["condition"] == "real"), default=None)
+    by_condition = {row["condition"]: row for row in rows if row["shots"] == shots}
+    return {**benchmark, "shots": shots, "rows": by_condition}
+
+
+def _table(results: Row, benchmark: Row) -> Row:
+    """Lines (label, a cell a shot count) of one benchmark; groups of queries under the model's."""
+    rows = [
+        row
+        for row in (*results["model"], *results["baselines"])
+        if row["benchmark"] == benchmark["name"]
+    ]
+    shots = sorted({row["shots"] for row in rows})
+    lines = []
+    for condition, label in CONDITION_LABELS.items():
+        groups = sorted({r["group"] for r in rows if r["condition"] == condition} - {ALL})
+        for group in [ALL, *groups] if condition in Condition.__members__ else [ALL]:
+            cells = {
+                r["shots"]: r for r in rows if (r["condition"], r["group"]) == (condition, group)
+            }
+            if cells:
+                name = label if group == ALL else group
+                line = {"label": name, "group": group != ALL, "condition": condition}
+                lines.append({**line, "cells": [cells.get(count) for count in shots]})
+    return {**benchmark, "shots": shots, "lines": lines}
+
+
+# ---------------------------------------------------------------------------- gallery
+
+
+def gallery(outcome: Outcome) -> list[Row]:
+    """For each benchmark some episodes that went right and some that went wrong."""
+    chosen: dict[str, tuple[Cell, list[Prediction]]] = {}
+    for cell, predictions in outcome.cells:
+        shown = len(cell.episodes[0].demonstrations) + 1
+        if cell.condition is Condition.real and (
+            shown <= GALLERY_IMAGES or cell.benchmark.name not in chosen
+        ):
+            chosen[cell.benchmark.name] = (cell, predictions)
+    return [_benchmark_gallery(cell, own, outcome) for cell, own in chosen.values()]
+
+
+def _benchmark_gallery(cell: Cell, predictions: list[Prediction], outcome: Outcome) -> Row:
+    controls = {
+        (other.condition, prediction.query): prediction
+        for other, own in outcome.cells
+        if other.benchmark.name == cell.benchmark.name and other.shots == cell.shots
+        for prediction in own
+        if other.condition is not Condition.real
+    }
+    right = [i for i, p in enumerate(predictions) if p.score == 1][:GALLERY_RIGHT]
+    wrong = [i for i, p in enumerate(predictions) if p.score < 1][:GALLERY_WRONG]
+    return {
+        "title": cell.benchmark.title,
+        "unit": cell.benchmark.unit,
+        "shots": cell.shots,
+        "episodes": [
+            _shown(cell.episodes[i], predictions[i], cell.benchmark.template, controls)
+            for i in (*right, *wrong)
+        ],
+    }
+
+
+def _shown(
+    episode: Episode,
+    prediction: Prediction,
+    template: Template,
+    controls: Mapping[tuple[Condition, str], Prediction],
+) -> Row:
+    def shown(item: Item) -> Row:
+        return {
+            "image": _data_uri(_thumbnail(item.media.frames[0].open()), "jpeg"),
+            "question": template.question_text(item.question),
+            "answer": item.answer,
+        }
+
+    return {
+        "demonstrations": [shown(item) for item in episode.demonstrations],
+        "query": shown(episode.query),
+        "prediction": prediction,
+        "right": prediction.score == 1,
+        "controls": [
+            (CONDITION_LABELS[condition.value], controls[condition, prediction.query])
+            for condition in Condition
+            if (condition, prediction.query) in controls
+        ],
+    }
+
+
+def _thumbnail(image: Image.Image) -> bytes:
+    small = image.convert("RGB")
+    scale = THUMBNAIL / max(small.size)
+    size = (max(1, round(small.width * scale)), max(1, round(small.height * scale)))
+    buffer = io.BytesIO()
+    small.resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def facts_of(config: RunConfig, provenance: Mapping[str, Any], results: Row) -> dict[str, str]:
+    """The run in a few lines: backbones, machine, code, seeds."""
+    launch = provenance["launches"][-1] if provenance.get("launches") else {}
+    git = launch.get("git") or {}
+    packages = launch.get("packages", {})
+    named = [name for name in ("flamingo", "torch", "transformers") if name in packages]
+    timing = results["timing"]
+    facts = {
+        "vision encoder": f"{config.vision.name} (frozen)",
+        "language model": f"{config.language.name} (frozen)",
+        "training": f"{results['step']} steps, seed {config.seed}",
+        "evaluation": f"seed {results['seed']}, computed in {results['settings']['precision']}",
+        "code": (git.get("commit") or "")[:12] + (", with changes" if git.get("dirty") else ""),
+        "packages": ", ".join(f"{name} {packages[name]}" for name in named),
+    }
+    if timing["new_predictions"]:
+        facts["speed"] = (
+            f"{timing['new_predictions']} predictions in {timing['seconds']:.0f} s "
+            f"({timing['queries_per_second']} a second)"
+        )
+    return {name: value for name, value in facts.items() if value}
