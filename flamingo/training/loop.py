@@ -132,7 +132,8 @@ class _Loop:
         self.model = model
         model.to(accelerator.device)
         pad_id = tokenizer.pad_token_id
-        pad_id = tokenizer.eos_token_id if pad_id is None else pad_id
+        if not isinstance(pad_id, int):
+            raise ValueError(f"tokenizer.pad_token_id: expected an id, got {pad_id!r}")
         self.data = Steps(
             mixture,
             partial(collate, pad_id=pad_id, load_media=load_media),

@@ -101,26 +101,43 @@ def test_only_what_should_train_changes(tmp_path):
 # ---------------------------------------------------------------------------- resuming
 
 
-@pytest.mark.parametrize("stop_after", [3, 5])  # on a checkpoint and a log entry, between both
-def test_interrupted_and_continued_equals_straight_bit_for_bit(tmp_path, straight, stop_after):
-    def interrupt(step, model):
-        if step == stop_after:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return {}
+def train_and_stop(config, stop_after: int, callback=None) -> loop.TrainingResult:
+    """Train until SIGTERM arrives during step ``stop_after``."""
+    step = loop._Loop._step
 
+    def step_with_signal(self, *arguments):
+        if self.done == stop_after - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop._Loop, "_step", step_with_signal)
+        return tiny_train(config, callback=callback)[0]
+
+
+@pytest.mark.parametrize("stop_after", [3, 5])  # on a checkpoint; between log entries
+def test_interrupted_and_continued_equals_straight_bit_for_bit(tmp_path, straight, stop_after):
     config = tiny_config(tmp_path)
-    directory = RunDirectory.open(config)
-    running = loop._Loop(
-        config, *tiny_parts(config), directory, loop.Accelerator(mixed_precision="no"), ()
-    )
-    report = running._report
-    running._report = lambda tracker, bar: (report(tracker, bar), interrupt(running.done, None))
-    first = running.run_steps()
+    first = train_and_stop(config, stop_after)
     assert (first.finished, first.steps, first.signal) == (False, stop_after, signal.SIGTERM)
-    assert latest_checkpoint(directory.checkpoints).step == stop_after
     second, run = tiny_train(config)
     assert second.finished
     assert_same_run(run, straight)
+
+
+def test_random_numbers_of_a_run_continue_too(tmp_path):
+    def draw(step, model):
+        return {"drawn": torch.rand(1).item()}
+
+    def drawn(run):
+        return [entry["drawn"] for entry in metrics_of(run)]
+
+    _, straight = tiny_train(tiny_config(tmp_path / "a", eval_every=1), callback=draw)
+    config = tiny_config(tmp_path / "b", eval_every=1)
+    train_and_stop(config, 5, callback=draw)
+    torch.rand(7)
+    _, run = tiny_train(config, callback=draw)
+    assert drawn(run) == drawn(straight) and len(set(drawn(run))) == 8
 
 
 def start(folder, *options) -> subprocess.Popen:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 
@@ -61,7 +61,6 @@ class FakeWandb(ModuleType):
     def __init__(self) -> None:
         super().__init__("wandb")
         self.inits, self.logged, self.finished = [], [], []
-        self.util = SimpleNamespace(generate_id=lambda: f"id{len(self.inits)}")
 
     def init(self, **arguments):
         self.inits.append(arguments)
@@ -86,10 +85,21 @@ def test_a_resume_continues_the_same_wandb_run(tmp_path, monkeypatch):
         t.log(1, {"loss": 2.0})
     with pytest.raises(RuntimeError), tracker(tmp_path, 1):
         raise RuntimeError
-    assert [i["id"] for i in fake.inits] == ["id0", "id0"]
+    first, second = (i["id"] for i in fake.inits)
+    assert first == second and first
     assert fake.inits[0]["mode"] == "offline" and fake.inits[0]["resume"] == "allow"
     assert fake.logged == [(1, {"loss": 2.0})]
     assert fake.finished == [0, 1]
+
+
+@pytest.mark.slow
+def test_the_real_wandb_records_offline_and_continues(tmp_path):
+    pytest.importorskip("wandb")
+    for step in (0, 1):
+        with tracker(tmp_path, step) as t:
+            t.log(step + 1, {"loss": 1.0})
+    recorded = {p.name.rsplit("-", 1)[1] for p in (tmp_path / "wandb").glob("offline-run-*")}
+    assert recorded == {(tmp_path / "wandb_id").read_text()}
 
 
 def test_disabled_tracking_does_not_import_wandb(tmp_path, monkeypatch):
