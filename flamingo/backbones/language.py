@@ -7,7 +7,6 @@ arguments on to them, how positions come about, and what the family does to its 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -23,6 +22,7 @@ from transformers import (
 )
 
 from flamingo.backbones import assets
+from flamingo.backbones.fingerprint import weights_digest
 from flamingo.config import LanguageConfig
 
 EMBEDDED_LANGUAGE_MODEL = "smollm2-135m-instruct"
@@ -62,34 +62,41 @@ def decoder_path(language_model: PreTrainedModel) -> DecoderPath:
 
 def decoder_layers(language_model: PreTrainedModel) -> nn.ModuleList:
     """The decoder layers themselves, first to last."""
-    return cast(
-        nn.ModuleList, language_model.get_submodule(decoder_path(language_model).layers)
-    )
+    return cast(nn.ModuleList, language_model.get_submodule(decoder_path(language_model).layers))
+
+
+def input_matrix(language_model: PreTrainedModel) -> Float[Tensor, "vocabulary dim"]:
+    """The LM's own embedding matrix."""
+    return cast(Tensor, language_model.get_input_embeddings().weight)
+
+
+def output_head(language_model: PreTrainedModel) -> nn.Linear:
+    """The LM's output head; its matrix may be the embedding's. Raises ``ValueError`` without one."""
+    head = language_model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise ValueError(f"language model: expected a causal LM with a linear head, got {head!r}")
+    return head
 
 
 def vocabulary_size(language_model: PreTrainedModel) -> int:
     """Rows of the LM's own embedding (its tokenizer may use fewer)."""
-    return language_model.get_input_embeddings().weight.shape[0]
+    return input_matrix(language_model).shape[0]
 
 
 def hidden_size(language_model: PreTrainedModel) -> int:
     """Width of the stream between decoder layers."""
-    head = language_model.get_output_embeddings()
-    embedding = language_model.get_input_embeddings()
-    if embedding.weight.shape[1] != head.weight.shape[1]:
+    width, out = input_matrix(language_model).shape[1], output_head(language_model).in_features
+    if width != out:
         raise ValueError(
             "language model: expected input and output embeddings as wide as the stream, got "
-            f"{embedding.weight.shape[1]} and {head.weight.shape[1]} (projected embeddings are not supported)"
+            f"{width} and {out} (projected embeddings are not supported)"
         )
-    return embedding.weight.shape[1]
+    return width
 
 
 def has_tied_head(language_model: PreTrainedModel) -> bool:
     """Whether output and input embeddings are one matrix."""
-    return (
-        language_model.get_output_embeddings().weight
-        is language_model.get_input_embeddings().weight
-    )
+    return output_head(language_model).weight is input_matrix(language_model)
 
 
 def explicit_positions(
@@ -111,7 +118,7 @@ def head_logits(
     new_rows: Float[Tensor, "new dim"],
 ) -> tuple[Float[Tensor, "*shape vocabulary"], Float[Tensor, "*shape new"]]:
     """Logits of the LM's own vocabulary and of the new tokens, as the family would give them."""
-    own = language_model.get_output_embeddings()(hidden)
+    own = output_head(language_model)(hidden)
     new = hidden @ new_rows.to(hidden.dtype).T
     config = language_model.config.get_text_config()
     return _finish(config, own), _finish(config, new)
@@ -132,16 +139,8 @@ def _finish(config: object, logits: Tensor) -> Tensor:
 
 
 def fingerprint(language_model: PreTrainedModel) -> str:
-    """SHA-256 over the parameters' names, shapes and values rounded to bfloat16.
-
-    The rounding makes a model loaded in fp32 and in bf16 the same model.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in sorted(language_model.named_parameters()):
-        digest.update(f"{name} {tuple(parameter.shape)}".encode())
-        values = parameter.detach().to("cpu", torch.bfloat16).contiguous()
-        digest.update(values.view(torch.int16).numpy().data)
-    return digest.hexdigest()
+    """SHA-256 of the parameters, rounded to bfloat16: fp32 and bf16 copies are one model."""
+    return weights_digest(p.to(torch.bfloat16) for p in language_model.parameters())
 
 
 def _folder(config: LanguageConfig) -> str:

@@ -1,6 +1,11 @@
 """The public classes, registered with transformers' Auto classes."""
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+)
 
 from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.flamingo import FlamingoForConditionalGeneration

@@ -55,7 +55,7 @@ class FlamingoConfig(PreTrainedConfig):
     """
 
     model_type = "flamingo"
-    sub_configs = {"text_config": AutoConfig}  # noqa: RUF012 (the name and form transformers reads)
+    sub_configs = {"text_config": AutoConfig}  # type: ignore[assignment]  # noqa: RUF012
 
     text_config: Any = None
     vision: dict[str, Any] | None = None
@@ -74,7 +74,9 @@ class FlamingoConfig(PreTrainedConfig):
             values = dict(self.text_config)
             model_type = values.pop("model_type", None)
             if model_type is None:
-                raise ValueError("text_config.model_type: expected a transformers model type, got none")
+                raise ValueError(
+                    "text_config.model_type: expected a transformers model type, got none"
+                )
             self.text_config = AutoConfig.for_model(model_type, **values)
         if self.text_config is not None:
             self.tie_word_embeddings = False  # the LM ties its own; ours has nothing to tie

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -65,9 +65,12 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         """Assemble from ``config``; a language model that is not given is random, of its config."""
         super().__init__(config)
         if language_model is None:
-            language_model = AutoModelForCausalLM.from_config(deepcopy(config.text_config))
+            drawn = AutoModelForCausalLM.from_config(deepcopy(config.text_config))
+            language_model = cast(PreTrainedModel, drawn)
         self.language_model = language_model.requires_grad_(False).eval()
-        self.vision_encoder = None if vision_encoder is None else vision_encoder.requires_grad_(False)
+        self.vision_encoder = vision_encoder
+        if vision_encoder is not None:
+            vision_encoder.requires_grad_(False)
 
         options = config.cross_attention_options
         path = lm.decoder_path(language_model)
@@ -84,8 +87,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             config.new_token_ids or (), width, tied=lm.has_tied_head(language_model)
         )
         self.new_tokens.initialize_from(
-            language_model.get_input_embeddings().weight,
-            language_model.get_output_embeddings().weight,
+            lm.input_matrix(language_model), lm.output_head(language_model).weight
         )
         self.conditioning = Conditioning(layers, self._blocks, passes_keywords=path.passes_keywords)
         self.visibility = options.media
@@ -123,7 +125,9 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         if isinstance(vision, str):
             vision = VisionConfig(name=vision)
         encoder = load_vision_encoder(vision) if isinstance(vision, VisionConfig) else vision
-        if encoder is None and vision_dim is None:
+        if encoder is not None:
+            vision_dim = encoder.dim
+        if vision_dim is None:
             raise ValueError("vision_dim: expected the width of the vision features, got none")
         if isinstance(language, str):
             language = LanguageConfig(name=language)
@@ -131,7 +135,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             options = language
             language = lm.load_language_model(language, dtype or torch.float32)
         else:
-            options = LanguageConfig(name=language.name_or_path)
+            options = LanguageConfig(name=language.name_or_path or "")
         vocabulary = lm.vocabulary_size(language)
         config = FlamingoConfig(
             text_config=deepcopy(language.config),  # ours to annotate, the LM's stays its own
@@ -139,7 +143,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             language=to_plain(options),
             resampler=to_plain(resampler or ResamplerConfig()),
             cross_attention=to_plain(cross_attention or CrossAttentionConfig()),
-            vision_dim=vision_dim if encoder is None else encoder.dim,
+            vision_dim=vision_dim,
             new_token_ids=[vocabulary, vocabulary + 1],
             image_token_id=vocabulary,
             end_of_chunk_token_id=vocabulary + 1,
@@ -224,7 +228,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         return self
 
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """As in transformers. Raises ``ValueError`` for an LM whose layers drop out by themselves."""
+        """As in transformers. Raises ``ValueError`` for an LM whose layers apply dropout."""
         for layer in lm.decoder_layers(self.language_model):
             for owner in (layer, getattr(layer, "config", None)):
                 for name in ("dropout", "hidden_dropout", "activation_dropout"):
@@ -302,7 +306,9 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             return None
         ((name, tensor),) = given.items()
         if len(tensor) != len(counts):
-            raise ValueError(f"{name}: expected {len(counts)} rows, as input_ids, got {len(tensor)}")
+            raise ValueError(
+                f"{name}: expected {len(counts)} rows, as input_ids, got {len(tensor)}"
+            )
         width = tensor.shape[1]
         check_media_counts(counts, torch.full_like(counts, width))
         present = torch.arange(width, device=counts.device) < counts[:, None]
@@ -359,7 +365,8 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         """
         rows, tokens = input_ids.shape
         cache = self._cache(past_key_values, use_cache)
-        state = (cache and cache.media) or MediaState.empty(rows, input_ids.device)
+        state = None if cache is None else cache.media
+        state = state or MediaState.empty(rows, input_ids.device)
         state = state.for_text_rows(rows)
         is_image = self.is_image_token(input_ids, attention_mask)
         counts = is_image.sum(dim=1)
@@ -398,9 +405,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             attentions=output.get("attentions"),
         )
 
-    def _cache(
-        self, past_key_values: Cache | None, use_cache: bool | None
-    ) -> FlamingoCache | None:
+    def _cache(self, past_key_values: Cache | None, use_cache: bool | None) -> FlamingoCache | None:
         if past_key_values is not None and not isinstance(past_key_values, FlamingoCache):
             raise ValueError(
                 "past_key_values: expected a FlamingoCache (it keeps the media being read), got "

@@ -29,7 +29,7 @@ class FlamingoGeneration:
 
     @torch.no_grad()
     def generate(  # type: ignore[override]
-        self: FlamingoForConditionalGeneration,
+        self: FlamingoForConditionalGeneration,  # type: ignore[misc]
         inputs: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         **kwargs: Any,

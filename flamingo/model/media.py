@@ -123,7 +123,10 @@ class MediaState:
 
     def by_layer(self) -> dict[int, tuple[Tensor, Tensor]]:
         """Keys and values for each block, latents of all media in a row side by side."""
-        flat = {i: rearrange(kv, "two b h m l d -> two b h (m l) d") for i, kv in self.keys_values.items()}
+        flat = {
+            i: rearrange(kv, "two b h m l d -> two b h (m l) d")
+            for i, kv in self.keys_values.items()
+        }
         return {index: (kv[0], kv[1]) for index, kv in flat.items()}
 
     def select(self, rows: Int[Tensor, " selected"]) -> MediaState:
@@ -159,7 +162,7 @@ class FlamingoCache(DynamicCache):
         self.media: MediaState | None = None
 
     def reorder_cache(self, beam_idx: Int[Tensor, " selected"]) -> None:
-        super().reorder_cache(beam_idx)
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]
         if self.media is not None:
             self.media = self.media.select(beam_idx)
 

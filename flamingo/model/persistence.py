@@ -34,9 +34,7 @@ def trained_state(model: FlamingoForConditionalGeneration) -> dict[str, Tensor]:
     }
 
 
-def save(
-    model: FlamingoForConditionalGeneration, folder: Path, *, include_backbones: bool
-) -> None:
+def save(model: FlamingoForConditionalGeneration, folder: Path, *, include_backbones: bool) -> None:
     """Write a model folder; each file is complete before it takes its name."""
     if folder.is_file():
         raise ValueError(f"save_directory: expected a folder, got the file {folder}")
@@ -78,7 +76,7 @@ def load(
     model = model_class(config, language_model=language_model, vision_encoder=vision_encoder)
     load_trained_state(model, state, str(folder / WEIGHTS))
     model = model.eval()
-    return model if dtype is None else model.to(dtype)
+    return model if dtype is None else model.to(dtype=dtype)
 
 
 def _load_language_model(

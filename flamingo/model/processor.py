@@ -113,8 +113,12 @@ def _by_prompt(images: Any, prompts: int) -> list[list[Image.Image]]:
     images = list(images)
     if images and isinstance(images[0], Image.Image):
         if prompts != 1:
-            raise ValueError(f"images: expected a list for each of {prompts} prompts, got a flat one")
+            raise ValueError(
+                f"images: expected a list for each of {prompts} prompts, got a flat one"
+            )
         return [images]
     if len(images) != prompts:
-        raise ValueError(f"images: expected a list for each of {prompts} prompts, got {len(images)}")
+        raise ValueError(
+            f"images: expected a list for each of {prompts} prompts, got {len(images)}"
+        )
     return [list(own) for own in images]

@@ -76,7 +76,10 @@ def test_media_are_encoded_once_whatever_the_number_of_beams_and_tokens(build: B
 
 
 def test_in_immediate_mode_the_cache_keeps_the_last_medium_alone(build: Build):
-    for mode, kept in ((MediaVisibility.immediate, [[3], [2]]), (MediaVisibility.all_previous, [[1, 2, 3], [1, 2, 0]])):
+    for mode, kept in (
+        (MediaVisibility.immediate, [[3], [2]]),
+        (MediaVisibility.all_previous, [[1, 2, 3], [1, 2, 0]]),
+    ):
         model = build(media=mode)
         ids = torch.cat([prompt(model, 8, [1, 3, 5], seed=1), prompt(model, 8, [1, 3], seed=2)])
         with torch.no_grad():
@@ -90,7 +93,7 @@ def test_the_image_token_is_never_generated_and_the_end_of_chunk_ends(build: Bui
     ids = prompt(model, 4, [], seed=1)
     with torch.no_grad():  # make <image> by far the likeliest next token, then <|endofchunk|>
         hidden = model.language_model.model(ids).last_hidden_state[0, -1]
-        model.new_tokens.input.copy_(torch.stack([50 * hidden, 10 * hidden]))
+        model.new_tokens.output_rows.copy_(torch.stack([50 * hidden, 10 * hidden]))
         assert model(ids).logits[0, -1].topk(2).indices.tolist() == model.config.new_token_ids
     out = model.generate(ids, max_new_tokens=5)
     assert out[0, 4:].tolist() == [model.config.end_of_chunk_token_id]
