@@ -49,6 +49,7 @@ def assert_same_run(one: RunDirectory, other: RunDirectory) -> None:
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     a, b = (latest_checkpoint(run.checkpoints).state() for run in (one, other))
+    assert torch.equal(a["random"][0]["torch"], b["random"][0]["torch"])
     for key, own in a["optimizer"]["state"].items():
         assert all(torch.equal(own[n], b["optimizer"]["state"][key][n]) for n in own)
 
