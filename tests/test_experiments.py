@@ -1,0 +1,124 @@
+"""Every experiment of ``conf/experiment``: composed, checked, built at tiny size, one step long.
+
+The backbones are tiny folders and so are the data sets; all else is as the experiment says.
+"""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from flamingo.backbones import assets
+from flamingo.backbones.language import load_tokenizer
+from flamingo.build import build_parts
+from flamingo.composition import CONF, compose
+from flamingo.config import RunConfig
+from flamingo.evaluation.benchmarks import build_benchmarks
+from flamingo.model.flamingo import conditioned_layers
+from flamingo.runs import RunDirectory, load_run
+from flamingo.testing import save_tiny_language_model
+from flamingo.training.loop import train
+from tests.tiny_world import save_cache, save_classes, save_vision_encoder
+
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+LAYERS = 32
+"""Of the tiny language model: a configuration may name the layers of a deep one."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    save_tiny_language_model(folder / "language", layers=LAYERS)
+    save_vision_encoder(folder / "vision")
+    save_classes(folder / "classes", views=3)
+    save_cache(folder / "cache")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def tiny_assets(world, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("FLAMINGO_CACHE", str(world / "cache"))
+
+
+def overrides(world: Path, runs: Path) -> list[str]:
+    return [
+        f"runs={runs}",
+        f"vision.name={world / 'vision'}",
+        "vision.revision=null",
+        f"language.name={world / 'language'}",
+        "language.revision=null",
+        "training.steps=1",
+        "training.warmup_steps=0",
+    ]
+
+
+def tiny(experiment: str, world: Path, runs: Path) -> RunConfig:
+    """The experiment with tiny backbones, one step, few queries; a class folder is a tiny one."""
+    given = [f"experiment={experiment}", *overrides(world, runs)]
+    own = compose([f"experiment={experiment}"])
+    folders = {
+        "data.binding": own.data.binding,
+        "evaluation.binding": own.evaluation.binding,
+        "evaluation.folder": own.evaluation.folder,
+    }
+    for key, section in folders.items():
+        if section is not None and section.path is not None:
+            given += [f"{key}.path={world / 'classes'}", f"{key}.held_out=5"]
+    for key in ("easy_vqa", "binding", "folder"):
+        if getattr(own.evaluation, key) is not None:
+            given.append(f"evaluation.{key}.queries=5")
+    return compose(given)
+
+
+def test_there_are_experiments():
+    assert {"quickstart", "embedded", "smoke"} <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_is_valid_as_it_stands_and_is_named_like_its_file(experiment):
+    # Otherwise two experiments could share a directory of runs.
+    assert compose([f"experiment={experiment}"]).name == experiment
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_trains_one_step_with_tiny_backbones(experiment, world, tmp_path):
+    config = tiny(experiment, world, tmp_path)
+    parts = build_parts(config, torch.device("cpu"))
+    before = {n: p.detach().clone() for n, p in parts.model.trainable_parameters().items()}
+    run = RunDirectory.open(config)
+    result = train(
+        config,
+        parts.model,
+        parts.processor.tokenizer,
+        parts.mixture,
+        parts.load_media,
+        run,
+        beside=[parts.processor],
+    )
+    assert result.finished
+
+    reopened = load_run(run.path)
+    logged = reopened.metrics.iloc[-1]
+    assert all(math.isfinite(logged[f"train/loss/{name}"]) for name in parts.mixture.names)
+    model, _ = reopened.model()
+    trained = model.trainable_parameters()
+    assert list(trained) == list(before)
+    assert any(not torch.equal(before[name], p) for name, p in trained.items())
+    layers = conditioned_layers(config.model.cross_attention, LAYERS)
+    assert list(model.cross_attention) == [str(layer) for layer in layers]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_the_benchmarks_of_an_experiment_have_episodes_at_every_shot_count(
+    experiment, world, tmp_path
+):
+    config = tiny(experiment, world, tmp_path)
+    tokenizer = load_tokenizer(config.language)
+    benchmarks = build_benchmarks(config, tokenizer, assets.easy_vqa_folder, assets.twemoji_folder)
+    assert benchmarks
+    for benchmark in benchmarks:
+        for shots in benchmark.shots:
+            assert benchmark.unfit(shots) is None
+            assert [e.shots for e in benchmark.episodes(shots)] == [shots] * 5

@@ -1,0 +1,97 @@
+"""Folders like the real ones, a thousand times smaller: backbones, easy-VQA, Twemoji, classes.
+
+For tests that start from names in a configuration, as users do, and need no download. The data
+sets stand in a cache folder (``FLAMINGO_CACHE``) as if they had been fetched.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
+
+from flamingo.backbones.assets import MARKER, Asset
+from flamingo.testing import COLOURS, IMAGE_SIZE, SHAPES, draw
+
+EMOJI = range(0x1F400, 0x1F53E)
+"""318 code points that every version of Unicode in use has names for."""
+
+
+def save_vision_encoder(folder: Path) -> Path:
+    """A random CLIP vision tower: images of 32 px, 16 patch tokens of 16 channels."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = CLIPVisionModel(
+            CLIPVisionConfig(
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                image_size=IMAGE_SIZE,
+                patch_size=IMAGE_SIZE // 4,
+            )
+        )
+    model.save_pretrained(folder)
+    side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=side).save_pretrained(
+        folder
+    )
+    return folder
+
+
+def save_classes(folder: Path, views: int) -> Path:
+    """A directory for each of twelve coloured shapes, with ``views`` images in it."""
+    for colour in COLOURS:
+        for shape in SHAPES:
+            (folder / f"{colour} {shape}").mkdir(parents=True)
+            for view in range(views):
+                draw(colour, shape, view).save(folder / f"{colour} {shape}" / f"{view}.png")
+    return folder
+
+
+def save_cache(folder: Path, *, images: int = 12, questions: int = 600) -> Path:
+    """A cache that holds easy-VQA and Twemoji: small, and complete as far as our code can tell.
+
+    easy-VQA has ``questions`` about ``images`` red, green and blue shapes in each split; every
+    emoji shows the same rectangle.
+    """
+    _save_easy_vqa(_unpacked(folder, Asset.easy_vqa) / "data", images, questions)
+    _save_twemoji(_unpacked(folder, Asset.twemoji) / "72x72")
+    return folder
+
+
+def _unpacked(cache: Path, asset: Asset) -> Path:
+    folder = cache / "assets" / asset.value.folder_name
+    folder.mkdir(parents=True)
+    (folder / MARKER).write_text(json.dumps({"sha256": asset.value.sha256}))
+    return folder
+
+
+def _save_easy_vqa(folder: Path, images: int, questions: int) -> None:
+    for split in ("train", "test"):
+        (folder / split / "images").mkdir(parents=True)
+        rows: list[list[str | int]] = []
+        for image in range(images):
+            colour, shape = ("red", "green", "blue")[image % 3], ("circle", "triangle")[image % 2]
+            draw(colour, shape, image).save(folder / split / "images" / f"{image}.png")
+            rows += [
+                ["what color is the shape?", colour, image],
+                ["what shape is in the image?", shape, image],
+                ["is there a red shape?", "yes" if colour == "red" else "no", image],
+            ]
+        rows = (rows * (questions // len(rows) + 1))[:questions]
+        (folder / split / "questions.json").write_text(json.dumps(rows))
+
+
+def _save_twemoji(folder: Path) -> None:
+    folder.mkdir()
+    image = Image.new("RGBA", (72, 72), (0, 0, 0, 0))
+    ImageDraw.Draw(image).rectangle((10, 10, 50, 60), fill=(250, 0, 0, 255))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    for code in EMOJI:
+        (folder / f"{code:x}.png").write_bytes(buffer.getvalue())
