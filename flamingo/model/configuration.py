@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields, is_dataclass
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, no_type_check
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -42,6 +42,7 @@ def from_plain(schema: type[T], values: dict[str, Any]) -> T:
     return schema(**converted)
 
 
+@no_type_check  # transformers' __init__ takes more than the fields: a checked one would refuse it
 class FlamingoConfig(PreTrainedConfig):
     """Configuration of :class:`FlamingoForConditionalGeneration`.
 

@@ -30,7 +30,7 @@ class MaskedCrossAttention(nn.Module):
     ) -> Float[Tensor, "text_row token dim"]:
         rows = len(key)
         query = self.to_q(self.norm(text))
-        # Beams of one prompt share its media: their tokens are queries of one row, nothing is copied.
+        # Beams of one prompt share its media: their tokens are queries of one row, no copies.
         query = rearrange(query, "(b g) t (h d) -> b h (g t) d", b=rows, h=self.heads)
         mask = rearrange(mask, "(b g) t k -> b 1 (g t) k", b=rows)
         out = attend(query, key.to(query.dtype), value.to(query.dtype), mask)

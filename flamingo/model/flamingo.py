@@ -172,8 +172,14 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         vision_encoder: VisionEncoder | None = None,
         dtype: torch.dtype | None = None,
         revision: str | None = None,
+        trust_remote_code: bool | None = None,
+        **hub: Any,
     ) -> FlamingoForConditionalGeneration:
         """Restore a saved model; backbones are loaded by name unless they are given.
+
+        ``hub`` goes to ``huggingface_hub.snapshot_download`` (``token``, ``cache_dir``, ...) for a
+        name that is no local folder. ``trust_remote_code``, which transformers' Auto classes pass,
+        changes nothing: no code is loaded.
 
         Raises:
             ValueError: for a backbone whose fingerprint differs from the one that was trained
@@ -186,7 +192,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             language_model=language_model,
             vision_encoder=vision_encoder,
             dtype=dtype,
-            revision=revision,
+            hub={"revision": revision, **hub},
         )
 
     def init_weights(self) -> None:
@@ -437,8 +443,8 @@ def conditioned_layers(options: CrossAttentionConfig, layers: int) -> Sequence[i
         chosen = [i for i in range(layers) if (i + 1) % options.every == 0]
     if not chosen or chosen[-1] >= layers:
         raise ValueError(
-            f"cross_attention layers: expected indices below the LM's {layers} layers, got {chosen} "
-            f"(every={options.every}, layers={options.layers})"
+            f"cross_attention.layers: expected indices below the LM's {layers} layers, got "
+            f"{chosen} (every={options.every}, layers={options.layers})"
         )
     return chosen
 

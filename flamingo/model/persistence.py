@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flamingo.backbones import language as lm
@@ -58,10 +58,10 @@ def load(
     language_model: PreTrainedModel | None,
     vision_encoder: VisionEncoder | None,
     dtype: torch.dtype | None,
-    revision: str | None,
+    hub: dict[str, Any],
 ) -> FlamingoForConditionalGeneration:
     """Read a model folder (or hub name), with its own backbones or those it names."""
-    folder = Path(name) if Path(name).exists() else Path(snapshot_download(name, revision=revision))
+    folder = Path(name) if Path(name).exists() else Path(snapshot_download(name, **hub))
     if not (folder / WEIGHTS).is_file():
         raise ValueError(f"{folder}: expected a saved Flamingo with {WEIGHTS}, found none")
     config = config or FlamingoConfig.from_pretrained(folder)
@@ -76,7 +76,9 @@ def load(
     model = model_class(config, language_model=language_model, vision_encoder=vision_encoder)
     load_trained_state(model, state, str(folder / WEIGHTS))
     model = model.eval()
-    return model if dtype is None else model.to(dtype=dtype)
+    if dtype is not None:
+        nn.Module.to(model, dtype)
+    return model
 
 
 def _load_language_model(

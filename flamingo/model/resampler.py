@@ -87,7 +87,8 @@ class PerceiverResampler(nn.Module):
         if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
             raise ValueError(
                 "feature statistics: expected finite means and positive deviations, "
-                f"got mean in [{mean.min():g}, {mean.max():g}], std in [{std.min():g}, {std.max():g}]"
+                f"got mean in [{mean.min():g}, {mean.max():g}], "
+                f"std in [{std.min():g}, {std.max():g}]"
             )
         self.feature_mean.copy_(mean)
         self.feature_std.copy_(std)

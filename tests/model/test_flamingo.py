@@ -52,7 +52,7 @@ def test_open_gates_change_the_logits_from_the_first_image_on_only(build: Build,
 
 @pytest.mark.parametrize("mode", MODES)
 def test_which_image_moves_which_token(build: Build, mode: MediaVisibility):
-    """Immediate: a one-layer LM's token moves with its own image alone (no text attention below)."""
+    """In a one-layer LM no text attention lies below: the mask alone decides."""
     torch.manual_seed(0)
     model = FlamingoForConditionalGeneration.from_backbones(
         None,

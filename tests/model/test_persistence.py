@@ -1,0 +1,172 @@
+"""Saving and loading: by name with fingerprints, with the backbones, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+)
+
+from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
+from flamingo.config import Activation, CrossAttentionConfig, ResamplerConfig, VisionConfig
+from flamingo.testing import save_tiny_language_model, tiny_language_model, tiny_vision_encoder
+from tests.model.conftest import prompt
+
+SMALL = {
+    "resampler": ResamplerConfig(
+        depth=1, num_latents=2, heads=2, dim_head=8, activation=Activation.gelu
+    ),
+    "cross_attention": CrossAttentionConfig(every=2, heads=2, dim_head=8, gate_init=0.5),
+}
+
+
+def tiny_clip(folder: Path) -> VisionConfig:
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(
+        hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        image_size=32, patch_size=16,
+    )  # fmt: skip
+    CLIPVisionModel(config).save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size=size, crop_size=size).save_pretrained(folder)
+    return VisionConfig(name=str(folder))
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> FlamingoForConditionalGeneration:
+    """A model whose backbones are local folders, with feature statistics set."""
+    torch.manual_seed(1)
+    model = FlamingoForConditionalGeneration.from_backbones(
+        tiny_clip(tmp_path / "clip"), str(save_tiny_language_model(tmp_path / "lm")), **SMALL
+    ).eval()
+    model.resampler.set_feature_statistics(torch.randn(24), torch.rand(24) + 0.5)
+    return model
+
+
+def logits(model: FlamingoForConditionalGeneration) -> torch.Tensor:
+    pixels = torch.randn(1, 1, 1, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        return model(prompt(model, 6, [1], seed=1), pixel_values=pixels).logits
+
+
+def test_what_trains_is_saved_and_restored_bit_for_bit(named, tmp_path: Path):
+    named.save_pretrained(tmp_path / "saved")
+    saved = load_file(tmp_path / "saved" / "model.safetensors")
+    statistics = {"resampler.feature_mean", "resampler.feature_std"}
+    assert set(saved) == set(named.trainable_parameters()) | statistics
+    restored = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    assert torch.equal(logits(restored), logits(named))
+    assert restored.config.resampler_options == SMALL["resampler"]
+    assert not restored.training
+
+
+@pytest.mark.parametrize("auto", [True, False])
+def test_with_backbones_the_folder_needs_nothing_else(named, tmp_path: Path, auto: bool):
+    expected = logits(named)
+    named.save_pretrained(tmp_path / "whole", include_backbones=True)
+    for name in ("clip", "lm"):
+        shutil.rmtree(tmp_path / name)
+    shutil.move(tmp_path / "whole", tmp_path / "elsewhere")
+    loader = AutoModelForImageTextToText if auto else FlamingoForConditionalGeneration
+    restored = loader.from_pretrained(tmp_path / "elsewhere")
+    assert isinstance(restored, FlamingoForConditionalGeneration)
+    assert torch.equal(logits(restored), expected)
+    restored.save_pretrained(tmp_path / "again", include_backbones=True)
+    again = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "again")
+    assert torch.equal(logits(again), expected)
+
+
+def test_the_config_round_trips_through_the_auto_class(named, tmp_path: Path):
+    named.save_pretrained(tmp_path / "saved")
+    config = AutoConfig.from_pretrained(tmp_path / "saved")
+    assert isinstance(config, FlamingoConfig)
+    source = {"_name_or_path": str(tmp_path / "saved")}
+    assert config.to_dict() == named.config.to_dict() | source
+
+
+@pytest.mark.parametrize("which", ["lm", "clip"])
+def test_a_backbone_whose_weights_differ_is_refused(named, tmp_path: Path, which: str):
+    named.save_pretrained(tmp_path / "saved")
+    weights = tmp_path / which / "model.safetensors"
+    tensors = load_file(weights)
+    name = max(tensors, key=lambda n: tensors[n].numel())
+    tensors[name].view(-1)[7] += 0.5  # one number of one matrix
+    save_file(tensors, weights, metadata={"format": "pt"})
+    what = "language model" if which == "lm" else "vision encoder"
+    with pytest.raises(ValueError, match=f"{what}: expected fingerprint"):
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path / "saved")
+
+
+def test_other_features_of_the_same_encoder_are_refused(named, tmp_path: Path):
+    named.save_pretrained(tmp_path / "saved")
+    path = tmp_path / "saved" / "config.json"
+    config = json.loads(path.read_text())
+    config["vision"]["layer"] = -2
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="vision encoder: expected fingerprint"):
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path / "saved")
+
+
+def test_the_same_weights_in_bf16_are_the_same_backbone(named, tmp_path: Path):
+    named.save_pretrained(tmp_path / "saved")
+    half = FlamingoForConditionalGeneration.from_pretrained(
+        tmp_path / "saved", dtype=torch.bfloat16
+    )
+    assert half.dtype == torch.bfloat16
+    full, low = logits(named), logits(half).float()
+    assert (full - low).norm() / full.norm() < 0.03
+
+
+def test_backbones_built_in_memory_are_given_again_or_saved_along(tmp_path: Path):
+    encoder, language_model = tiny_vision_encoder(), tiny_language_model()
+    model = FlamingoForConditionalGeneration.from_backbones(encoder, language_model, **SMALL)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="built in memory"):
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path, vision_encoder=encoder)
+    restored = FlamingoForConditionalGeneration.from_pretrained(
+        tmp_path, vision_encoder=encoder, language_model=tiny_language_model()
+    )
+    assert torch.equal(logits(restored), logits(model.eval()))
+    with pytest.raises(ValueError, match="language model: expected fingerprint"):
+        FlamingoForConditionalGeneration.from_pretrained(
+            tmp_path, vision_encoder=encoder, language_model=tiny_language_model(seed=1)
+        )
+
+
+def test_weights_that_do_not_fit_are_listed(named, tmp_path: Path):
+    named.save_pretrained(tmp_path / "saved")
+    weights = tmp_path / "saved" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["surplus"] = tensors.pop("resampler.norm.bias")
+    tensors["resampler.latents"] = tensors["resampler.latents"][:1].clone()
+    save_file(tensors, weights)
+    with pytest.raises(ValueError) as error:
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    for part in (
+        "missing ['resampler.norm.bias']",
+        "left over ['surplus']",
+        "(2, 24), got (1, 24)",
+    ):
+        assert part in str(error.value)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"expected a saved Flamingo with model\.safetensors"):
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path)
+
+
+def test_saving_onto_a_file_changes_nothing(named, tmp_path: Path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="expected a folder"):
+        named.save_pretrained(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
