@@ -77,7 +77,7 @@ def compose(
     return build(composed, schema)
 
 
-def quoted(arguments: Sequence[str], verbatim: Sequence[str]) -> list[str]:
+def quote_values(arguments: Sequence[str], verbatim: Sequence[str]) -> list[str]:
     """``arguments`` with the values of the keys ``verbatim`` quoted for Hydra's grammar.
 
     A path such as ``run=runs/a/seed=0`` or a question can then be typed as it is.
@@ -105,7 +105,7 @@ def entry_point(
     The values of ``verbatim`` keys are taken as they are typed.
     """
     register(schema)
-    arguments = quoted(sys.argv[1:], verbatim)
+    arguments = quote_values(sys.argv[1:], verbatim)
     options = [a for a in arguments if a.startswith("-") or "=" not in a]
     overrides = [a for a in arguments if a not in options]
     try:
