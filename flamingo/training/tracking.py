@@ -56,9 +56,19 @@ class MetricsFile:
         self._file = path.open("a")
 
     def append(self, entry: dict[str, Any]) -> None:
-        """One write a line, handed to the system at once: a kill tears the last line at most."""
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        """One write a line, handed to the system at once: a kill tears the last line at most.
+
+        Raises ``OSError`` naming the file when it cannot be written; earlier lines are intact.
+        """
+        try:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror} while appending to {self.path}; "
+                "its earlier entries and all checkpoints are intact",
+            ) from error
 
     def sync(self) -> None:
         """Force all entries to disk (before a checkpoint that relies on them)."""

@@ -57,6 +57,15 @@ def test_entries_are_on_disk_as_soon_as_they_are_logged(tmp_path):
     file.close()
 
 
+def test_a_full_disk_names_the_file(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl", step=0)
+    file._file = open("/dev/full", "a")  # noqa: SIM115 (closing it fails as well)
+    with pytest.raises(
+        OSError, match=r"No space left .* appending to .*metrics.jsonl; its earlier"
+    ):
+        file.append({"step": 1})
+
+
 class FakeWandb(ModuleType):
     def __init__(self) -> None:
         super().__init__("wandb")
