@@ -26,21 +26,23 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, OmegaConf
-from transformers import AutoTokenizer
 
 from flamingo.backbones import assets
-from flamingo.backbones.language import load_language_model
-from flamingo.backbones.precision import resolve_dtype
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.build import build_media_loader
 from flamingo.composition import entry_point
 from flamingo.config import EvaluationConfig, RunConfig
 from flamingo.evaluation.baselines import PooledFeatures
 from flamingo.evaluation.benchmarks import build_benchmarks
+from flamingo.evaluation.loading import (
+    compute_dtype,
+    evaluation_device,
+    load_model,
+    load_tokenizer,
+)
 from flamingo.evaluation.report import RunFacts, facts_of, write_report
 from flamingo.evaluation.results import collect, table
 from flamingo.evaluation.runner import Loaded, images, run_benchmarks
-from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.runs import Run, load_run, plain, write_atomically
 from flamingo.structured import build
 from flamingo.training.checkpoint import Checkpoint
@@ -75,19 +77,18 @@ def evaluate(run: Run, step: int | None = None, overrides: Sequence[str] = ()) -
     """Do what is left to do of a run's evaluation; returns the table and the report's place."""
     config = with_overrides(run.config, overrides)
     checkpoint = run.checkpoint(step)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = resolve_dtype(config.training.precision, device)
+    device = evaluation_device()
     settings = {
         "evaluation": plain(config)["evaluation"],
         "model": f"step_{checkpoint.step}-{digest(checkpoint.path)}",
-        "precision": str(dtype).removeprefix("torch."),
+        "precision": str(compute_dtype(config, device)).removeprefix("torch."),
     }
     page = run.directory.report / "index.html"
     if page.exists() and run.directory.results.exists():
         results = run.results
         if results["settings"] == settings:
             return summary(results, page, "Everything is evaluated already.")
-    results = _evaluate(run, config, checkpoint, settings, device, dtype)
+    results = _evaluate(run, config, checkpoint, settings, device)
     return summary(results, page, f"{results['timing']['new_predictions']} new predictions.")
 
 
@@ -97,10 +98,9 @@ def _evaluate(
     checkpoint: Checkpoint,
     settings: dict[str, Any],
     device: torch.device,
-    dtype: torch.dtype,
 ) -> dict[str, Any]:
     """Predict what is missing; write ``results.json`` and the report."""
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
+    tokenizer = load_tokenizer(checkpoint.path)
     benchmarks = build_benchmarks(config, tokenizer, assets.easy_vqa_folder, assets.twemoji_folder)
 
     @cache
@@ -108,14 +108,9 @@ def _evaluate(
         return load_vision_encoder(config.vision).to(device)
 
     def load(shown: Sequence[ImageRef]) -> Loaded:
-        # The LM in the compute precision, what was trained in its own: as in training.
-        model = FlamingoForConditionalGeneration.from_pretrained(
-            checkpoint.path,
-            language_model=load_language_model(config.language, dtype),
-            vision_encoder=encoder(),
-        )
-        model.to(device)  # type: ignore[arg-type]
-        return Loaded(model, build_media_loader(config.data, encoder(), shown), dtype)
+        media = build_media_loader(config.data, encoder(), shown)
+        model = load_model(checkpoint.path, config, encoder(), device)
+        return Loaded(model, media, compute_dtype(config, device))
 
     outcome = run_benchmarks(
         benchmarks,

@@ -38,7 +38,8 @@ class Template:
         return self.answer.format(answer=answer)
 
 
-EASY_VQA = Template(question="{question}", answer=" {answer}")
+QUESTION = Template(question="{question}", answer=" {answer}")
+"""easy-VQA, and any question and answer side by side."""
 BINDING = Template(question="This is a", answer=" {answer}")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flamingo.data.sources.easy_vqa import ANSWERS, image_ref, load_questions
 from flamingo.evaluation.demonstrations import generator, plan_random
-from flamingo.evaluation.prompts import EASY_VQA, Episode, Item
+from flamingo.evaluation.prompts import QUESTION, Episode, Item
 from flamingo.types import Media
 
 LONGEST = 32
@@ -29,7 +29,7 @@ class EasyVQABenchmark:
     name = "easy_vqa"
     title = "easy-VQA"
     unit = "demonstrations"
-    template = EASY_VQA
+    template = QUESTION
 
     def __init__(self, folder: Path, queries: int, seed: int, shots: Sequence[int]) -> None:
         self.seed = seed

@@ -1,0 +1,126 @@
+"""Ask a trained run about an image, with any number of demonstrations before the question.
+
+    python experiments/ask.py run=runs/quickstart/seed=0 \\
+        image=query.png question="what shape is in the image?" \\
+        demos='["a.png | what color is the circle? | red", "b.png | is there a circle? | no"]'
+
+Prints the answer and its probability. With candidates='[dax, wug]' the candidates are ranked
+instead, by the likelihood of the whole word. To bind words, ask as in training:
+question="This is a" demos='["a.png | This is a | dax", ...]'. A demonstration is
+"image | question | answer"; the last one stands next to the question.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from omegaconf import MISSING
+
+from flamingo.backbones.vision import load_vision_encoder
+from flamingo.composition import entry_point
+from flamingo.data.features import EncodingLoader
+from flamingo.data.sequence import tokenize
+from flamingo.evaluation.latents import MediaLatents
+from flamingo.evaluation.loading import (
+    compute_dtype,
+    evaluation_device,
+    load_model,
+    load_tokenizer,
+)
+from flamingo.evaluation.prompts import QUESTION, Episode, Item, prompt
+from flamingo.evaluation.scoring import Reader, candidate_probabilities, generate_answers
+from flamingo.images import open_image
+from flamingo.runs import Run, load_run
+from flamingo.types import ImageRef, Media
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class AskConfig:
+    """What is asked, and which run answers."""
+
+    run: str = MISSING
+    """The run's directory."""
+    image: str = MISSING
+    """Path of the image that is asked about."""
+    question: str = "This is a"
+    demos: list[str] = field(default_factory=list)
+    """Demonstrations, each "image | question | answer"."""
+    candidates: list[str] = field(default_factory=list)
+    """Answers to choose from; none: the answer is open."""
+    step: int | None = None
+    """Of the checkpoint; default: the newest."""
+    max_new_tokens: int = 10
+
+
+def main(config: AskConfig) -> None:
+    """Answer, or end the process with a message."""
+    try:
+        print(ask(load_run(config.run), episode(config), config.step, config.max_new_tokens))
+    except (ValueError, OSError) as error:
+        logger.debug("where it happened", exc_info=True)  # hydra.verbose=true
+        sys.exit(f"error: {error}")
+
+
+def episode(config: AskConfig) -> Episode:
+    """The demonstrations and the question; every image is opened, so that a bad one is named."""
+    demonstrations = [demonstration(text, number) for number, text in enumerate(config.demos, 1)]
+    query = Item(config.image, media(config.image), config.question.strip(), "")
+    return Episode(
+        query, tuple(demonstrations), len(demonstrations), candidates=tuple(config.candidates)
+    )
+
+
+def demonstration(text: str, number: int) -> Item:
+    """``image | question | answer`` as an item. Raises ``ValueError`` for any other form."""
+    parts = [part.strip() for part in text.split("|")]
+    if len(parts) != 3 or not all(parts):
+        raise ValueError(
+            f'demos: expected "image | question | answer" as demonstration {number}, got {text!r}'
+        )
+    path, question, answer = parts
+    return Item(path, media(path), question, answer)
+
+
+def media(path: str) -> Media:
+    """The image at ``path``, opened once to know that it is one."""
+    open_image(path)
+    return Media((ImageRef(path, partial(open_image, path)),))
+
+
+def ask(run: Run, asked: Episode, step: int | None, max_new_tokens: int) -> str:
+    """The answer with its probability, or the candidates with theirs, likeliest first."""
+    checkpoint = run.checkpoint(step).path
+    device = evaluation_device()
+    tokenizer = load_tokenizer(checkpoint)
+    tokens = tokenize(prompt(asked, QUESTION), tokenizer, run.config.evaluation.max_tokens)
+    encoder = load_vision_encoder(run.config.vision).to(device)
+    model = load_model(checkpoint, run.config, encoder, device)
+    latents = MediaLatents(model, EncodingLoader(encoder))
+    latents.prepare(tokens.media)
+    reader = Reader(model, tokenizer, latents, compute_dtype(run.config, device))
+    if asked.candidates:
+        return ranking(
+            asked.candidates,
+            candidate_probabilities(
+                reader, tokens, [QUESTION.answer_text(word) for word in asked.candidates]
+            ),
+        )
+    ((_, answer),) = generate_answers(reader, [tokens], max_new_tokens=max_new_tokens, batch_size=1)
+    return f"{answer.text or '(nothing)'}  (probability {answer.probability:.3f})"
+
+
+def ranking(candidates: Sequence[str], probabilities: Sequence[float]) -> str:
+    """A line a candidate, likeliest first."""
+    width = max(map(len, candidates))
+    ranked = sorted(zip(probabilities, candidates, strict=True), key=lambda pair: -pair[0])
+    return "\n".join(f"{word:<{width}}  {probability:.3f}" for probability, word in ranked)
+
+
+if __name__ == "__main__":
+    entry_point(main, AskConfig, "ask", verbatim=["run", "image", "question"])

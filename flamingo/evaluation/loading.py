@@ -1,0 +1,44 @@
+"""A trained checkpoint, ready to answer: in the precision it was trained in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from flamingo.backbones.language import load_language_model
+from flamingo.backbones.precision import resolve_dtype
+from flamingo.backbones.vision import VisionEncoder
+from flamingo.config import RunConfig
+from flamingo.model.flamingo import FlamingoForConditionalGeneration
+from flamingo.model.processor import FlamingoProcessor
+
+
+def evaluation_device() -> torch.device:
+    """The first GPU, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compute_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
+    """The precision of the forward pass: that of training."""
+    return resolve_dtype(config.training.precision, device)
+
+
+def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer saved with a checkpoint, special tokens included."""
+    return FlamingoProcessor.from_pretrained(checkpoint).tokenizer
+
+
+def load_model(
+    checkpoint: Path, config: RunConfig, encoder: VisionEncoder, device: torch.device
+) -> FlamingoForConditionalGeneration:
+    """The model of ``checkpoint`` on ``device``: the frozen LM in the precision of the forward
+    pass, what was trained in its own. Raises ``ValueError`` if a backbone is another one now."""
+    model = FlamingoForConditionalGeneration.from_pretrained(
+        checkpoint,
+        language_model=load_language_model(config.language, compute_dtype(config, device)),
+        vision_encoder=encoder,
+    )
+    model.to(device)  # type: ignore[arg-type]
+    return model.eval()
