@@ -11,8 +11,7 @@ from flamingo.backbones.language import load_language_model
 from flamingo.backbones.precision import resolve_dtype
 from flamingo.backbones.vision import VisionEncoder
 from flamingo.config import RunConfig
-from flamingo.model.flamingo import FlamingoForConditionalGeneration
-from flamingo.model.processor import FlamingoProcessor
+from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
 
 
 def evaluation_device() -> torch.device:

@@ -1,0 +1,170 @@
+"""What the benchmarks ask."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from flamingo.composition import compose
+from flamingo.evaluation.benchmarks import EasyVQABenchmark, build_benchmarks
+from flamingo.evaluation.benchmarks.easy_vqa import question_type
+from tests.tiny_world import save_cache, save_classes
+
+from . import tiny
+
+
+@pytest.fixture(scope="module")
+def easy_vqa_folder(tmp_path_factory) -> Path:
+    folder = save_cache(tmp_path_factory.mktemp("cache"))
+    return next(folder.rglob("train")).parent
+
+
+def easy(folder: Path, queries: int = 20, seed: int = 0) -> EasyVQABenchmark:
+    return EasyVQABenchmark(folder, queries, seed, [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("what shape is in the image?", "shape"),
+        ("what is the teal shape?", "shape"),
+        ("what color is the circle?", "colour"),
+        ("what is the color of the shape?", "colour"),
+        ("does the image not contain a red shape?", "yes-no"),
+        ("is there a triangle?", "yes-no"),
+    ],
+)
+def test_question_types(question: str, expected: str) -> None:
+    assert question_type(question) == expected
+
+
+def test_easy_vqa_asks_the_test_split_and_shows_the_training_split(easy_vqa_folder: Path) -> None:
+    for episode in easy(easy_vqa_folder).episodes(4):
+        assert episode.query.id.startswith("test/")
+        assert "/test/" in episode.query.media.frames[0].key
+        assert episode.cluster == episode.query.media.frames[0].key
+        assert len(episode.demonstrations) == 4
+        for demonstration in episode.demonstrations:
+            assert demonstration.id.startswith("train/")
+            assert "/train/" in demonstration.media.frames[0].key
+        assert episode.candidates == ()
+
+
+def test_easy_vqa_is_nested_in_queries_and_shots(easy_vqa_folder: Path) -> None:
+    few, many = easy(easy_vqa_folder, 10), easy(easy_vqa_folder, 50)
+    for short, long in zip(few.episodes(2), many.episodes(8), strict=False):
+        assert short.query == long.query
+        assert short.demonstrations == long.demonstrations[-2:]
+    queries = [episode.query.id for episode in many.episodes(0)]
+    assert len(set(queries)) == 50
+    assert queries != [e.query.id for e in easy(easy_vqa_folder, 50, seed=1).episodes(0)]
+
+
+def test_easy_vqa_takes_every_question_for_zero_and_refuses_more_than_there_are(
+    easy_vqa_folder: Path,
+) -> None:
+    assert len(easy(easy_vqa_folder, 0).episodes(0)) == 600
+    with pytest.raises(ValueError, match="0 \\(all\\) to 600, got 601"):
+        easy(easy_vqa_folder, 601)
+
+
+def test_the_prior_is_the_most_frequent_training_answer(easy_vqa_folder: Path) -> None:
+    prior = easy(easy_vqa_folder).prior()
+    assert prior["is there a red shape?"] == "no"  # 1 of 3 images is red
+    assert prior["what shape is in the image?"] == "circle"  # a tie, the first in the alphabet
+    assert easy(easy_vqa_folder).chance == pytest.approx(1 / 13)
+
+
+# ---------------------------------------------------------------------------- binding
+
+
+def test_an_episode_shows_each_class_k_times_with_its_word_and_asks_for_one() -> None:
+    for episode in tiny.binding(ways=5, queries=50).episodes(2):
+        keys = [d.media.frames[0].key for d in episode.demonstrations]
+        assert len(set(keys)) == 10, "no image twice"
+        assert episode.query.media.frames[0].key not in keys
+        word_of = {k.split("/")[1]: d.answer for k, d in zip(keys, episode.demonstrations)}  # noqa: B905
+        assert sorted(word_of.values()) == sorted(episode.candidates)
+        assert Counter(d.answer for d in episode.demonstrations) == dict.fromkeys(
+            episode.candidates, 2
+        )
+        concept = episode.query.media.frames[0].key.split("/")[1]
+        assert episode.query.answer == word_of[concept]
+
+
+def test_binding_is_nested_by_shots_a_class() -> None:
+    benchmark = tiny.binding(ways=3, queries=10)
+    for one, two in zip(benchmark.episodes(1), benchmark.episodes(2), strict=True):
+        assert one.query == two.query
+        assert one.demonstrations == two.demonstrations[-3:]
+        assert one.candidates == two.candidates
+    for none in benchmark.episodes(0):
+        assert none.demonstrations == ()
+
+
+def test_no_position_and_no_word_tells_the_answer() -> None:
+    episodes = tiny.binding(ways=2, queries=2000).episodes(2)
+    for position in range(4):
+        right = [e.demonstrations[position].answer == e.query.answer for e in episodes]
+        assert sum(right) / 2000 == pytest.approx(0.5, abs=0.045)  # 4 standard errors
+    first = [e.candidates[0] == e.query.answer for e in episodes]
+    assert sum(first) / 2000 == pytest.approx(0.5, abs=0.045)
+
+
+def test_shots_fit_as_long_as_every_concept_has_images_left() -> None:
+    benchmark = tiny.binding(views=4)
+    assert benchmark.unfit(3) is None
+    reason = benchmark.unfit(4)
+    assert reason is not None
+    assert "need 5 images of each" in reason
+    assert "has 4" in reason
+
+
+def test_more_ways_than_words_are_an_error() -> None:
+    with pytest.raises(ValueError, match="at most the 7 words of synthetic_8_ways, got 8"):
+        tiny.binding(ways=8)
+
+
+# ---------------------------------------------------------------------------- from a config
+
+
+def build(tmp_path: Path, *overrides: str):
+    save_cache(tmp_path / "cache")
+    folder = next((tmp_path / "cache").rglob("train")).parent
+    emoji = next((tmp_path / "cache").rglob("72x72"))
+    config = compose(["name=test", *overrides])
+    return build_benchmarks(config, tiny.tokenizer(), lambda: folder, lambda: emoji)
+
+
+def test_a_collection_gives_seen_and_held_out_benchmarks_that_share_no_concept(
+    tmp_path: Path,
+) -> None:
+    benchmarks = build(tmp_path, "evaluation.binding.queries=40", "evaluation.binding.ways=[2]")
+    assert [b.name for b in benchmarks] == ["twemoji_seen_2_ways", "twemoji_held_out_2_ways"]
+    shown = [
+        {d.id.rsplit("/", 1)[0] for e in b.episodes(1) for d in e.demonstrations}
+        for b in benchmarks
+    ]
+    assert all(shown)
+    assert not shown[0] & shown[1]
+    assert benchmarks[1].unfit(8) is None
+
+
+def test_binding_on_a_folder_of_classes(tmp_path: Path) -> None:
+    save_classes(tmp_path / "photos", views=3)
+    (benchmark,) = build(
+        tmp_path, f"evaluation.folder.path={tmp_path / 'photos'}", "evaluation.folder.ways=[3]"
+    )
+    assert benchmark.name == "folder_photos_3_ways"
+    assert benchmark.unfit(2) is None
+    assert "has 3" in str(benchmark.unfit(4))
+    assert len(benchmark.episodes(2)[0].demonstrations) == 6
+
+
+def test_an_evaluation_that_holds_out_other_concepts_than_training_is_refused(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ValueError, match="evaluation.binding: expected the concepts that training"):
+        build(tmp_path, "data.binding.held_out=100", "evaluation.binding.held_out=200")
