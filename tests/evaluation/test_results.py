@@ -1,0 +1,173 @@
+"""Baselines and tables against literal values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from flamingo.evaluation.baselines import (
+    Baseline,
+    PooledFeatures,
+    last,
+    majority,
+    nearest_centroid,
+    prior,
+)
+from flamingo.evaluation.perturbations import Condition
+from flamingo.evaluation.predictions import Prediction
+from flamingo.evaluation.prompts import Episode, Item
+from flamingo.evaluation.results import collect, table
+from flamingo.evaluation.runner import Cell, Outcome
+from flamingo.evaluation.scoring import exact_match
+from flamingo.testing import synthetic_images
+from flamingo.types import Media
+
+from . import tiny
+
+IMAGES = synthetic_images(12)
+
+
+def item(index: int, answer: str, question: str = "q") -> Item:
+    return Item(str(index), Media((IMAGES[index],)), question, answer)
+
+
+def episode(target: str, *answers: str) -> Episode:
+    shown = tuple(item(i + 1, answer) for i, answer in enumerate(answers))
+    return Episode(item(0, target), shown, len(answers), cluster="i")
+
+
+def test_text_baselines() -> None:
+    assert majority(episode("red", "blue", "red", "red")) == 1.0
+    assert majority(episode("blue", "blue", "red", "red")) == 0.0
+    assert majority(episode("blue", "blue", "red")) == 0.5
+    assert majority(episode("green", "blue", "red")) == 0.0
+    assert last(episode("red", "blue", "red")) == 1.0
+    assert last(episode("blue", "blue", "red")) == 0.0
+    assert prior(episode("yes"), {"q": "yes"}) == 1.0
+    assert prior(episode("yes"), {"other": "yes"}) == 0.0
+
+
+def test_answers_match_up_to_case_and_space() -> None:
+    assert exact_match(" Red ", "red") == 1.0
+    assert exact_match("redd", "red") == 0.0
+    assert exact_match("", "red") == 0.0
+
+
+def test_the_nearest_centroid_is_that_of_a_class_not_of_an_image() -> None:
+    shown = torch.tensor([[0.0, 0.0], [4.0, 0.0], [1.0, 3.0], [3.0, 3.0]])
+    words = ["a", "a", "b", "b"]  # centroids (2, 0) and (2, 3)
+    assert nearest_centroid(torch.tensor([2.0, 1.0]), shown, words) == "a"
+    assert nearest_centroid(torch.tensor([1.2, 2.0]), shown, words) == "b"
+    assert nearest_centroid(torch.tensor([2.0, 1.5]), shown, words) == "a", "a tie"
+
+
+def test_pooled_features_are_patch_means_standardised_over_the_images() -> None:
+    features = torch.randn(12, 1, 16, 5, generator=torch.Generator().manual_seed(0))
+    position = {image.key: index for index, image in enumerate(IMAGES)}
+
+    def load(media):
+        return features[[position[m.frames[0].key] for m in media]]
+
+    episodes = [episode("a", *"abc"), Episode(item(5, "b"), (item(1, "a"),), 1)]
+    first, second = PooledFeatures(load, batch_size=2).of(episodes)
+    pooled = features[[0, 1, 2, 3, 5]].mean(dim=(1, 2))
+    expected = (pooled - pooled.mean(0)) / pooled.std(0)
+    torch.testing.assert_close(first, expected[:4])
+    torch.testing.assert_close(second, expected[[4, 1]])
+
+
+def test_the_centroid_of_readable_features_binds_nearly_always() -> None:
+    benchmark = tiny.binding(ways=2, queries=100)
+    outcome = outcome_of(benchmark, {2: [0.0] * 100})
+    results = collect([benchmark], outcome, PooledFeatures(tiny.load_media()), {}, step=1, seed=0)
+    rows = {row["condition"]: row for row in results["baselines"]}
+    assert rows["centroid"]["mean"] > 0.9
+    assert rows["chance"]["mean"] == 0.5
+    assert rows["majority"]["mean"] == 0.5, "every word is shown equally often"
+    assert rows["last"]["mean"] == pytest.approx(0.5, abs=0.2)
+    assert "prior" not in rows
+
+
+def outcome_of(benchmark, scores: dict[int, list[float]], controls=None) -> Outcome:
+    """Predictions with these scores, by shots; the second half of the queries is group b."""
+    outcome = Outcome(new=8, seconds=2.0)
+    for condition, by_shots in ((Condition.real, scores), (Condition.blank_query, controls or {})):
+        for shots, own in by_shots.items():
+            episodes = benchmark.episodes(shots)[: len(own)]
+            keys = [str(i) for i in range(len(own))]
+            predictions = [
+                Prediction(
+                    key=key,
+                    model="m",
+                    query=e.query.id,
+                    shots=shots,
+                    demonstrations=[],
+                    prompt_hash="",
+                    prompt="",
+                    candidates=[],
+                    raw="",
+                    answer="x",
+                    target="y",
+                    probability=0.5,
+                    score=score,
+                    group="a" if i < len(own) / 2 else "b",
+                    cluster=str(i),
+                )
+                for i, (key, e, score) in enumerate(zip(keys, episodes, own, strict=True))
+            ]
+            outcome.cells.append((Cell(benchmark, shots, condition, episodes, keys), predictions))
+    return outcome
+
+
+def test_rows_of_all_queries_of_groups_and_of_differences() -> None:
+    benchmark = tiny.binding(queries=4)
+    outcome = outcome_of(benchmark, {0: [1.0, 1.0, 1.0, 0.0]}, {0: [0.0, 1.0]})
+    results = collect([benchmark], outcome, None, {"x": 1}, step=7, seed=3)
+    means = {(r["condition"], r["group"]): (r["mean"], r["n"]) for r in results["model"]}
+    assert means == {
+        ("real", "all"): (0.75, 4),
+        ("real", "a"): (1.0, 2),
+        ("real", "b"): (0.5, 2),
+        ("blank_query", "all"): (0.5, 2),
+        ("blank_query", "a"): (0.0, 1),
+        ("blank_query", "b"): (1.0, 1),
+    }
+    (difference,) = results["differences"]
+    assert (difference["mean"], difference["n"]) == (0.5, 2)  # of the two queries both have
+    assert results["timing"]["queries_per_second"] == 4.0
+    assert (results["step"], results["seed"], results["settings"]) == (7, 3, {"x": 1})
+    single = next(r for r in results["model"] if r["n"] == 1)
+    assert single["standard_error"] is None, "JSON knows no NaN"
+
+
+def test_the_printed_table() -> None:
+    benchmark = tiny.binding(queries=4, shots=[0, 1])
+    outcome = outcome_of(benchmark, {0: [1.0, 0.0, 1.0, 0.0], 1: [1.0] * 4}, {0: [0.0, 1.0]})
+    lines = table(collect([benchmark], outcome, None, {}, step=1, seed=0)).splitlines()
+    assert lines[:4] == [
+        "| benchmark         |                            |    0 shots |    1 shots |",
+        "| ----------------- | -------------------------- | ---------: | ---------: |",
+        "| Synthetic, 2 ways | model                      | 50.0 ±28.9 |      100.0 |",
+        "|                   | query image blanked        | 50.0 ±50.0 |          - |",
+    ]
+    assert lines[-1] == (
+        "|                   | chance                     |       50.0 |       50.0 |"
+    )
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_every_baseline_and_condition_has_a_label_and_a_line() -> None:
+    from flamingo.evaluation.plots import LINES
+    from flamingo.evaluation.results import CONDITION_LABELS
+
+    names = {c.value for c in Condition} | {b.value for b in Baseline}
+    assert set(CONDITION_LABELS) == names
+    assert set(LINES) == names
+
+
+def test_the_template_is_part_of_the_package() -> None:
+    import flamingo.evaluation
+
+    assert (Path(flamingo.evaluation.__file__).parent / "report.html.j2").is_file()
