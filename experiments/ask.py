@@ -112,7 +112,7 @@ def ask(run: Run, asked: Episode, step: int | None, max_new_tokens: int) -> str:
             ),
         )
     ((_, answer),) = generate_answers(reader, [tokens], max_new_tokens=max_new_tokens, batch_size=1)
-    return f"{answer.text or '(nothing)'}  (probability {answer.probability:.3f})"
+    return f"{answer.text or '(nothing)'}  (probability {answer.probability:.3g})"
 
 
 def ranking(candidates: Sequence[str], probabilities: Sequence[float]) -> str:

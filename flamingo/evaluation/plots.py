@@ -128,7 +128,7 @@ def _tidy(panel: Axes) -> None:
     panel.tick_params(labelsize=9)
 
 
-def plot_loss(metrics: Sequence[Mapping[str, float]]) -> Figure:
+def plot_loss(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     """Training loss (all, and by source) and validation loss against the step."""
     figure = Figure(figsize=(5.4, 3.2), layout="constrained")
     panel = figure.subplots()
@@ -156,7 +156,7 @@ def plot_loss(metrics: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def plot_gates(metrics: Sequence[Mapping[str, float]]) -> Figure:
+def plot_gates(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     """tanh of every gate against the step; solid for attention, dashed for feed-forward."""
     figure = Figure(figsize=(5.4, 3.2), layout="constrained")
     panel = figure.subplots()

@@ -36,7 +36,7 @@ class RunFacts:
 
     name: str
     step: int
-    metrics: Sequence[Mapping[str, float]]
+    metrics: Sequence[Mapping[str, Any]]
     config: str
     facts: Mapping[str, str]
     """Label to value, shown in a list."""
@@ -78,7 +78,13 @@ def _headline(results: Row, benchmark: Row) -> Row:
     ]
     shots = max((row["shots"] for row in rows if row["condition"] == "real"), default=None)
     by_condition = {row["condition"]: row for row in rows if row["shots"] == shots}
-    return {**benchmark, "shots": shots, "rows": by_condition}
+    told = None if shots is None else _count(shots, benchmark["unit"])
+    return {**benchmark, "shots": told, "rows": by_condition}
+
+
+def _count(shots: int, unit: str) -> str:
+    """``1 demonstration a class``, ``2 demonstrations a class``."""
+    return f"{shots} {unit.replace('demonstrations', 'demonstration') if shots == 1 else unit}"
 
 
 def _table(results: Row, benchmark: Row) -> Row:
@@ -130,8 +136,7 @@ def _benchmark_gallery(cell: Cell, predictions: list[Prediction], outcome: Outco
     wrong = [i for i, p in enumerate(predictions) if p.score < 1][:GALLERY_WRONG]
     return {
         "title": cell.benchmark.title,
-        "unit": cell.benchmark.unit,
-        "shots": cell.shots,
+        "shots": _count(cell.shots, cell.benchmark.unit),
         "episodes": [
             _shown(cell.episodes[i], predictions[i], cell.benchmark.template, controls)
             for i in (*right, *wrong)

@@ -1,0 +1,293 @@
+"""experiments/evaluate.py and ask.py on a run of tiny backbones."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from experiments import ask, evaluate
+from flamingo.build import build_model
+from flamingo.composition import CONF, compose
+from flamingo.evaluation.prompts import QUESTION, prompt, prompt_text
+from flamingo.runs import RunDirectory, load_run
+from flamingo.testing import draw, save_tiny_language_model
+from flamingo.training.checkpoint import save_checkpoint
+from tests.tiny_world import save_cache, save_classes, save_vision_encoder
+
+ROOT = CONF.parent
+SETTINGS = [
+    "evaluation.shots=[0,1]",
+    "evaluation.easy_vqa.queries=4",
+    "evaluation.binding.queries=3",
+    "evaluation.binding.ways=[2]",
+    "evaluation.binding.views=3",
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    save_tiny_language_model(folder / "language")
+    save_vision_encoder(folder / "vision")
+    save_cache(folder / "cache")
+    save_classes(folder / "photos", views=3)
+    draw("red", "circle", 0).save(folder / "query.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(world: Path) -> Path:
+    """A run that was trained for no step at all."""
+    config = compose(
+        [
+            "name=tiny",
+            f"runs={world / 'runs'}",
+            f"vision.name={world / 'vision'}",
+            "vision.revision=null",
+            f"language.name={world / 'language'}",
+            "language.revision=null",
+            "model.resampler.depth=1",
+            "model.cross_attention.gate_init=1.0",
+            "training.precision=fp32",
+            *SETTINGS,
+        ]
+    )
+    model, processor = build_model(config, torch.device("cpu"))
+    directory = RunDirectory.open(config)
+    save_checkpoint(
+        directory.checkpoints,
+        step=7,
+        models=[model, processor],
+        state={},
+        config_hash=directory.config_hash,
+        keep=1,
+    )
+    return directory.path
+
+
+def start(script: str, world: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "FLAMINGO_CACHE": str(world / "cache"),
+        "PYTHONPATH": str(ROOT),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    command = [sys.executable, str(ROOT / "experiments" / f"{script}.py"), *arguments]
+    return subprocess.run(command, env=environment, cwd=world, capture_output=True, text=True)
+
+
+@pytest.fixture(autouse=True)
+def tiny_assets(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAMINGO_CACHE", str(world / "cache"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.chdir(world)
+
+
+@pytest.fixture(scope="module")
+def printed(world: Path, run: Path) -> str:
+    """What the first evaluation prints."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLAMINGO_CACHE", str(world / "cache"))
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        return evaluate.evaluate(load_run(run))
+
+
+def test_an_evaluation_prints_a_table_and_leaves_results_and_a_report(
+    run: Path, printed: str
+) -> None:
+    # easy-VQA: 4 queries x (0: real, blank; 1: real, blank); 2 x binding: 3 x (2 + 3).
+    assert "46 new predictions." in printed
+    assert printed.startswith("| benchmark ")
+    for text in ("easy-VQA", "Emoji, held-out concepts, 2 ways", "query image blanked"):
+        assert text in printed
+    assert f"Report: {run / 'report' / 'index.html'}" in printed
+    assert (run / "report" / "index.html").stat().st_size > 10_000
+    assert (run / "report" / "shots.png").exists()
+    reopened = load_run(run)
+    assert len(reopened.predictions()) == 46
+    results = reopened.results
+    assert results["step"] == 7
+    assert [b["name"] for b in results["benchmarks"]] == [
+        "easy_vqa",
+        "twemoji_seen_2_ways",
+        "twemoji_held_out_2_ways",
+    ]
+    assert {row["condition"] for row in results["baselines"]} == {
+        "majority",
+        "last",
+        "prior",
+        "chance",
+        "centroid",
+    }
+    json.loads((run / "results.json").read_text(), parse_constant=pytest.fail)  # no NaN
+
+
+def test_done_again_it_says_so_opens_nothing_and_changes_nothing(
+    run: Path, printed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: object, **options: object) -> None:
+        raise AssertionError("it is done, yet something is loaded")
+
+    for name in ("load_model", "load_tokenizer", "load_vision_encoder", "build_benchmarks"):
+        monkeypatch.setattr(evaluate, name, never)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    again = evaluate.evaluate(load_run(run))
+    assert "Everything is evaluated already." in again
+    assert again.split("\n\n")[0] == printed.split("\n\n")[0]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_report_that_was_lost_is_written_again_without_the_model(
+    run: Path, printed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: object, **options: object) -> None:
+        raise AssertionError("nothing is to be predicted, yet the model is loaded")
+
+    monkeypatch.setattr(evaluate, "load_model", never)
+    results = load_run(run).results
+    (run / "report" / "index.html").unlink()
+    assert "0 new predictions." in evaluate.evaluate(load_run(run))
+    assert (run / "report" / "index.html").exists()
+    assert load_run(run).results["model"] == results["model"]
+    assert load_run(run).results["baselines"] == results["baselines"]
+
+
+def test_more_is_evaluated_on_top(world: Path, run: Path, printed: str) -> None:
+    more = evaluate.evaluate(
+        load_run(run),
+        None,
+        [
+            f"run='{run}'",
+            "evaluation.easy_vqa.queries=5",
+            "evaluation.batch_size=3",
+            f"evaluation.folder.path={world / 'photos'}",
+            "evaluation.folder.ways=[2]",
+            "evaluation.folder.queries=2",
+            "evaluation.folder.shots=[1,4]",
+        ],
+    )
+    # One more question under 4 conditions; 2 episodes under 3; the rest is there.
+    assert "10 new predictions." in more
+    assert "Not run: folder_photos_2_ways at 4 shots" in more
+
+
+def test_overrides_change_the_run_s_own_settings_alone(run: Path) -> None:
+    config = load_run(run).config
+    changed = evaluate.with_overrides(config, ["run=x", "evaluation.easy_vqa=null"])
+    assert changed.evaluation.easy_vqa is None
+    assert changed.evaluation.shots == [0, 1], "the run's, not the default"
+    assert changed.training == config.training
+    with pytest.raises(ValueError, match="increasing shot counts"):
+        evaluate.with_overrides(config, ["evaluation.shots=[2,1]"])
+
+
+def test_a_checkpoint_that_is_not_there_is_an_error(run: Path) -> None:
+    with pytest.raises(ValueError, match="expected a checkpoint of step 3"):
+        evaluate.evaluate(load_run(run), 3)
+
+
+# ---------------------------------------------------------------------------- ask
+
+
+def asked(run: Path, **settings: Any) -> str:
+    config = ask.AskConfig(run=str(run), **settings)
+    return ask.ask(load_run(run), ask.episode(config), None, config.max_new_tokens)
+
+
+def test_an_answer_has_its_probability(run: Path) -> None:
+    said = asked(
+        run,
+        image="query.png",
+        question="what is in the image?",
+        demos=["query.png | what color is it? | red"],
+    )
+    answer, _, probability = said.rpartition("  (probability ")
+    assert answer
+    assert 0 < float(probability.removesuffix(")")) <= 1
+
+
+def test_demonstrations_stand_before_the_question_in_their_order() -> None:
+    episode = ask.episode(
+        ask.AskConfig(
+            run="r",
+            image="query.png",
+            question="is it red?",
+            demos=["query.png | what color? | red", "query.png|what shape?|circle"],
+        )
+    )
+    assert prompt_text(prompt(episode, QUESTION)) == (
+        "<image>what color? red<|endofchunk|><image>what shape? circle<|endofchunk|>"
+        "<image>is it red?"
+    )
+
+
+def test_candidates_are_ranked_and_their_probabilities_sum_to_one(run: Path) -> None:
+    said = asked(run, image="query.png", candidates=["dan", "bax", "red circle"])
+    values = [float(line.split()[-1]) for line in said.splitlines()]
+    assert len(values) == 3
+    assert values == sorted(values, reverse=True)
+    assert sum(values) == pytest.approx(1, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image": "missing.png"}, "missing.png: no such image file"),
+        ({"image": "query.png", "demos": ["query.png"]}, 'expected "image | question | answer"'),
+        ({"image": "query.png", "demos": ["no.png | q | a"]}, "no.png: no such image file"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_before_anything_is_loaded(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((ValueError, OSError), match=re.escape(message)):
+        ask.episode(ask.AskConfig(run="r", **settings))
+
+
+# ---------------------------------------------------------------------------- command line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run=nowhere"], "nowhere/config.yaml: expected a run's configuration"),
+        (["run={run}", "evaluation.shot=[1]"], "did you mean evaluation.shots?"),
+        ([], "run: expected a value"),
+    ],
+)
+def test_a_mistake_ends_with_its_message_alone(
+    world: Path, run: Path, arguments: list[str], message: str
+) -> None:
+    done = start("evaluate", world, *(a.format(run=run) for a in arguments))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_paths_and_questions_are_typed_as_they_are(world: Path, run: Path) -> None:
+    done = start("evaluate", world, f"run={run}", "evaluation.easy_vqa.queries=4")
+    assert done.returncode == 0, done.stderr
+    demos = 'demos=["query.png | what color is it? | red"]'
+    question = "question=what's in it, a circle?"
+    done = start("ask", world, f"run={run}", "image=query.png", question, demos)
+    assert done.returncode == 0, done.stderr
+    assert "(probability " in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["evaluate", "ask"])
+def test_help_says_what_it_does(world: Path, script: str) -> None:
+    done = start(script, world, "--help")
+    assert done.returncode == 0
+    assert f"python experiments/{script}.py run=" in done.stdout
+    assert "run: ???" in done.stdout

@@ -1,0 +1,134 @@
+"""The page holds everything it shows."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from flamingo.evaluation.plots import plot_gates, plot_loss, plot_shots
+from flamingo.evaluation.report import RunFacts, gallery, write_report
+from flamingo.evaluation.results import collect
+from flamingo.evaluation.runner import LeftOut, Outcome
+
+from . import tiny
+from .test_results import outcome_of
+
+METRICS = [
+    {"step": 10, "train/loss": 2.0, "train/loss/binding": 2.0, "gate/layer_1/attention": 0.5},
+    {"step": 20, "train/loss": 1.0, "train/loss/binding": 1.0, "gate/layer_1/attention": 0.6},
+    {"step": 20, "validation/loss": 1.1},
+]
+
+
+def outcome() -> Outcome:
+    benchmark = tiny.binding(queries=8)
+    result = outcome_of(
+        benchmark,
+        {0: [0.0, 1.0] * 4, 1: [1.0] * 6 + [0.0] * 2, 2: [1.0] * 4 + [0.0] * 4},
+        {0: [0.0] * 8, 1: [1.0] * 8, 2: [0.0] * 8},
+    )
+    result.left_out.append(LeftOut("synthetic_2_ways", 8, "too few <images>"))
+    return result
+
+
+@pytest.fixture(scope="module")
+def results() -> dict:
+    return collect([tiny.binding(queries=8)], outcome(), None, {"precision": "x"}, step=5, seed=0)
+
+
+def facts(metrics=METRICS) -> RunFacts:
+    return RunFacts("a <run>", 5, metrics, "training:\n  steps: 5", {"code": "abc"}, ["make it"])
+
+
+class Page(HTMLParser):
+    """Collects images, links out, and text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.images: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs) -> None:
+        values = dict(attrs)
+        if tag == "img":
+            self.images.append(values["src"])
+        self.links += [values[name] for name in ("href",) if name in values]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(results, tmp_path_factory) -> tuple[Path, Page]:
+    path = write_report(tmp_path_factory.mktemp("report"), results, outcome(), facts())
+    return path, Page(path.read_text())
+
+
+def test_the_page_needs_no_other_file(page) -> None:
+    _, content = page
+    assert not content.links
+    for source in content.images:
+        kind, data = re.fullmatch(r"data:image/(png|jpeg);base64,(.+)", source).groups()
+        assert Image.open(io.BytesIO(base64.b64decode(data))).format.lower() == kind
+
+
+def test_the_page_says_everything(page) -> None:
+    _, content = page
+    for text in ("a <run>", "make it", "steps: 5", "Synthetic, 2 ways", "abc"):
+        assert text in content.text
+    assert "75.0" in content.text  # accuracy at 1 shot
+    assert "too few <images>" in content.text
+
+
+def test_shots_are_a_picture_beside_it(page) -> None:
+    path, _ = page
+    with Image.open(path.parent / "shots.png") as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 400
+
+
+def test_the_gallery_shows_right_and_wrong_episodes_with_their_images() -> None:
+    (shown,) = gallery(outcome())
+    assert shown["shots"] == "2 demonstrations a class"
+    assert [episode["right"] for episode in shown["episodes"]] == [True] * 3 + [False] * 3
+    first = outcome().cells[2][0].episodes[0]
+    episode = shown["episodes"][0]
+    assert [d["answer"] for d in episode["demonstrations"]] == [
+        d.answer for d in first.demonstrations
+    ]
+    assert all(d["question"] == "This is a" for d in episode["demonstrations"])
+    assert [label for label, _ in episode["controls"]] == ["query image blanked"]
+
+
+def test_a_run_without_metrics_has_a_report(results, tmp_path) -> None:
+    path = write_report(tmp_path, results, outcome(), facts(metrics=[]))
+    assert "Training" not in Page(path.read_text()).text
+
+
+def test_the_curve_of_the_model_has_its_means_and_intervals(results) -> None:
+    (panel,) = plot_shots(results).axes
+    rows = [r for r in results["model"] if (r["condition"], r["group"]) == ("real", "all")]
+    drawn = {tuple(line.get_ydata()) for line in panel.lines}
+    assert tuple(row["mean"] for row in rows) in drawn
+    assert tuple(row["low"] for row in rows) in drawn
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["0", "1", "2"]
+
+
+def test_losses_and_gates_are_drawn_against_their_steps() -> None:
+    (loss,) = plot_loss(METRICS).axes
+    curves = {line.get_label(): list(line.get_xdata()) for line in loss.lines}
+    assert curves == {
+        "train/loss": [10, 20],
+        "train/loss/binding": [10, 20],
+        "validation/loss": [20],
+    }
+    (gates,) = plot_gates(METRICS).axes
+    assert list(gates.lines[0].get_ydata()) == [0.5, 0.6]
