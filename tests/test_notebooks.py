@@ -1,0 +1,121 @@
+"""The notebooks run from top to bottom on a small run, and are kept without their outputs."""
+
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from flamingo.testing import save_tiny_language_model
+from tests.tiny_world import save_cache, save_vision_encoder
+
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LOOK_INSIDE = ROOT / "notebooks" / "01_look_inside.ipynb"
+LAYERS = 30
+"""Of the tiny language model, as many as the real one of the experiment has."""
+
+
+def tracked() -> list[str]:
+    """The notebooks that git knows."""
+    command = ["git", "-C", str(ROOT), "ls-files", "notebooks/*.ipynb"]
+    listed = subprocess.run(command, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip(f"needs a git checkout: {listed.stderr}")
+    return listed.stdout.splitlines()
+
+
+def test_no_output_is_committed():
+    names = tracked()
+    assert "notebooks/01_look_inside.ipynb" in names
+    for name in names:
+        command = ["git", "-C", str(ROOT), "show", f":{name}"]
+        committed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        for cell in nbformat.reads(committed, as_version=4).cells:
+            if cell.cell_type == "code":
+                assert (cell.outputs, cell.execution_count) == ([], None), f"{name}: {cell.source}"
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> dict[str, str]:
+    """Of the commands and kernels: a cache of their own, and the package from this checkout."""
+    assets = save_cache(tmp_path_factory.mktemp("cache"))
+    return {"FLAMINGO_CACHE": str(assets), "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, environment) -> Path:
+    """The smoke experiment, trained and evaluated with tiny random backbones."""
+    folder = tmp_path_factory.mktemp("run")
+    save_tiny_language_model(folder / "language", layers=LAYERS)
+    save_vision_encoder(folder / "vision")
+    path = folder / "runs" / "smoke" / "seed=0"
+    backbones = [f"vision.name={folder / 'vision'}", f"language.name={folder / 'language'}"]
+    for command in (
+        ["experiments/train.py", "experiment=smoke", f"runs={folder / 'runs'}", *backbones],
+        ["experiments/evaluate.py", f"run={path}"],
+    ):
+        finished = subprocess.run(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+        )
+        assert finished.returncode == 0, finished.stderr
+    return path
+
+
+def execute(notebook: Path, run: Path, environment: dict[str, str]):
+    """The notebook after running every cell, in its own folder."""
+    opened = nbformat.read(notebook, as_version=4)
+    client = nbclient.NotebookClient(
+        opened,
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(notebook.parent)}},
+    )
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in {**environment, "FLAMINGO_RUN": str(run)}.items():
+            patched.setenv(name, value)
+        return client.execute()
+
+
+@pytest.fixture(scope="module")
+def executed(run, environment):
+    """Gives a notebook after it ran, once for all tests."""
+    return cache(lambda notebook: execute(notebook, run, environment))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_from_top_to_bottom_and_leaves_the_run_as_it_was(notebook, run, executed):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    code = [cell for cell in executed(notebook).cells if cell.cell_type == "code"]
+    assert code and all(cell.execution_count for cell in code)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+@pytest.mark.slow
+def test_looking_inside_shows_every_picture(executed):
+    cells = executed(LOOK_INSIDE).cells
+    shown = [o.data for cell in cells for o in cell.get("outputs", []) if "data" in o]
+    pictures = [data for data in shown if "image/png" in data]
+    assert len(pictures) == 5  # accuracy, loss, gates, which image each token sees, live answers
+    (gallery,) = [data["text/html"] for data in shown if "<img" in data.get("text/html", "")]
+    assert "easy-VQA" in gallery and "held-out concepts" in gallery
+    assert gallery.count("✓ right") + gallery.count("✗ wrong") >= 6
+
+
+@pytest.mark.slow
+def test_without_a_run_looking_inside_says_how_to_make_one(tmp_path, environment):
+    with pytest.raises(nbclient.exceptions.CellExecutionError) as raised:
+        execute(LOOK_INSIDE, tmp_path / "none", environment)
+    assert raised.value.ename == "FileNotFoundError"
+    assert str(tmp_path / "none") in raised.value.evalue
+    assert "make quickstart" in raised.value.evalue and "FLAMINGO_RUN" in raised.value.evalue
