@@ -59,7 +59,7 @@ def test_which_image_moves_which_token(build: Build, mode: MediaVisibility):
         tiny_language_model("llama", layers=1),
         vision_dim=VISION_DIM,
         resampler=ResamplerConfig(depth=1, num_latents=2, heads=2, dim_head=8),
-        cross_attention=CrossAttentionConfig(every=1, heads=2, dim_head=8, gate_init=1, media=mode),
+        cross_attention=CrossAttentionConfig(every=1, heads=2, dim_head=8, gate_init=1.0, media=mode),
     ).eval()
     ids = prompt(model, 7, [1, 4], seed=0)
     base, changed = features(1, 2), features(1, 2)
