@@ -99,6 +99,22 @@ def has_tied_head(language_model: PreTrainedModel) -> bool:
     return output_head(language_model).weight is input_matrix(language_model)
 
 
+def end_token_id(language_model: PreTrainedModel) -> int | None:
+    """The token that ends the LM's own texts, if its config names one inside its vocabulary."""
+    return _inside(language_model, language_model.config.get_text_config().eos_token_id)
+
+
+def begin_token_id(language_model: PreTrainedModel) -> int | None:
+    """The token that begins the LM's own texts; for LMs without one, the end token."""
+    own = _inside(language_model, language_model.config.get_text_config().bos_token_id)
+    return end_token_id(language_model) if own is None else own
+
+
+def _inside(language_model: PreTrainedModel, token: int | list[int] | None) -> int | None:
+    token = token[0] if isinstance(token, list) else token
+    return token if token is not None and 0 <= token < vocabulary_size(language_model) else None
+
+
 def explicit_positions(
     language_model: PreTrainedModel, attention_mask: Int[Tensor, "row all"], tokens: int
 ) -> Int[Tensor, "row token"] | None:

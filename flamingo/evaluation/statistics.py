@@ -87,4 +87,5 @@ def _wilson(mean: float, size: float) -> tuple[float, float]:
     shrink = 1 + Z95**2 / size
     centre = (mean + Z95**2 / (2 * size)) / shrink
     half = Z95 / shrink * math.sqrt(max(0.0, mean * (1 - mean) / size + (Z95 / (2 * size)) ** 2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Rounding must not put a mean of exactly 0 or 1 outside its own interval.
+    return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))

@@ -25,13 +25,28 @@ class NewTokenEmbedding(nn.Module):
         self.output = None if tied else nn.Parameter(torch.zeros(len(token_ids), dim))
 
     @torch.no_grad()
-    def initialize_from(self, frozen_input: Tensor, frozen_output: Tensor) -> None:
-        """Draw each row around the mean of the frozen rows, with their spread per channel."""
+    def initialize_from(
+        self,
+        frozen_input: Float[Tensor, "vocabulary dim"],
+        frozen_output: Float[Tensor, "vocabulary dim"],
+        patterns: Sequence[int | None],
+    ) -> None:
+        """Start each row as the frozen row of a token with a like role, and a little noise.
+
+        A frozen LM knows what to do behind its own begin and end tokens; random rows of the same
+        spread cost several times the training (LOG.md). Without a pattern a row is drawn around
+        the mean of all, with their spread per channel.
+        """
         for rows, frozen in ((self.input, frozen_input), (self.output, frozen_output)):
-            if rows is not None:
-                frozen = frozen.detach().float()
-                noise = torch.randn(rows.shape, device=rows.device)
-                rows.copy_(frozen.mean(dim=0) + frozen.std(dim=0) * noise)
+            if rows is None:
+                continue
+            spread = frozen.float().std(dim=0)
+            for row, pattern in zip(rows, patterns, strict=True):
+                noise = spread * torch.randn(row.shape, device=row.device)
+                if pattern is None:
+                    row.copy_(frozen.float().mean(dim=0) + noise)
+                else:
+                    row.copy_(frozen[pattern].float() + 0.02 * noise)
 
     @property
     def output_rows(self) -> Float[Tensor, "new dim"]:

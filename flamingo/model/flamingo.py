@@ -87,7 +87,14 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             config.new_token_ids or (), width, tied=lm.has_tied_head(language_model)
         )
         self.new_tokens.initialize_from(
-            lm.input_matrix(language_model), lm.output_head(language_model).weight
+            lm.input_matrix(language_model),
+            lm.output_head(language_model).weight,
+            [
+                lm.begin_token_id(language_model)
+                if token == config.image_token_id
+                else lm.end_token_id(language_model)
+                for token in config.new_token_ids or ()
+            ],
         )
         self.conditioning = Conditioning(layers, self._blocks, passes_keywords=path.passes_keywords)
         self.visibility = options.media

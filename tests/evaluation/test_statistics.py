@@ -66,6 +66,13 @@ def test_all_right_still_leaves_doubt() -> None:
     assert (result.mean, result.high, result.standard_error) == (1.0, 1.0, 0.0)
 
 
+def test_an_interval_always_holds_its_mean() -> None:
+    for n in range(2, 200):
+        for score in (0.0, 1.0):
+            result = estimate([score] * n, range(n))
+            assert result.low <= result.mean <= result.high
+
+
 def test_a_single_image_gives_no_standard_error() -> None:
     result = estimate([1.0, 0.0, 1.0], ["a"] * 3)
     assert math.isnan(result.standard_error)

@@ -59,7 +59,9 @@ def test_which_image_moves_which_token(build: Build, mode: MediaVisibility):
         tiny_language_model("llama", layers=1),
         vision_dim=VISION_DIM,
         resampler=ResamplerConfig(depth=1, num_latents=2, heads=2, dim_head=8),
-        cross_attention=CrossAttentionConfig(every=1, heads=2, dim_head=8, gate_init=1.0, media=mode),
+        cross_attention=CrossAttentionConfig(
+            every=1, heads=2, dim_head=8, gate_init=1.0, media=mode
+        ),
     ).eval()
     ids = prompt(model, 7, [1, 4], seed=0)
     base, changed = features(1, 2), features(1, 2)
@@ -184,6 +186,18 @@ def test_new_tokens_follow_the_vocabulary_and_read_their_own_table(build: Build)
         after = model(ids).logits
     assert torch.equal(before[:, 0, :vocabulary], after[:, 0, :vocabulary])
     assert (before[:, 1:] - after[:, 1:]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_new_rows_start_like_the_tokens_that_begin_and_end_texts(build: Build, tied: bool):
+    model = build("llama", tie_word_embeddings=tied, bos_token_id=7, eos_token_id=[9, 3])
+    for rows, frozen in (
+        (model.new_tokens.input, model.language_model.get_input_embeddings().weight),
+        (model.new_tokens.output_rows, model.language_model.get_output_embeddings().weight),
+    ):
+        distance = torch.cdist(rows.detach(), frozen)
+        assert distance.argmin(dim=1).tolist() == [7, 9]
+        assert 0 < distance.amin(dim=1).min() < 0.1 * frozen.norm(dim=1).mean()
 
 
 def test_ids_inside_the_vocabulary_can_be_new_tokens_too(build: Build):
