@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.config import CrossAttentionConfig, MediaVisibility, ResamplerConfig
@@ -242,21 +243,10 @@ def test_two_models_share_one_language_model_and_one_detaches_cleanly(build: Bui
     media = features(1, 1)
     with torch.no_grad():
         bare = language_model(input_ids=ids).logits
-        models = []
-        for seed in (1, 2):
-            torch.manual_seed(seed)
-            models.append(
-                FlamingoForConditionalGeneration.from_backbones(
-                    None,
-                    language_model,
-                    vision_dim=VISION_DIM,
-                    resampler=ResamplerConfig(depth=1, num_latents=2, heads=2, dim_head=8),
-                    cross_attention=CrossAttentionConfig(heads=2, dim_head=8, gate_init=0.5),
-                ).eval()
-            )
+        models = [on(language_model, seed) for seed in (1, 2)]
         ids[0, 1] = models[0].config.image_token_id
         first, second = (m(ids, vision_features=media).logits for m in models)
-        alone = build_alone(seed=1)(ids, vision_features=media).logits
+        alone = on(tiny_language_model("llama"), seed=1)(ids, vision_features=media).logits
         assert torch.equal(first, alone)  # the second model's hooks change nothing for the first
         assert (first - second).abs().max() > 1e-3
         models[0].detach_language_model()
@@ -269,8 +259,8 @@ def test_two_models_share_one_language_model_and_one_detaches_cleanly(build: Bui
     assert [len(layer._forward_pre_hooks) for layer in language_model.model.layers] == hooks
 
 
-def build_alone(seed: int) -> FlamingoForConditionalGeneration:
-    language_model = tiny_language_model("llama")
+def on(language_model: PreTrainedModel, seed: int) -> FlamingoForConditionalGeneration:
+    """A model on a language model that may have another already."""
     torch.manual_seed(seed)
     return FlamingoForConditionalGeneration.from_backbones(
         None,
