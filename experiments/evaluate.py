@@ -31,7 +31,7 @@ from flamingo.backbones import assets
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.build import build_media_loader
 from flamingo.composition import entry_point
-from flamingo.config import EvaluationConfig, RunConfig
+from flamingo.config import EvaluationConfig, RunConfig, config_to_yaml
 from flamingo.evaluation.baselines import PooledFeatures
 from flamingo.evaluation.benchmarks import build_benchmarks
 from flamingo.evaluation.loading import (
@@ -137,7 +137,7 @@ def _evaluate(
         name=config.name,
         step=checkpoint.step,
         metrics=read_metrics(run.directory.metrics),
-        config=OmegaConf.to_yaml(OmegaConf.create(plain(config))),
+        config=config_to_yaml(config),
         facts=facts_of(config, provenance(run), results),
         commands=commands(run, provenance(run)),
     )

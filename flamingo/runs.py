@@ -12,13 +12,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,14 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from flamingo.config import RunConfig, Schedule, to_config
+from flamingo.config import RunConfig, Schedule, config_from_yaml, config_to_yaml
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.model.processor import FlamingoProcessor
+from flamingo.provenance import circumstances
 from flamingo.training.checkpoint import Checkpoint, complete_checkpoints
 from flamingo.training.tracking import read_metrics
 
@@ -106,11 +102,8 @@ def load_config(path: Path) -> RunConfig:
     if not path.is_file():
         raise ValueError(f"{path}: expected a run's configuration, found no such file")
     try:
-        loaded = OmegaConf.load(path)
-        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), loaded)
-        assert isinstance(merged, DictConfig)
-        return to_config(merged)
-    except (OmegaConfBaseException, ValueError) as error:
+        return config_from_yaml(path.read_text())
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
         raise ValueError(f"{path}: expected a configuration of this version: {error}") from error
 
 
@@ -198,9 +191,7 @@ class RunDirectory:
                 f"{directory.path}: expected config.yaml beside the checkpoints, got none"
             )
         if write:
-            write_atomically(
-                directory.config_file, OmegaConf.to_yaml(OmegaConf.create(plain(config)))
-            )
+            write_atomically(directory.config_file, config_to_yaml(config))
         return directory
 
     @contextmanager
@@ -241,39 +232,6 @@ def _explain(path: Path, differ: dict[str, tuple[Any, Any]]) -> str:
             "name=; only runs with training.schedule=constant can be made longer"
         )
     return "\n".join([f"{path}: expected its own config, got another one:", *lines, advice])
-
-
-def circumstances() -> dict[str, Any]:
-    """Code, packages and machine as they are now."""
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": sys.argv,
-        "git": git_state(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "packages": {
-            d.name: d.version
-            for d in sorted(importlib.metadata.distributions(), key=lambda d: d.name.lower())
-        },
-    }
-
-
-def git_state() -> dict[str, Any]:
-    """Commit of the source tree and whether it has changes; both None outside of git."""
-
-    def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        try:
-            return subprocess.run(
-                command, capture_output=True, text=True, check=True
-            ).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return None
-
-    status = git("status", "--porcelain")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
 # ---------------------------------------------------------------------------- reopening

@@ -1,4 +1,4 @@
-"""What every typed configuration needs, whatever its dataclasses: keys, checks, differences.
+"""What every typed configuration needs, whatever its dataclasses: keys and checks.
 
 A *schema* is a dataclass; a *section* is a field of it that is a dataclass itself or, when it may
 be switched off, a dataclass or null. Keys are named by their dotted path (``training.lr``).
@@ -7,9 +7,8 @@ be switched off, a dataclass or null. Keys are named by their dotted path (``tra
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from difflib import get_close_matches
-from enum import Enum
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from omegaconf import OmegaConf
@@ -89,29 +88,3 @@ def build(composed: Any, schema: type[Schema]) -> Schema:
         raise ValueError(f"{error.full_key}: {message}") from error
     assert isinstance(built, schema)
     return built
-
-
-def difference(before: Any, after: Any, prefix: str = "") -> list[str]:
-    """What differs between two configs, a line a field: ``training.lr: 0.0001 -> 0.0007``."""
-    lines = []
-    for item in fields(before):
-        name = f"{prefix}{item.name}"
-        old, new = getattr(before, item.name), getattr(after, item.name)
-        if old == new:
-            continue
-        if is_dataclass(old) and type(old) is type(new):
-            lines += difference(old, new, f"{name}.")
-        else:
-            lines.append(f"{name}: {_printable(old)} -> {_printable(new)}")
-    return lines
-
-
-def _printable(value: Any) -> str:
-    if isinstance(value, Enum):
-        return value.name
-    if is_dataclass(value):
-        inner = (f"{f.name}: {_printable(getattr(value, f.name))}" for f in fields(value))
-        return "{" + ", ".join(inner) + "}"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)

@@ -17,16 +17,14 @@ from flamingo.config import (
     EasyVQASourceConfig,
     EvaluationConfig,
     FolderBenchmarkConfig,
-    ModelConfig,
     ResamplerConfig,
     RunConfig,
-    Schedule,
     TrainingConfig,
     config_from_yaml,
     config_to_yaml,
     to_config,
 )
-from flamingo.structured import difference, known_keys, optional_sections, unknown_keys
+from flamingo.structured import known_keys, optional_sections, unknown_keys
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 GROUPS = sorted(
@@ -230,7 +228,7 @@ def test_nonsense_on_the_command_line_is_refused_while_composing():
         compose(["name=x", "training.steps=50", "training.warmup_steps=50"])
 
 
-# ---------------------------------------------------------------------------- YAML, differences
+# ---------------------------------------------------------------------------- YAML
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -245,28 +243,6 @@ def test_yaml_of_another_version_names_the_key_it_has_and_we_have_not():
         config_from_yaml(text)
     with pytest.raises(ValueError, match="configuration: expected a mapping"):
         config_from_yaml("- 1\n- 2\n")
-
-
-def test_equal_configs_differ_in_nothing():
-    assert difference(RunConfig(name="x"), RunConfig(name="x")) == []
-
-
-def test_differences_are_one_line_a_field():
-    before = RunConfig(name="x")
-    after = RunConfig(
-        name="y",
-        model=ModelConfig(cross_attention=CrossAttentionConfig(every=None, layers=[1, 3])),
-        data=DataConfig(easy_vqa=EasyVQASourceConfig(sequences=2)),
-        training=TrainingConfig(schedule=Schedule.linear),
-    )
-    assert difference(before, after) == [
-        "name: x -> y",
-        "model.cross_attention.every: 1 -> null",
-        "model.cross_attention.layers: null -> [1, 3]",
-        "data.easy_vqa: null -> {sequences: 2, loss_weight: 1.0, pairs: 4, "
-        "questions_per_image: 1, learn_all_text: false}",
-        "training.schedule: cosine -> linear",
-    ]
 
 
 # ---------------------------------------------------------------------------- the command line

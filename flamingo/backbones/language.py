@@ -71,7 +71,7 @@ def input_matrix(language_model: PreTrainedModel) -> Float[Tensor, "vocabulary d
 
 
 def output_head(language_model: PreTrainedModel) -> nn.Linear:
-    """The LM's output head; its matrix may be the embedding's. Raises ``ValueError`` without one."""
+    """The LM's own head; its matrix may be the embedding's. Raises ``ValueError`` without one."""
     head = language_model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         raise ValueError(f"language model: expected a causal LM with a linear head, got {head!r}")
