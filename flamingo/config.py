@@ -140,6 +140,11 @@ class CrossAttentionConfig:
     activation: Activation = Activation.squared_relu
     gate_init: float = 0.0
     """Initial value of the gate's scalar (before tanh)."""
+    attention_init_scale: float = 1.0
+    """Factor on the initial weights of the attention's output projection. At 1 its output is about
+    0.3 a channel, which an LM with a stream many times as large hardly hears."""
+    feed_forward_init_scale: float = 1.0
+    """Factor on the initial weights of the feed-forward's last linear; 0: silent at first."""
     media: MediaVisibility = MediaVisibility.immediate
 
     def __post_init__(self) -> None:
@@ -147,6 +152,9 @@ class CrossAttentionConfig:
             _require(
                 getattr(self, name) >= 1, f"cross_attention.{name}", ">= 1", getattr(self, name)
             )
+        for name in ("attention_init_scale", "feed_forward_init_scale"):
+            value = getattr(self, name)
+            _require(value >= 0, f"cross_attention.{name}", ">= 0", value)
         if (self.every is None) == (self.layers is None):
             raise ValueError(
                 "cross_attention: expected exactly one of every and layers, "

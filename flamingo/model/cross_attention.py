@@ -49,6 +49,9 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         super().__init__()
         self.attention = MaskedCrossAttention(dim, media_dim, config.heads, config.dim_head)
         self.feed_forward = FeedForward(dim, config.ff_mult, config.activation)
+        with torch.no_grad():
+            self.attention.to_out.weight.mul_(config.attention_init_scale)
+            self.feed_forward[-1].weight.mul_(config.feed_forward_init_scale)
         self.attention_gate = nn.Parameter(torch.full((1,), float(config.gate_init)))
         self.feed_forward_gate = nn.Parameter(torch.full((1,), float(config.gate_init)))
 

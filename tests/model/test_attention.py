@@ -107,3 +107,24 @@ def test_beams_of_one_prompt_share_its_media_without_copies():
     mask = torch.rand(6, 4, 3) > 0.4
     repeated = gated(text, key.repeat_interleave(3, 0), value.repeat_interleave(3, 0), mask)
     torch.testing.assert_close(gated(text, key, value, mask), repeated)
+
+
+def test_the_initial_scales_multiply_what_each_branch_adds():
+    torch.manual_seed(0)
+    plain = GatedCrossAttentionBlock(16, 24, CrossAttentionConfig(heads=2, dim_head=8))
+    torch.manual_seed(0)
+    scaled = GatedCrossAttentionBlock(
+        16,
+        24,
+        CrossAttentionConfig(
+            heads=2, dim_head=8, attention_init_scale=6.0, feed_forward_init_scale=0.0
+        ),
+    )
+    text, key, value = torch.randn(1, 4, 16), torch.randn(1, 2, 3, 8), torch.randn(1, 2, 3, 8)
+    mask = torch.ones(1, 4, 3).bool()
+    torch.testing.assert_close(
+        scaled.attention(text, key, value, mask), 6 * plain.attention(text, key, value, mask)
+    )
+    assert scaled.feed_forward(text).abs().max() == 0
+    with pytest.raises(ValueError, match="attention_init_scale: expected >= 0"):
+        CrossAttentionConfig(attention_init_scale=-1.0)
