@@ -1,5 +1,7 @@
 """Gated cross-attention: how media enter the stream of a frozen language model."""
 
+from typing import cast
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
@@ -51,7 +53,7 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         self.feed_forward = FeedForward(dim, config.ff_mult, config.activation)
         with torch.no_grad():
             self.attention.to_out.weight.mul_(config.attention_init_scale)
-            self.feed_forward[-1].weight.mul_(config.feed_forward_init_scale)
+            cast(nn.Linear, self.feed_forward[-1]).weight.mul_(config.feed_forward_init_scale)
         self.attention_gate = nn.Parameter(torch.full((1,), float(config.gate_init)))
         self.feed_forward_gate = nn.Parameter(torch.full((1,), float(config.gate_init)))
 
