@@ -145,6 +145,10 @@ class CrossAttentionConfig:
     0.3 a channel, which an LM with a stream many times as large hardly hears."""
     feed_forward_init_scale: float = 1.0
     """Factor on the initial weights of the feed-forward's last linear; 0: silent at first."""
+    language_model_norms: bool = False
+    """Start a block's two norms at the scale of the norm in the LM layer behind it. In small LMs a
+    few channels hold most of the stream; the LM's norms turn them down, a new LayerNorm does not
+    and passes on little else."""
     media: MediaVisibility = MediaVisibility.immediate
 
     def __post_init__(self) -> None:

@@ -65,6 +65,28 @@ def decoder_layers(language_model: PreTrainedModel) -> nn.ModuleList:
     return cast(nn.ModuleList, language_model.get_submodule(decoder_path(language_model).layers))
 
 
+def stream_scale(layer: nn.Module) -> Float[Tensor, " dim"]:
+    """How much the norm that a decoder layer reads its stream through scales each channel.
+
+    Relative to the median channel. Found by applying the norm to ones of alternating sign, so
+    that families which store the scale differently (Gemma: minus one) need no case of their own.
+    Raises ``ValueError`` for a layer that reads its stream unnormalised.
+    """
+    names = ("input_layernorm", "ln_1", "self_attn_layer_norm", "norm_1", "ln_attn")
+    norm = next((getattr(layer, name) for name in names if hasattr(layer, name)), None)
+    if norm is None:
+        raise ValueError(
+            f"cross_attention.language_model_norms: expected a decoder layer with one of {names}, "
+            f"got {[name for name, _ in layer.named_children()]} in {type(layer).__name__}"
+        )
+    weight = cast(Tensor, norm.weight)
+    ones = torch.ones_like(weight)
+    ones[1::2] = -1
+    with torch.no_grad():
+        scale = ((norm(ones) - norm(-ones)) / (2 * ones)).float()
+    return scale / scale.abs().median()
+
+
 def input_matrix(language_model: PreTrainedModel) -> Float[Tensor, "vocabulary dim"]:
     """The LM's own embedding matrix."""
     return cast(Tensor, language_model.get_input_embeddings().weight)

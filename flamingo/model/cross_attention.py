@@ -57,6 +57,12 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         self.attention_gate = nn.Parameter(torch.full((1,), float(config.gate_init)))
         self.feed_forward_gate = nn.Parameter(torch.full((1,), float(config.gate_init)))
 
+    @torch.no_grad()
+    def set_stream_scale(self, scale: Float[Tensor, " dim"]) -> None:
+        """Start the norms of both branches at ``scale``, one factor a channel of the stream."""
+        self.attention.norm.weight.copy_(scale)
+        cast(nn.LayerNorm, self.feed_forward[0]).weight.copy_(scale)
+
     def project_media(
         self, latents: Float[Tensor, "medium latent media_dim"]
     ) -> Float[Tensor, "medium latent keys_values"]:

@@ -83,6 +83,9 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
                 for index in conditioned_layers(options, len(layers))
             }
         )
+        if options.language_model_norms:
+            for index, block in self._blocks.items():
+                block.set_stream_scale(lm.stream_scale(layers[index]))
         self.new_tokens = NewTokenEmbedding(
             config.new_token_ids or (), width, tied=lm.has_tied_head(language_model)
         )
