@@ -210,11 +210,16 @@ class EasyVQASourceConfig(SourceConfig):
     """Question-answer pairs after each image (fewer where an image has fewer questions)."""
     learn_all_text: bool = False
     """Learn questions too, not answers alone."""
+    blank_rate: float = 0.0
+    """Share of images shown as the blank one of evaluation. Its answers are then what the question
+    alone gives away; a model that never saw it answers it in ways that mean nothing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("pairs", "questions_per_image"):
             _require(getattr(self, name) >= 1, f"data.easy_vqa.{name}", ">= 1", getattr(self, name))
+        rate = self.blank_rate
+        _require(0 <= rate < 1, "data.easy_vqa.blank_rate", "in [0, 1)", rate)
 
 
 def _check_collection(config: BindingSourceConfig | BindingBenchmarkConfig, name: str) -> None:

@@ -8,9 +8,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from flamingo.types import ImageRef
+
 MAX_PIXELS = 89_000_000
 """Above this Pillow itself warns of a decompression bomb; a photograph has at most about 60 M."""
 MAX_ASPECT_RATIO = 100
+
+
+def _blank_image() -> Image.Image:
+    return Image.new("RGB", (64, 64), (128, 128, 128))
+
+
+BLANK = ImageRef("blank/grey128", _blank_image)
+"""A uniform grey image: no information."""
 
 
 def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:

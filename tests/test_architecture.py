@@ -13,7 +13,7 @@ BASE = {"structured", "config", "types", "images"}
 MAY_IMPORT = {
     "structured": set(),
     "types": set(),
-    "images": set(),
+    "images": {"types"},
     "provenance": set(),
     "config": {"structured"},
     "composition": {"structured", "config"},

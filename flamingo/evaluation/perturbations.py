@@ -19,11 +19,10 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import Enum
 
-from PIL import Image
-
 from flamingo.evaluation.demonstrations import generator
 from flamingo.evaluation.prompts import Episode
-from flamingo.types import ImageRef, Media
+from flamingo.images import BLANK
+from flamingo.types import Media
 
 
 class Condition(Enum):
@@ -32,17 +31,6 @@ class Condition(Enum):
     real = "real"
     blank_query = "blank_query"
     shuffled_answers = "shuffled_answers"
-
-
-BLANK_COLOUR = (128, 128, 128)
-BLANK_SIZE = 64
-
-
-def _blank_image() -> Image.Image:
-    return Image.new("RGB", (BLANK_SIZE, BLANK_SIZE), BLANK_COLOUR)
-
-
-BLANK = ImageRef("blank/grey128", _blank_image)
 
 
 def perturb(episode: Episode, condition: Condition, seed: int, benchmark: str) -> Episode | None:

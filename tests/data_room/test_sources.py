@@ -12,6 +12,7 @@ from flamingo.data.concepts import Concept, ConceptSet
 from flamingo.data.sources.binding import BindingSource
 from flamingo.data.sources.easy_vqa import EasyVQASource, load_questions
 from flamingo.data.words import Words
+from flamingo.images import BLANK
 from flamingo.testing import synthetic_images
 from flamingo.types import InterleavedSequence, Media, Text
 
@@ -70,6 +71,25 @@ def test_several_questions_follow_one_image(easy_vqa: Path) -> None:
     kinds = "".join("I" if isinstance(s, Media) else "L" if s.learn else "t" for s in segments)
     assert kinds == "ILLLLILLLL"  # two questions an image is all there are
     assert len({s.text for s in segments[1:4:2] if isinstance(s, Text)}) == 2
+
+
+def test_a_share_of_the_images_is_shown_blank_with_its_questions_as_they_are(
+    easy_vqa: Path,
+) -> None:
+    source = EasyVQASource(EasyVQASourceConfig(pairs=3, blank_rate=0.25), 0, easy_vqa)
+    true = {(q.question, q.answer) for q in load_questions(easy_vqa, "train")}
+    shown: Counter[bool] = Counter()
+    for index in range(400):
+        segments = source.sequence(index).segments
+        shown.update(medium.frames == (BLANK,) for medium in source.sequence(index).media)
+        for question, answer in zip(segments[1::3], segments[2::3], strict=True):
+            assert isinstance(question, Text) and isinstance(answer, Text)
+            word = answer.text.removeprefix(" ").removesuffix("<|endofchunk|>")
+            assert (question.text, word) in true
+    assert 0.2 < shown[True] / 1200 < 0.3  # 4 standard deviations
+    assert BLANK in source.images()
+    with pytest.raises(ValueError, match="blank_rate: expected in"):
+        EasyVQASourceConfig(blank_rate=1.0)
 
 
 def test_easy_vqa_sequences_are_pure_and_follow_the_seed(easy_vqa: Path) -> None:

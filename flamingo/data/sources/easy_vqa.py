@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from flamingo.config import EasyVQASourceConfig
-from flamingo.images import open_image
+from flamingo.images import BLANK, open_image
 from flamingo.types import END_OF_CHUNK_TOKEN, ImageRef, InterleavedSequence, Media, Text
 
 COLOURS = ("black", "gray", "red", "green", "blue", "yellow", "teal", "brown")
@@ -68,7 +68,8 @@ class EasyVQASource:
     """Sequences of ``pairs`` different random images, each with random questions about it.
 
     ``<image>{question} {answer}<|endofchunk|>`` repeated, or with ``questions_per_image`` more
-    than one question and answer after each image. The training images alone.
+    than one question and answer after each image. The training images alone, of which a share of
+    ``blank_rate`` is shown blank.
     """
 
     name = "easy_vqa"
@@ -88,13 +89,14 @@ class EasyVQASource:
         self._images = [image_ref(folder, "train", image_id) for image_id in sorted(questions)]
 
     def images(self) -> Sequence[ImageRef]:
-        return self._images
+        return [*self._images, BLANK] if self.config.blank_rate > 0 else self._images
 
     def sequence(self, index: int) -> InterleavedSequence:
         generator = np.random.default_rng((_STREAM, self.seed, index))
         segments: list[Text | Media] = []
         for chosen in generator.choice(len(self._images), self.config.pairs, replace=False):
-            segments.append(Media((self._images[chosen],)))
+            blank = self.config.blank_rate > 0 and generator.random() < self.config.blank_rate
+            segments.append(Media((BLANK if blank else self._images[chosen],)))
             questions = self._questions[chosen]
             count = min(self.config.questions_per_image, len(questions))
             for position in generator.choice(len(questions), count, replace=False):
