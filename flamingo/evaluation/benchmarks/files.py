@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import GenericAlias
 from typing import Annotated, Any, TypeVar
 
 from pydantic import FailFast, TypeAdapter, ValidationError
@@ -22,7 +23,7 @@ from flamingo.types import ImageRef
 
 T = TypeVar("T")
 Records = Annotated[list[T], FailFast()]
-"""A list whose first malformed record is the error, however many follow."""
+"""A list in a file that may be long: it is left at the first malformed record."""
 
 
 # ---------------------------------------------------------------------------- annotation files
@@ -38,12 +39,14 @@ def read_json(path: Path, schema: type[T]) -> T:
 
 def read_json_records(path: Path, record: type[T]) -> list[T]:
     """A JSON file that is one list of ``record``. Raises as :func:`read_json`."""
-    return _validate(TypeAdapter(Records[record]).validate_json, _bytes(path), str(path))
+    schema: Any = GenericAlias(list, record)
+    return _validate(TypeAdapter(schema).validate_json, _bytes(path), str(path))
 
 
 def read_json_table(path: Path, record: type[T]) -> dict[str, T]:
     """A JSON file that is one object of ``record`` by id. Raises as :func:`read_json`."""
-    return _validate(TypeAdapter(dict[str, record]).validate_json, _bytes(path), str(path))
+    schema: Any = GenericAlias(dict, (str, record))
+    return _validate(TypeAdapter(schema).validate_json, _bytes(path), str(path))
 
 
 def read_json_lines(path: Path, record: type[T]) -> list[T]:

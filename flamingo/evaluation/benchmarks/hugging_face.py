@@ -65,8 +65,8 @@ def read_hugging_face(
     table = _load(source, split, configuration, revision)
     where = f"{source}, split {split!r}"
     _check_columns(table, columns, where)
-    labels = table.features[columns.answers] if columns.answers else None
-    candidates = tuple(labels.names) if isinstance(labels, datasets.ClassLabel) else ()
+    feature = table.features[columns.answers] if columns.answers else None
+    candidates = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else ()
     pixels = table.select_columns([columns.image]).with_format("arrow")
     examples = []
     numbered = enumerate(zip(_rows(table, columns), _places(pixels, columns.image), strict=True))
@@ -193,10 +193,12 @@ def _answers(cells: dict[str, Any], where: str) -> tuple[str, ...]:
         value = value["answer"]  # how older files store lists of objects
     if not isinstance(value, list):
         return (_text(cells, "answers", where),)
-    texts = [one["answer"] if isinstance(one, dict) and "answer" in one else one for one in value]
-    for text in texts:
+    texts = []
+    for one in value:
+        text = one.get("answer") if isinstance(one, dict) else one
         if not isinstance(text, str):
             raise ValueError(
-                f"{where}: answers: expected texts or objects with an answer, got {text!r}"
+                f"{where}: answers: expected texts or objects with an answer, got {one!r}"
             )
+        texts.append(text)
     return tuple(texts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -135,13 +136,21 @@ def test_images_are_decoded_when_they_are_opened_also_in_another_process(tmp_pat
         examples[1].images[0].open()
 
 
-def test_images_may_be_files_that_the_table_names(tmp_path: Path) -> None:
-    file = str(DATA / "hateful_memes/img/16395.png")
-    table = _dataset({"image": [{"bytes": None, "path": file}]}, image=datasets.Image())
-    table.save_to_disk(tmp_path / "d")
-    columns = Columns(question="", answers="")
-    (example,) = read_hugging_face(str(tmp_path / "d"), "train", columns, name="d")
+def test_images_may_be_files_that_the_table_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "d" / "validation"  # an "image folder" of the library
+    folder.mkdir(parents=True)
+    shutil.copy(DATA / "hateful_memes/img/16395.png", folder / "a.png")
+    (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "question": "What?"}\n')
+    columns = Columns(answers="")
+    (example,) = read_hugging_face(str(tmp_path / "d"), "validation", columns, name="d")
+    assert example.question == "What?"
     assert colour(example) == BLUE
+    (folder / "a.png").unlink()
+    with pytest.raises(FileNotFoundError, match="d/validation/0: no such image file"):
+        example.images[0].open()
 
 
 def test_class_labels_are_answers_with_all_names_to_choose_from(tmp_path: Path) -> None:
