@@ -111,6 +111,15 @@ def test_excluded_items_are_never_found_even_if_nothing_else_is_left() -> None:
     assert found.scores[4].tolist()[2:] == [-torch.inf, -torch.inf]
 
 
+def test_many_excluded_items_leave_room_for_those_behind_them() -> None:
+    index = Index.build(features(200, 8))
+    queries = features(3, 8, seed=1)
+    nearest = brute_force(index.vectors, queries, 200)[0]
+    excluded = [set(nearest[0][:150]), set(), set(nearest[2][:80])]
+    found = search(index, queries, 5, excluded, BlockFinder(index.vectors, item_block=64))
+    assert found.items.tolist() == [nearest[0][150:155], nearest[1][:5], nearest[2][80:85]]
+
+
 def test_more_neighbours_than_items_and_none_at_all() -> None:
     index = Index.build(features(3, 4))
     assert sorted(search(index, features(1, 4), 5).of(0)) == [0, 1, 2]
