@@ -19,7 +19,7 @@ from flamingo.evaluation.retrieval import ROWS_AT_ONCE, Index
 def load_faiss() -> Any:
     """The faiss module. Raises ``ValueError`` saying how to install it if it is missing."""
     try:
-        import faiss
+        import faiss  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
         raise ValueError(
             "retrieval backend: expected the package faiss (pip install 'flamingo[faiss]'), "
