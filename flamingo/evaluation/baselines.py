@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flamingo.evaluation.latents import Key, media_key
-from flamingo.evaluation.prompts import Episode
+from flamingo.evaluation.prompts import Episode, Item
 from flamingo.evaluation.scoring import exact_match
 from flamingo.types import Media, MediaLoader
 
@@ -65,10 +65,10 @@ class PooledFeatures:
         """Features of each episode's query (first) and demonstrations.
 
         Standardised per channel over all images of ``episodes``. Raises ``ValueError`` if the
-        media loader gives pixels.
+        media loader gives pixels, and for an item without an image.
         """
         shown = [
-            [item.media for item in (episode.query, *episode.demonstrations)]
+            [_medium(item) for item in (episode.query, *episode.demonstrations)]
             for episode in episodes
         ]
         distinct = {media_key(medium): medium for media in shown for medium in media}
@@ -86,6 +86,12 @@ class PooledFeatures:
                 raise ValueError("load_media: expected vision features, got pixels")
             pooled = features.float().mean(dim=(1, 2))
             self._pooled.update(zip(keys, pooled, strict=True))
+
+
+def _medium(item: Item) -> Media:
+    if item.media is None:
+        raise ValueError(f"features: expected an image in item {item.id!r}, got text alone")
+    return item.media
 
 
 def nearest_centroid(

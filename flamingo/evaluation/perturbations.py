@@ -1,5 +1,8 @@
 """Controls as pure functions on an episode: what is left when one source of information goes.
 
+What each does to an episode stands with its function in ``image_perturbations`` and
+``text_perturbations``; this file names them and says what two of them leave by construction.
+
 ``blank_query``: the query's image becomes a uniform grey. In binding every concept of an episode is
 equally likely to be asked for, whatever the context, so accuracy is exactly chance in expectation.
 In visual question answering what remains is the language prior.
@@ -16,13 +19,41 @@ still be answered from its own image: the control shows how much comes from the 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
-from flamingo.evaluation.demonstrations import generator
+from flamingo.evaluation.image_perturbations import (
+    blank_demonstrations,
+    blank_query,
+    blur_demonstrations,
+    blur_query,
+    drop_demonstrations,
+    drop_query,
+    swap_demonstrations,
+    swap_query,
+    text_only_zero_shot,
+)
 from flamingo.evaluation.prompts import Episode
+from flamingo.evaluation.text_perturbations import (
+    flip_answers,
+    reverse_order,
+    shuffle_answers,
+    swap_questions,
+)
 from flamingo.images import BLANK
 from flamingo.types import Media
+
+__all__ = [
+    "ALWAYS_RUN",
+    "BLANK",
+    "Borrowed",
+    "Condition",
+    "blank_query",
+    "perturb",
+    "shuffle_answers",
+]
 
 
 class Condition(Enum):
@@ -31,12 +62,77 @@ class Condition(Enum):
     real = "real"
     blank_query = "blank_query"
     shuffled_answers = "shuffled_answers"
+    blank_demonstrations = "blank_demonstrations"
+    swap_query = "swap_query"
+    swap_demonstrations = "swap_demonstrations"
+    drop_query = "drop_query"
+    drop_demonstrations = "drop_demonstrations"
+    blur_query = "blur_query"
+    blur_demonstrations = "blur_demonstrations"
+    flipped_answers = "flipped_answers"
+    swapped_questions = "swapped_questions"
+    reversed_order = "reversed_order"
+    text_only_zero_shot = "text_only_zero_shot"
+
+    @property
+    def label(self) -> str:
+        """What reports call it."""
+        return _LABELS[self]
 
 
-def perturb(episode: Episode, condition: Condition, seed: int, benchmark: str) -> Episode | None:
-    """The episode under ``condition``; None where the condition changes nothing.
+_LABELS = {
+    Condition.real: "model",
+    Condition.blank_query: "query image blanked",
+    Condition.shuffled_answers: "demonstration answers shuffled",
+    Condition.blank_demonstrations: "demonstration images blanked",
+    Condition.swap_query: "query image swapped",
+    Condition.swap_demonstrations: "demonstration images swapped",
+    Condition.drop_query: "query image removed",
+    Condition.drop_demonstrations: "demonstration images removed",
+    Condition.blur_query: "query image blurred",
+    Condition.blur_demonstrations: "demonstration images blurred",
+    Condition.flipped_answers: "demonstration answers flipped",
+    Condition.swapped_questions: "demonstration questions swapped",
+    Condition.reversed_order: "demonstrations reversed",
+    Condition.text_only_zero_shot: 'text-only "0-shot"',
+}
 
-    Shuffling needs two demonstrations. A pure function of its arguments.
+ALWAYS_RUN = (Condition.real, Condition.blank_query, Condition.shuffled_answers)
+"""Conditions of every evaluation; the others are run where they are asked for."""
+
+
+@dataclass(frozen=True)
+class Borrowed:
+    """What some conditions take from outside of an episode.
+
+    ``media``: what images are swapped with. ``answers``: what an answer can be flipped to where the
+    episode has no candidates. Both belong to the benchmark (all of its pool): a part that depends
+    on a limit on queries would make the perturbed episodes depend on it.
+    """
+
+    media: Sequence[Media] = ()
+    answers: Sequence[str] = ()
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The different answers in ascending order."""
+        return tuple(sorted(set(self.answers)))
+
+
+NOTHING = Borrowed()
+
+
+def perturb(
+    episode: Episode,
+    condition: Condition,
+    seed: int,
+    benchmark: str,
+    borrowed: Borrowed = NOTHING,
+) -> Episode | None:
+    """The episode under ``condition``; None where it has nothing that could be changed.
+
+    (No images, no demonstrations, or a single one where the condition needs two.) A pure function
+    of its arguments. Raises ``ValueError`` where ``borrowed`` lacks what the condition needs.
     """
     match condition:
         case Condition.real:
@@ -45,23 +141,25 @@ def perturb(episode: Episode, condition: Condition, seed: int, benchmark: str) -
             return blank_query(episode)
         case Condition.shuffled_answers:
             return shuffle_answers(episode, seed, benchmark)
-
-
-def blank_query(episode: Episode) -> Episode:
-    """Every frame of the query's medium replaced by a uniform grey image."""
-    blank = Media(tuple(BLANK for _ in episode.query.media.frames))
-    return replace(episode, query=replace(episode.query, media=blank))
-
-
-def shuffle_answers(episode: Episode, seed: int, benchmark: str) -> Episode | None:
-    """The demonstrations' answers in a random order; their images and questions stay."""
-    if len(episode.demonstrations) < 2:
-        return None
-    draw = generator(seed, benchmark, episode.query.id, episode.shots, "shuffled_answers")
-    answers = [item.answer for item in episode.demonstrations]
-    draw.shuffle(answers)
-    shuffled = tuple(
-        replace(item, answer=answer)
-        for item, answer in zip(episode.demonstrations, answers, strict=True)
-    )
-    return replace(episode, demonstrations=shuffled)
+        case Condition.blank_demonstrations:
+            return blank_demonstrations(episode)
+        case Condition.swap_query:
+            return swap_query(episode, borrowed.media, seed, benchmark)
+        case Condition.swap_demonstrations:
+            return swap_demonstrations(episode, borrowed.media, seed, benchmark)
+        case Condition.drop_query:
+            return drop_query(episode)
+        case Condition.drop_demonstrations:
+            return drop_demonstrations(episode)
+        case Condition.blur_query:
+            return blur_query(episode)
+        case Condition.blur_demonstrations:
+            return blur_demonstrations(episode)
+        case Condition.flipped_answers:
+            return flip_answers(episode, borrowed.labels)
+        case Condition.swapped_questions:
+            return swap_questions(episode, seed, benchmark)
+        case Condition.reversed_order:
+            return reverse_order(episode)
+        case Condition.text_only_zero_shot:
+            return text_only_zero_shot(episode)

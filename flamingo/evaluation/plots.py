@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
+from flamingo.evaluation.perturbations import Condition
 from flamingo.evaluation.results import ALL, CONDITION_LABELS, Row
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION = (
@@ -44,6 +45,18 @@ LINES = {
     "real": Line(BLUE, "o", "-", 2.4),
     "blank_query": Line(ORANGE, "s", "--"),
     "shuffled_answers": Line(VERMILLION, "^", ":"),
+    # A colour says what is changed (query image, demonstration images, their text), a marker how.
+    "blank_demonstrations": Line(PURPLE, "s", "--"),
+    "swap_query": Line(ORANGE, "X", "-."),
+    "swap_demonstrations": Line(PURPLE, "X", "-."),
+    "drop_query": Line(ORANGE, "+", ":"),
+    "drop_demonstrations": Line(PURPLE, "+", ":"),
+    "blur_query": Line(ORANGE, "p", (0, (3, 1, 1, 1))),
+    "blur_demonstrations": Line(PURPLE, "p", (0, (3, 1, 1, 1))),
+    "flipped_answers": Line(VERMILLION, "v", "--"),
+    "swapped_questions": Line(VERMILLION, "P", "-."),
+    "reversed_order": Line(VERMILLION, "<", (0, (3, 1, 1, 1))),
+    "text_only_zero_shot": Line(BLACK, "d", "--"),
     "centroid": Line(GREEN, "D", "-"),
     "prior": Line(PURPLE, "", (0, (6, 2))),
     "majority": Line(SKY, "v", (0, (1, 2))),
@@ -96,7 +109,7 @@ def _panel(panel: Axes, results: Mapping[str, Any], benchmark: Row) -> None:
             continue
         x = [shots.index(row["shots"]) for row in rows]
         y = [row["mean"] for row in rows]
-        if condition in ("real", "blank_query", "shuffled_answers", "centroid"):
+        if condition in Condition.__members__ or condition == "centroid":
             below = [row["mean"] - row["low"] for row in rows]
             above = [row["high"] - row["mean"] for row in rows]
             panel.errorbar(x, y, yerr=(below, above), capsize=2.5, **_style(line))

@@ -45,10 +45,13 @@ BINDING = Template(question="This is a", answer=" {answer}")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An image with a question and its answer: a demonstration, or the query."""
+    """An image with a question and its answer: a demonstration, or the query.
+
+    ``media`` is None where text alone is shown: no image and no ``<image>`` token.
+    """
 
     id: str
-    media: Media
+    media: Media | None
     question: str
     answer: str
 
@@ -75,13 +78,15 @@ def prompt(episode: Episode, template: Template) -> InterleavedSequence:
     """Demonstrations with their answers, then the query without."""
     segments: list[Text | Media] = []
     for item in episode.demonstrations:
-        segments += [
-            item.media,
-            Text(template.question_text(item.question)),
-            Text(template.answer_text(item.answer) + END_OF_CHUNK_TOKEN),
-        ]
-    segments += [episode.query.media, Text(template.question_text(episode.query.question))]
+        segments += _asked(item, template)
+        segments.append(Text(template.answer_text(item.answer) + END_OF_CHUNK_TOKEN))
+    segments += _asked(episode.query, template)
     return InterleavedSequence(tuple(segments))
+
+
+def _asked(item: Item, template: Template) -> list[Text | Media]:
+    question = Text(template.question_text(item.question))
+    return [question] if item.media is None else [item.media, question]
 
 
 def prompt_text(sequence: InterleavedSequence) -> str:

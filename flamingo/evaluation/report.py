@@ -151,8 +151,9 @@ def _shown(
     controls: Mapping[tuple[Condition, str], Prediction],
 ) -> Row:
     def shown(item: Item) -> Row:
+        thumbnail = None if item.media is None else _thumbnail(item.media.frames[0].open())
         return {
-            "image": _data_uri(_thumbnail(item.media.frames[0].open()), "jpeg"),
+            "image": None if thumbnail is None else _data_uri(thumbnail, "jpeg"),
             "question": template.question_text(item.question),
             "answer": item.answer,
         }

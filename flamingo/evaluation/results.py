@@ -182,10 +182,7 @@ def table(results: Row) -> str:
     return _aligned(lines)
 
 
-CONDITION_LABELS = {
-    "real": "model",
-    "blank_query": "query image blanked",
-    "shuffled_answers": "demonstration answers shuffled",
+CONDITION_LABELS = {condition.value: condition.label for condition in Condition} | {
     "centroid": "nearest centroid (ceiling)",
     "prior": "best answer to the question alone",
     "majority": "majority of demonstrations",

@@ -16,7 +16,7 @@ from flamingo.config import EvaluationConfig
 from flamingo.data.sequence import tokenize
 from flamingo.evaluation.benchmarks.base import Benchmark
 from flamingo.evaluation.latents import MediaLatents
-from flamingo.evaluation.perturbations import Condition, perturb
+from flamingo.evaluation.perturbations import ALWAYS_RUN, Condition, perturb
 from flamingo.evaluation.predictions import Prediction, PredictionFile, prediction_key
 from flamingo.evaluation.prompts import Episode, prompt, prompt_hash, prompt_text
 from flamingo.evaluation.scoring import (
@@ -158,7 +158,7 @@ def _cells(
     decoding: str,
 ) -> Iterator[Cell]:
     """The conditions that make sense at this shot count."""
-    for condition in Condition:
+    for condition in ALWAYS_RUN:
         own = episodes
         if condition is not Condition.real and config.control_queries:
             own = episodes[: config.control_queries]
@@ -275,6 +275,7 @@ def images(episodes: Sequence[Episode]) -> list[ImageRef]:
         frame.key: frame
         for episode in episodes
         for item in (*episode.demonstrations, episode.query)
+        if item.media is not None
         for frame in item.media.frames
     }
     return list(frames.values())

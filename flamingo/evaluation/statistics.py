@@ -15,6 +15,9 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
 
 Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
@@ -89,3 +92,43 @@ def _wilson(mean: float, size: float) -> tuple[float, float]:
     half = Z95 / shrink * math.sqrt(max(0.0, mean * (1 - mean) / size + (Z95 / (2 * size)) ** 2))
     # Rounding must not put a mean of exactly 0 or 1 outside its own interval.
     return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))
+
+
+def student_quantile(probability: float, degrees_of_freedom: float) -> float:
+    """Quantile of Student's t distribution; the normal's for infinitely many degrees of freedom.
+
+    With ``t = sqrt(df) tan(angle)`` the density becomes ``cos(angle) ** (df - 1)`` up to a factor,
+    which Gauss-Legendre integrates to rounding error; the quantile is found by bisection. Raises
+    ``ValueError`` unless ``0 < probability < 1`` and ``degrees_of_freedom >= 1``.
+    """
+    if not 0 < probability < 1:
+        raise ValueError(f"probability: expected one between 0 and 1, got {probability}")
+    if not degrees_of_freedom >= 1:
+        raise ValueError(f"degrees_of_freedom: expected at least 1, got {degrees_of_freedom}")
+    if probability < 0.5:
+        return -student_quantile(1 - probability, degrees_of_freedom)
+    normal = NormalDist().inv_cdf(probability)
+    if math.isinf(degrees_of_freedom):
+        return normal
+    # The tails of t are the heavier: its quantile is at least the normal's.
+    high = max(normal, 1.0)
+    while _student_cdf(high, degrees_of_freedom) < probability:
+        high *= 2
+    low = 0.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _student_cdf(middle, degrees_of_freedom) < probability:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
+
+
+def _student_cdf(t: float, df: float) -> float:
+    """Probability below ``t >= 0``."""
+    factor = math.exp(math.lgamma((df + 1) / 2) - math.lgamma(df / 2)) / math.sqrt(math.pi)
+    half = math.atan(t / math.sqrt(df)) / 2
+    return 0.5 + factor * half * float(_WEIGHTS @ np.cos(half * (1 + _NODES)) ** (df - 1))

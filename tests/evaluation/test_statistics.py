@@ -12,6 +12,7 @@ from flamingo.evaluation.statistics import (
     clustered_standard_error,
     estimate,
     paired_difference,
+    student_quantile,
 )
 
 
@@ -92,3 +93,34 @@ def test_a_paired_difference_drops_what_both_share() -> None:
 def test_no_scores_are_an_error() -> None:
     with pytest.raises(ValueError, match="at least one"):
         estimate([], [])
+
+
+@pytest.mark.parametrize("probability", [0.6, 0.8, 0.975, 0.9999])
+def test_student_quantiles_agree_with_their_closed_forms(probability: float) -> None:
+    a = 2 * probability - 1
+    one = math.tan(math.pi * (probability - 0.5))
+    two = a * math.sqrt(2 / (1 - a * a))
+    assert student_quantile(probability, 1.0) == pytest.approx(one, rel=1e-9)
+    assert student_quantile(probability, 2.0) == pytest.approx(two, rel=1e-9)
+
+
+def test_student_quantiles_agree_with_the_tables() -> None:
+    table = {3.0: 3.182446305284, 5.0: 2.570581835636, 10.0: 2.228138851965, 30.0: 2.042272456301}
+    for df, expected in table.items():
+        assert student_quantile(0.975, df) == pytest.approx(expected, rel=1e-9)
+        assert student_quantile(0.025, df) == pytest.approx(-expected, rel=1e-9)
+    # scipy.stats.t.ppf
+    assert student_quantile(0.9, 1.5) == pytest.approx(2.1963984175655376, rel=1e-9)
+    assert student_quantile(0.999, 12.25) == pytest.approx(3.9087868356938316, rel=1e-9)
+
+
+def test_student_quantiles_end_in_the_normal_distribution() -> None:
+    assert student_quantile(0.975, math.inf) == pytest.approx(1.959963984540054, rel=1e-12)
+    assert student_quantile(0.975, 1e7) == pytest.approx(1.959963984540054, rel=1e-6)
+
+
+def test_a_quantile_needs_a_probability_and_a_degree_of_freedom() -> None:
+    with pytest.raises(ValueError, match="probability: expected one between 0 and 1, got 1"):
+        student_quantile(1.0, 3.0)
+    with pytest.raises(ValueError, match="degrees_of_freedom: expected at least 1, got 0.5"):
+        student_quantile(0.9, 0.5)

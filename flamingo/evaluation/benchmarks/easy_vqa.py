@@ -59,6 +59,7 @@ class EasyVQABenchmark:
         longest = min(max(shots, LONGEST), len(self._pool))
         plan = plan_random(self.seed, self.name, query, self._pool, longest)
         item = self._item(query)
+        assert item.media is not None
         return Episode(
             query=item,
             demonstrations=tuple(self._item(name) for name in plan.last(shots)),

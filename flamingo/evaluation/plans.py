@@ -1,0 +1,270 @@
+"""Plans: which demonstrations a query gets and in which order, as data on disk.
+
+A plan can be written, inspected, changed by hand and used again apart from inference. It depends on
+(seed, benchmark, query id, strategy) and the pool alone, and its ``k``-shot set is the last ``k``
+of the longest, whatever the :class:`Order` the set is then presented in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flamingo.evaluation.draws import generator
+
+
+class Strategy(Enum):
+    """How demonstrations are chosen."""
+
+    random = "random"
+    """Uniformly from the pool, without replacement."""
+    balanced = "balanced"
+    """In rounds: each round holds one demonstration of every class, in random order."""
+    fixed = "fixed"
+    """The same for every query, as the user lists them."""
+    label_balanced = "label_balanced"
+    """As balanced, with the labels of a pool for classes; a last round may be incomplete."""
+    rices = "rices"
+    """The most similar ones, the most similar last (Yang et al. 2022, arXiv:2109.05014)."""
+    diverse = "diverse"
+    """Similar to the query and unlike each other (Carbonell and Goldstein 1998)."""
+
+
+class Order(Enum):
+    """In which order a set of demonstrations is presented.
+
+    Only ``drawn`` also nests the order; under the others a demonstration keeps its place relative
+    to any other at all shot counts, but the one that a further shot adds may stand anywhere.
+    """
+
+    drawn = "drawn"
+    """As the strategy gives them (rices: the most similar last)."""
+    similar_last = "similar_last"
+    """The most similar next to the query."""
+    similar_first = "similar_first"
+    """The most similar farthest from the query."""
+    shuffled = "shuffled"
+    """At random, by ``order_seed``."""
+
+
+class Exclusion(Enum):
+    """Which demonstrations a query may not get, besides itself."""
+
+    nothing = "nothing"
+    same_image = "same_image"
+    """Those that show an image of the query, by the image's key."""
+    same_content = "same_content"
+    """Those that show an image of the query, by its pixels: copies under other names too."""
+
+
+Parameter = str | int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The demonstrations of one query, by id; the last one stands next to the query.
+
+    ``ranks`` says how similar each demonstration is (0: the most similar of them); only the orders
+    by similarity need it. ``parameters`` are what else the strategy depends on, by name.
+    """
+
+    seed: int
+    benchmark: str
+    query: str
+    strategy: Strategy
+    demonstrations: tuple[str, ...]
+    order: Order = Order.drawn
+    order_seed: int = 0
+    exclusion: Exclusion = Exclusion.nothing
+    ranks: tuple[int, ...] = ()
+    parameters: tuple[tuple[str, Parameter], ...] = ()
+
+    def __post_init__(self) -> None:
+        count = len(self.demonstrations)
+        if len(set(self.demonstrations)) < count:
+            twice = [d for d in self.demonstrations if self.demonstrations.count(d) > 1]
+            raise ValueError(f"demonstrations: expected each once, got {twice[0]!r} twice")
+        needed = self.order in (Order.similar_last, Order.similar_first)
+        if (needed or self.ranks) and sorted(self.ranks) != list(range(count)):
+            raise ValueError(
+                f"ranks: expected each of 0 to {count - 1} once (order {self.order.value}), "
+                f"got {list(self.ranks)}"
+            )
+
+    def last(self, count: int) -> tuple[str, ...]:
+        """The ``count`` demonstrations next to the query, as drawn.
+
+        Raises ``ValueError`` if the plan is shorter.
+        """
+        if not 0 <= count <= len(self.demonstrations):
+            raise ValueError(
+                f"shots: expected between 0 and {len(self.demonstrations)} demonstrations for "
+                f"query {self.query!r} of {self.benchmark}, got {count}"
+            )
+        return self.demonstrations[len(self.demonstrations) - count :]
+
+    def presented(self, count: int) -> tuple[str, ...]:
+        """The set :meth:`last` gives, in the plan's own order."""
+        chosen = self.last(count)
+        match self.order:
+            case Order.drawn:
+                return chosen
+            case Order.similar_last | Order.similar_first:
+                rank = dict(zip(self.demonstrations, self.ranks, strict=True))
+                last = self.order is Order.similar_last
+                return tuple(sorted(chosen, key=rank.__getitem__, reverse=last))
+            case Order.shuffled:
+                return tuple(sorted(chosen, key=self._place))
+
+    def _place(self, demonstration: str) -> tuple[float, str]:
+        # A number of its own for each demonstration: the other shots change nothing about it.
+        own = generator(self.order_seed, self.benchmark, self.query, "order", demonstration)
+        return own.random(), demonstration
+
+    def to_json(self) -> str:
+        enums = {"strategy": self.strategy, "order": self.order, "exclusion": self.exclusion}
+        values = {name: member.value for name, member in enums.items()}
+        return json.dumps(asdict(self) | values | {"parameters": dict(self.parameters)})
+
+    @classmethod
+    def from_json(cls, line: str) -> Plan:
+        """What :meth:`to_json` wrote (fields with a default may be missing).
+
+        Raises ``ValueError`` naming the field.
+        """
+        values = json.loads(line)
+        if not isinstance(values, dict):
+            raise ValueError(f"plan: expected a JSON object, got {line[:60]!r}")
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(values.keys() - set(known)):
+            raise ValueError(f"{unknown[0]}: expected a field of {known}, got an unknown one")
+        parameters: dict[str, Any] = _typed(values, "parameters", dict, {})
+        for name, value in parameters.items():
+            if not isinstance(value, Parameter) or isinstance(value, bool):
+                raise ValueError(f"parameters.{name}: expected a text or a number, got {value!r}")
+        return cls(
+            seed=_typed(values, "seed", int),
+            benchmark=_typed(values, "benchmark", str),
+            query=_typed(values, "query", str),
+            strategy=_member(values, "strategy", Strategy),
+            demonstrations=_list_of(values, "demonstrations", str),
+            order=_member(values, "order", Order, Order.drawn),
+            order_seed=_typed(values, "order_seed", int, 0),
+            exclusion=_member(values, "exclusion", Exclusion, Exclusion.nothing),
+            ranks=_list_of(values, "ranks", int, []),
+            parameters=tuple(parameters.items()),
+        )
+
+
+# ---------------------------------------------------------------------------- files
+
+
+def write_plans(plans: Iterable[Plan], path: Path) -> None:
+    """One plan a line; an existing file is replaced whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text("".join(plan.to_json() + "\n" for plan in plans), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_plans(
+    path: Path,
+    *,
+    benchmark: str | None = None,
+    queries: Container[str] | None = None,
+    pool: Container[str] | None = None,
+) -> list[Plan]:
+    """What :func:`write_plans` wrote, or what a user edited of it.
+
+    Raises ``ValueError`` naming file, line and field if a line is no plan, repeats a demonstration
+    or an earlier line's query, or does not belong: another ``benchmark``, a query that is not among
+    ``queries``, a demonstration that is not in ``pool`` (each checked where it is given).
+    """
+    plans: list[Plan] = []
+    seen: dict[Plan, int] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            plan = Plan.from_json(line)
+            _check(plan, benchmark, queries, pool)
+            # Two lines that differ in their demonstrations alone contradict each other.
+            same = _without_demonstrations(plan)
+            if same in seen:
+                raise ValueError(
+                    f"query: expected each once, got {plan.query!r} again (line {seen[same]})"
+                )
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+        seen[same] = number
+        plans.append(plan)
+    return plans
+
+
+def _check(
+    plan: Plan,
+    benchmark: str | None,
+    queries: Container[str] | None,
+    pool: Container[str] | None,
+) -> None:
+    if benchmark is not None and plan.benchmark != benchmark:
+        raise ValueError(f"benchmark: expected {benchmark!r}, got {plan.benchmark!r}")
+    if queries is not None and plan.query not in queries:
+        raise ValueError(f"query: expected one of {plan.benchmark}, got {plan.query!r}")
+    for demonstration in plan.demonstrations:
+        if pool is not None and demonstration not in pool:
+            raise ValueError(
+                f"demonstrations: expected ids of the pool of {plan.benchmark}, "
+                f"got {demonstration!r}"
+            )
+
+
+def _without_demonstrations(plan: Plan) -> Plan:
+    return Plan(
+        plan.seed,
+        plan.benchmark,
+        plan.query,
+        plan.strategy,
+        (),
+        plan.order,
+        plan.order_seed,
+        plan.exclusion,
+        (),
+        plan.parameters,
+    )
+
+
+# ---------------------------------------------------------------------------- fields
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Enum)
+
+
+def _typed(values: Mapping[str, Any], name: str, kind: type[T], default: T | None = None) -> T:
+    value = values.get(name, default)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{name}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def _list_of(
+    values: Mapping[str, Any], name: str, kind: type[T], default: list[T] | None = None
+) -> tuple[T, ...]:
+    members = _typed(values, name, list, default)
+    for member in members:
+        if not isinstance(member, kind) or isinstance(member, bool):
+            raise ValueError(f"{name}: expected a list of {kind.__name__}, got {member!r} in it")
+    return tuple(members)
+
+
+def _member(values: Mapping[str, Any], name: str, kind: type[E], default: E | None = None) -> E:
+    if name not in values and default is not None:
+        return default
+    options = {member.value: member for member in kind}
+    value = values.get(name)
+    if not isinstance(value, str) or value not in options:
+        raise ValueError(f"{name}: expected one of {list(options)}, got {value!r}")
+    return options[value]

@@ -1,0 +1,148 @@
+"""Plans on disk are read as they were written, or refused with line and field."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flamingo.evaluation.plans import Exclusion, Order, Plan, Strategy, read_plans, write_plans
+
+PLAN = Plan(
+    seed=3,
+    benchmark="b",
+    query="q",
+    strategy=Strategy.diverse,
+    demonstrations=("x", "y", "z"),
+    order=Order.similar_first,
+    order_seed=5,
+    exclusion=Exclusion.same_content,
+    ranks=(2, 0, 1),
+    parameters=(("features", "mean 0f"), ("relevance", 0.5), ("candidates", 128)),
+)
+OLD = json.dumps(
+    dict(seed=0, benchmark="b", query="q", strategy="random", demonstrations=["x", "y"])
+)
+"""A line from before plans had an order."""
+
+
+def test_a_plan_has_this_literal_line() -> None:
+    assert PLAN.to_json() == (
+        '{"seed": 3, "benchmark": "b", "query": "q", "strategy": "diverse", '
+        '"demonstrations": ["x", "y", "z"], "order": "similar_first", "order_seed": 5, '
+        '"exclusion": "same_content", "ranks": [2, 0, 1], '
+        '"parameters": {"features": "mean 0f", "relevance": 0.5, "candidates": 128}}'
+    )
+
+
+def test_plans_survive_writing_and_reading(tmp_path: Path) -> None:
+    plans = [PLAN, Plan(0, "ünï\u2028code", "q\n2", Strategy.fixed, ()), Plan.from_json(OLD)]
+    write_plans(plans, tmp_path / "new" / "plans.jsonl")
+    assert read_plans(tmp_path / "new" / "plans.jsonl") == plans
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["plans.jsonl"]
+
+
+def test_an_old_line_is_presented_as_drawn() -> None:
+    plan = Plan.from_json(OLD)
+    assert plan == Plan(0, "b", "q", Strategy.random, ("x", "y"))
+    assert plan.presented(2) == ("x", "y")
+    assert plan.exclusion is Exclusion.nothing
+
+
+@pytest.mark.parametrize(
+    ("order", "two", "three"),
+    [
+        (Order.drawn, ("y", "z"), ("x", "y", "z")),
+        (Order.similar_last, ("z", "y"), ("x", "z", "y")),
+        (Order.similar_first, ("y", "z"), ("y", "z", "x")),
+    ],
+)
+def test_the_set_is_the_last_drawn_whatever_order_it_is_presented_in(
+    order: Order, two: tuple[str, ...], three: tuple[str, ...]
+) -> None:
+    plan = Plan(0, "b", "q", Strategy.random, ("x", "y", "z"), order=order, ranks=(2, 0, 1))
+    assert plan.presented(2) == two
+    assert plan.presented(3) == three
+    assert plan.presented(0) == ()
+
+
+def test_a_shuffled_order_depends_on_its_seed_and_is_the_same_part_of_it_at_all_shots() -> None:
+    names = tuple(f"d{i}" for i in range(16))
+
+    def shuffled(seed: int, query: str = "q") -> Plan:
+        return Plan(0, "b", query, Strategy.random, names, order=Order.shuffled, order_seed=seed)
+
+    longest = shuffled(0).presented(16)
+    assert sorted(longest) == sorted(names)
+    for shots in range(17):
+        chosen = names[16 - shots :]
+        assert shuffled(0).presented(shots) == tuple(name for name in longest if name in chosen)
+    assert len({shuffled(seed).presented(16) for seed in range(20)}) == 20
+    assert shuffled(0, "other").presented(16) != longest
+    # The literal order of the first four keeps later versions to it.
+    assert shuffled(0).presented(4) == LITERAL_SHUFFLED
+
+
+LITERAL_SHUFFLED = ("d14", "d12", "d13", "d15")
+
+
+def test_every_place_is_equally_likely_under_a_shuffled_order() -> None:
+    plans = [
+        Plan(0, "b", str(q), Strategy.random, tuple("abcd"), order=Order.shuffled)
+        for q in range(2000)
+    ]
+    for place in range(4):
+        count = sum(plan.presented(4)[place] == "a" for plan in plans)
+        assert abs(count - 500) < 5 * (2000 * 0.25 * 0.75) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": "0"}, "seed: expected int, got '0'"),
+        ({"seed": True}, "seed: expected int, got True"),
+        ({"benchmark": None}, "benchmark: expected str, got None"),
+        ({"query": 3}, "query: expected str, got 3"),
+        ({"strategy": "magic"}, r"strategy: expected one of \['random', .*, got 'magic'"),
+        ({"order": ["drawn"]}, r"order: expected one of \['drawn'"),
+        ({"exclusion": "all"}, r"exclusion: expected one of \['nothing'"),
+        ({"demonstrations": "xy"}, "demonstrations: expected list, got 'xy'"),
+        ({"demonstrations": ["x", 1]}, "demonstrations: expected a list of str, got 1 in it"),
+        ({"demonstrations": ["x", "y", "x"]}, "demonstrations: expected each once, got 'x' twice"),
+        ({"ranks": [0]}, r"ranks: expected each of 0 to 1 once \(order drawn\), got \[0\]"),
+        ({"order": "similar_last"}, r"ranks: .*\(order similar_last\), got \[\]"),
+        ({"parameters": {"a": [1]}}, r"parameters.a: expected a text or a number, got \[1\]"),
+        ({"shots": 4}, "shots: expected a field of .*, got an unknown one"),
+        ({"benchmark": "other"}, "benchmark: expected 'b', got 'other'"),
+        ({"query": "unknown"}, "query: expected one of b, got 'unknown'"),
+        ({"demonstrations": ["x", "w"]}, "demonstrations: expected ids of the pool of b, got 'w'"),
+        ({"demonstrations": ["y", "x"], "query": "q"}, r"query: .* got 'q' again \(line 1\)"),
+    ],
+)
+def test_a_line_that_is_no_plan_is_named_with_its_field(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    path = tmp_path / "plans.jsonl"
+    path.write_text(f"{OLD}\n{json.dumps(json.loads(OLD) | {'query': 'r'} | change)}\n")
+    with pytest.raises(ValueError, match=rf"plans.jsonl, line 2: {message}"):
+        read_plans(path, benchmark="b", queries={"q", "r"}, pool={"x", "y", "z"})
+
+
+@pytest.mark.parametrize("line", ["", "[1]", '{"seed": 0', '{"seed": 0}'])
+def test_a_line_that_is_no_object_or_lacks_a_field_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "plans.jsonl"
+    path.write_text(f"{line}\n")
+    with pytest.raises(ValueError, match="line 1: "):
+        read_plans(path)
+
+
+def test_plans_of_one_query_under_other_seeds_or_orders_share_a_file(tmp_path: Path) -> None:
+    plans = [
+        Plan(0, "b", "q", Strategy.random, ("x",)),
+        Plan(1, "b", "q", Strategy.random, ("x",)),
+        Plan(0, "b", "q", Strategy.rices, ("x",)),
+        Plan(0, "b", "q", Strategy.random, ("x",), order=Order.shuffled),
+    ]
+    write_plans(plans, tmp_path / "plans.jsonl")
+    assert read_plans(tmp_path / "plans.jsonl") == plans
