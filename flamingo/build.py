@@ -19,8 +19,8 @@ from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.config import DataConfig, RunConfig
 from flamingo.data.features import FeatureStore, PixelLoader
 from flamingo.data.mixture import Mixture, build_sources, source_configs
-from flamingo.model.flamingo import FlamingoForConditionalGeneration
-from flamingo.model.processor import FlamingoProcessor, prepare_tokenizer
+from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
+from flamingo.model.processor import prepare_tokenizer
 from flamingo.types import ImageRef, MediaLoader
 
 STATISTICS_IMAGES = 512

@@ -27,8 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from flamingo.config import RunConfig, Schedule, config_from_yaml, config_to_yaml
-from flamingo.model.flamingo import FlamingoForConditionalGeneration
-from flamingo.model.processor import FlamingoProcessor
+from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.provenance import circumstances
 from flamingo.training.checkpoint import Checkpoint, complete_checkpoints
 from flamingo.training.tracking import read_metrics

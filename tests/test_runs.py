@@ -3,6 +3,8 @@
 import errno
 import json
 import shutil
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -239,3 +241,9 @@ def test_an_unreadable_config_is_named(tmp_path):
     (tmp_path / "config.yaml").write_text("name: x\ntraining: {no_such_field: 1}\n")
     with pytest.raises(ValueError, match=r"config.yaml: .*no_such_field"):
         load_run(tmp_path)
+
+
+@pytest.mark.parametrize("module", ["flamingo.runs", "flamingo.build"])
+def test_who_opens_or_builds_models_has_registered_them_with_transformers(module):
+    code = f"import {module}; from transformers import AutoConfig; AutoConfig.for_model('flamingo')"
+    subprocess.run([sys.executable, "-c", code], check=True)
