@@ -88,7 +88,7 @@ def evaluate(run: Run, step: int | None = None, overrides: Sequence[str] = ()) -
         results = run.results
         if results["settings"] == settings:
             return summary(results, page, "Everything is evaluated already.")
-    results = _evaluate(run, config, checkpoint, settings, device)
+    results = _evaluate(run, config, checkpoint, settings, device, overrides)
     return summary(results, page, f"{results['timing']['new_predictions']} new predictions.")
 
 
@@ -98,6 +98,7 @@ def _evaluate(
     checkpoint: Checkpoint,
     settings: dict[str, Any],
     device: torch.device,
+    overrides: Sequence[str],
 ) -> dict[str, Any]:
     """Predict what is missing; write ``results.json`` and the report."""
     tokenizer = load_tokenizer(checkpoint.path)
@@ -139,7 +140,7 @@ def _evaluate(
         metrics=read_metrics(run.directory.metrics),
         config=config_to_yaml(config),
         facts=facts_of(config, provenance(run), results),
-        commands=commands(run, provenance(run)),
+        commands=commands(run, provenance(run), overrides),
     )
     write_report(run.directory.report, results, outcome, report)
     # Last: these results say that everything is done.
@@ -173,14 +174,15 @@ def provenance(run: Run) -> dict[str, Any]:
     return run.provenance if run.directory.provenance.exists() else {}
 
 
-def commands(run: Run, circumstances: dict[str, Any]) -> list[str]:
+def commands(run: Run, circumstances: dict[str, Any], overrides: Sequence[str]) -> list[str]:
     """What was typed to train and evaluate."""
     launches = circumstances.get("launches", [])
     lines = []
     if launches:
         script, *arguments = launches[0]["command"]
         lines.append(shlex.join(["python", f"experiments/{Path(script).name}", *arguments]))
-    return [*lines, f"python experiments/evaluate.py run={run.path}"]
+    changes = [override for override in overrides if override.startswith("evaluation.")]
+    return [*lines, shlex.join(["python", "experiments/evaluate.py", f"run={run.path}", *changes])]
 
 
 def summary(results: dict[str, Any], page: Path, what: str) -> str:

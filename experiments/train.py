@@ -48,6 +48,11 @@ def run(config: RunConfig, accelerator: Accelerator) -> TrainingResult:
     """Open the run, build its parts, say what will happen, and train."""
     check_distributed(accelerator)
     check_tracking(config.tracking)
+    if not source_configs(config.data):
+        raise ValueError(
+            "data: expected at least one source (data.easy_vqa, data.binding), got none; "
+            "experiment=quickstart has both"
+        )
     directory = RunDirectory.open(config, write=False)
     if directory.finished:
         say(accelerator, f"{directory.path}: finished, {config.training.steps} steps are done.")

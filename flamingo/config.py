@@ -385,6 +385,8 @@ class FolderBenchmarkConfig(BindingBenchmarkConfig):
     """Binding on the user's own directory, ``path``, with a sub-directory a class."""
 
     collection: Collection = Collection.folder
+    ways: list[int] = field(default_factory=lambda: [2])
+    """At most as many as there are classes."""
 
 
 @dataclass(kw_only=True)

@@ -276,6 +276,7 @@ def test_the_command_trains_once_and_then_says_that_it_is_done(config):
         (["training.stepz=5"], "training.stepz"),
         (["training.warmup_steps=9"], "training.warmup_steps: expected 0 <= warmup_steps < steps"),
         (["data.binding.path=/no/such/folder"], "/no/such/folder"),
+        (["data.binding=null"], "data: expected at least one source"),
     ],
 )
 def test_a_mistake_ends_with_its_message_alone(config, wrong, message):

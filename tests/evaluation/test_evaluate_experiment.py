@@ -188,6 +188,14 @@ def test_overrides_change_the_run_s_own_settings_alone(run: Path) -> None:
         evaluate.with_overrides(config, ["evaluation.shots=[2,1]"])
 
 
+def test_the_report_repeats_the_command_with_its_overrides(run: Path) -> None:
+    typed = [f"run={run}", "evaluation.easy_vqa.queries=3", "hydra.verbose=true"]
+    *_, last = evaluate.commands(load_run(run), {}, typed)
+    assert last == (
+        f"python experiments/evaluate.py run={load_run(run).path} evaluation.easy_vqa.queries=3"
+    )
+
+
 def test_a_checkpoint_that_is_not_there_is_an_error(run: Path) -> None:
     with pytest.raises(ValueError, match="expected a checkpoint of step 3"):
         evaluate.evaluate(load_run(run), 3)
