@@ -43,7 +43,8 @@ from flamingo.evaluation.loading import (
 from flamingo.evaluation.report import RunFacts, facts_of, write_report
 from flamingo.evaluation.results import collect, table
 from flamingo.evaluation.runner import Loaded, images, run_benchmarks
-from flamingo.runs import Run, load_run, plain, write_atomically
+from flamingo.files import write_atomically
+from flamingo.runs import Run, load_run, plain
 from flamingo.structured import build
 from flamingo.training.checkpoint import Checkpoint
 from flamingo.training.tracking import read_metrics
@@ -194,4 +195,4 @@ def summary(results: dict[str, Any], page: Path, what: str) -> str:
 
 
 if __name__ == "__main__":
-    entry_point(main, EvaluateConfig, "evaluate", verbatim=["run"])
+    entry_point(main, EvaluateConfig, "evaluate", verbatim=["run", "evaluation.folder.path"])

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from flamingo.config import RunConfig, Schedule, config_from_yaml, config_to_yaml
+from flamingo.files import write_atomically
 from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.provenance import circumstances
 from flamingo.training.checkpoint import Checkpoint, complete_checkpoints
@@ -99,31 +99,15 @@ def config_hash(config: RunConfig) -> str:
 def load_config(path: Path) -> RunConfig:
     """Read a ``config.yaml``. Raises ``ValueError`` naming the file if it does not fit."""
     if not path.is_file():
-        raise ValueError(f"{path}: expected a run's configuration, found no such file")
+        seeds = sorted(found.parent.name for found in path.parent.glob(f"seed=*/{path.name}"))
+        raise ValueError(
+            f"{path}: expected a run's configuration, found no such file"
+            + (f", but one in each of {seeds}: name one of them" if seeds else "")
+        )
     try:
         return config_from_yaml(path.read_text())
     except (YAMLError, OmegaConfBaseException, ValueError) as error:
         raise ValueError(f"{path}: expected a configuration of this version: {error}") from error
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` at once: a reader sees the old or the new, never a part.
-
-    Raises ``OSError`` naming the file when it cannot be written; the old one is then untouched.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(
-            error.errno, f"{error.strerror} while writing {path}; what it held before is intact"
-        ) from error
 
 
 # ---------------------------------------------------------------------------- the directory
@@ -184,7 +168,7 @@ class RunDirectory:
         if directory.config_file.exists():
             stored = load_config(directory.config_file)
             if differ := differences(stored, config):
-                raise ValueError(_explain(directory.path, differ))
+                raise ValueError(_explain(directory, differ))
         elif complete_checkpoints(directory.checkpoints):
             raise ValueError(
                 f"{directory.path}: expected config.yaml beside the checkpoints, got none"
@@ -222,7 +206,7 @@ class RunDirectory:
         write_atomically(self.provenance, json.dumps({"launches": launches}, indent=1) + "\n")
 
 
-def _explain(path: Path, differ: dict[str, tuple[Any, Any]]) -> str:
+def _explain(directory: RunDirectory, differ: dict[str, tuple[Any, Any]]) -> str:
     lines = [f"  {name}: {old!r} there, {new!r} now" for name, (old, new) in differ.items()]
     advice = "give this run another name= (or seed=), or the values it was started with"
     if set(differ) == {"training.steps"}:
@@ -230,7 +214,11 @@ def _explain(path: Path, differ: dict[str, tuple[Any, Any]]) -> str:
             "the learning rate of every step depends on it, so start a new run under another "
             "name=; only runs with training.schedule=constant can be made longer"
         )
-    return "\n".join([f"{path}: expected its own config, got another one:", *lines, advice])
+    if not (directory.metrics.exists() or directory.checkpoints.exists()):
+        advice += "; its training never took a step: the directory can be removed"
+    return "\n".join(
+        [f"{directory.path}: expected its own config, got another one:", *lines, advice]
+    )
 
 
 # ---------------------------------------------------------------------------- reopening

@@ -9,10 +9,11 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "flamingo").rglob("*.py"))
 SCRIPTS = sorted((ROOT / "experiments").rglob("*.py"))
 
-BASE = {"structured", "config", "types", "images"}
+BASE = {"structured", "config", "types", "images", "files"}
 MAY_IMPORT = {
     "structured": set(),
     "types": set(),
+    "files": set(),
     "images": {"types"},
     "provenance": set(),
     "config": {"structured"},

@@ -15,7 +15,7 @@ from flamingo.build import build_parts
 from flamingo.composition import CONF, compose
 from flamingo.config import RunConfig
 from flamingo.evaluation.benchmarks import build_benchmarks
-from flamingo.model.flamingo import conditioned_layers
+from flamingo.model.conditioning import conditioned_layers
 from flamingo.runs import RunDirectory, load_run
 from flamingo.testing import save_tiny_language_model
 from flamingo.training.loop import train

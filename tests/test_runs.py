@@ -1,6 +1,5 @@
 """Run directories: whom they belong to, and reopening them somewhere else."""
 
-import errno
 import json
 import shutil
 import subprocess
@@ -9,7 +8,6 @@ import sys
 import pandas as pd
 import pytest
 
-from flamingo import runs
 from flamingo.config import (
     BindingSourceConfig,
     DataConfig,
@@ -21,7 +19,7 @@ from flamingo.config import (
     TrainingConfig,
     WandbMode,
 )
-from flamingo.runs import RunDirectory, config_hash, load_config, load_run, write_atomically
+from flamingo.runs import RunDirectory, config_hash, load_config, load_run
 from flamingo.training.checkpoint import save_checkpoint
 
 
@@ -155,21 +153,7 @@ def test_only_one_process_at_a_time_trains_in_a_directory(tmp_path):
         pass
 
 
-# ---------------------------------------------------------------------------- writing
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    target = tmp_path / "config.yaml"
-    write_atomically(target, "old")
-
-    def full(_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(runs.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left .*config.yaml; what it held before is intact"):
-        write_atomically(target, "new")
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
+# ---------------------------------------------------------------------------- launches
 
 
 def test_every_launch_is_recorded(tmp_path):
@@ -247,3 +231,21 @@ def test_an_unreadable_config_is_named(tmp_path):
 def test_who_opens_or_builds_models_has_registered_them_with_transformers(module):
     code = f"import {module}; from transformers import AutoConfig; AutoConfig.for_model('flamingo')"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_directory_without_a_step_is_refused_with_the_advice_to_remove_it(tmp_path):
+    run = RunDirectory.open(training(tmp_path, lr=0.1))
+    with pytest.raises(ValueError, match="never took a step: the directory can be removed"):
+        RunDirectory.open(training(tmp_path, lr=0.2))
+    run.metrics.write_text("")
+    with pytest.raises(ValueError, match=r"lr: 0\.1 there, 0\.2 now") as refused:
+        RunDirectory.open(training(tmp_path, lr=0.2))
+    assert "removed" not in str(refused.value)
+
+
+def test_a_run_named_without_its_seed_says_which_there_are(tmp_path):
+    run = RunDirectory.open(config(tmp_path, seed=3))
+    with pytest.raises(ValueError, match=r"found no such file, but one in each of \['seed=3'\]"):
+        load_run(run.path.parent)
+    with pytest.raises(ValueError, match="found no such file$"):
+        load_run(tmp_path)

@@ -16,6 +16,8 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from flamingo.files import write_atomically
+
 HASH_BYTES = 32
 FORMAT = 1
 KEEP_FREE = 64 * 2**20
@@ -142,9 +144,7 @@ class FeatureFile:
     def _check_meta(self) -> None:
         path = self.folder / "meta.json"
         if not path.exists():
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(self._meta, indent=1) + "\n", encoding="utf8")
-            os.replace(temporary, path)
+            write_atomically(path, json.dumps(self._meta, indent=1) + "\n")
         found = json.loads(path.read_text(encoding="utf8"))
         if found != self._meta:
             raise ValueError(f"{path}: expected {self._meta}, got {found}; remove the folder")

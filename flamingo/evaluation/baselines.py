@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flamingo.evaluation.latents import Key, media_key
+from flamingo.evaluation.metrics.classification import exact_match
 from flamingo.evaluation.prompts import Episode, Item
-from flamingo.evaluation.scoring import exact_match
 from flamingo.types import Media, MediaLoader
 
 

@@ -2,9 +2,10 @@
 
 ``demonstrations`` are the answers shown before each query, the last one next to it. Texts are
 compared after ``normalize``: by default case and surrounding space do not count, as in
-:func:`flamingo.evaluation.scoring.exact_match`; pass a benchmark's own normalisation where it has
-one. No rate speaks for itself: even a perfect model says the last demonstration's answer wherever
-that is the right one. So each is reported with the rate of the right answers themselves.
+:func:`flamingo.evaluation.metrics.classification.exact_match`; pass a benchmark's own
+normalisation where it has one. No rate speaks for itself: even a perfect model says the last
+demonstration's answer wherever that is the right one. So each is reported with the rate of the
+right answers themselves.
 """
 
 from __future__ import annotations

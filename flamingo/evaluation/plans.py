@@ -8,7 +8,6 @@ of the longest, whatever the :class:`Order` the set is then presented in.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flamingo.evaluation.draws import generator
+from flamingo.files import write_atomically
 
 
 class Strategy(Enum):
@@ -166,10 +166,7 @@ class Plan:
 
 def write_plans(plans: Iterable[Plan], path: Path) -> None:
     """One plan a line; an existing file is replaced whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text("".join(plan.to_json() + "\n" for plan in plans), encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, "".join(plan.to_json() + "\n" for plan in plans))
 
 
 def read_plans(

@@ -19,11 +19,11 @@ from flamingo.evaluation.baselines import (
     prior,
 )
 from flamingo.evaluation.benchmarks.base import Benchmark
+from flamingo.evaluation.metrics.classification import exact_match
 from flamingo.evaluation.perturbations import Condition
 from flamingo.evaluation.predictions import Prediction
 from flamingo.evaluation.prompts import Episode
 from flamingo.evaluation.runner import Cell, Outcome
-from flamingo.evaluation.scoring import exact_match
 from flamingo.evaluation.statistics import Estimate, estimate, paired_difference
 
 ALL = "all"

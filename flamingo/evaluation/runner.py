@@ -16,16 +16,11 @@ from flamingo.config import EvaluationConfig
 from flamingo.data.sequence import tokenize
 from flamingo.evaluation.benchmarks.base import Benchmark
 from flamingo.evaluation.latents import MediaLatents
+from flamingo.evaluation.metrics.classification import exact_match
 from flamingo.evaluation.perturbations import ALWAYS_RUN, Condition, perturb
 from flamingo.evaluation.predictions import Prediction, PredictionFile, prediction_key
 from flamingo.evaluation.prompts import Episode, prompt, prompt_hash, prompt_text
-from flamingo.evaluation.scoring import (
-    Answer,
-    Reader,
-    exact_match,
-    generate_answers,
-    rank_candidates,
-)
+from flamingo.evaluation.scoring import Answer, Reader, generate_answers, rank_candidates
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.types import ImageRef, InterleavedSequence, Media, MediaLoader, Text
 

@@ -27,11 +27,6 @@ MARGIN = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 """Nats between two answers below which the shape of a batch could decide, by compute precision."""
 
 
-def exact_match(answer: str, target: str) -> float:
-    """1 if both are the same up to case and surrounding space, else 0."""
-    return float(answer.strip().lower() == target.strip().lower())
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What the model says, and how sure it is.

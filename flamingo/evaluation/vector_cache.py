@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from flamingo.backbones.fingerprint import fingerprint
+from flamingo.files import write_atomically
 
 FORMAT = 1
 NAME = "vectors"
@@ -81,8 +82,7 @@ def _write(path: Path, vectors: Tensor, meta: dict[str, Any]) -> None:
     try:
         safetensors.torch.save_file({NAME: vectors}, temporary)
         os.replace(temporary, path)
-        temporary.write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path.with_suffix(".json"))
+        write_atomically(path.with_suffix(".json"), json.dumps(meta, indent=1) + "\n")
     finally:
         temporary.unlink(missing_ok=True)
 

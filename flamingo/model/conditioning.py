@@ -12,7 +12,7 @@ put in place for the duration of one call, under a lock, and see the call's medi
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from flamingo.config import CrossAttentionConfig
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
 
 MEDIA_KEYWORD = "flamingo_media"
@@ -115,3 +116,21 @@ class Conditioning:
         return args, kwargs | {
             "hidden_states": block(kwargs["hidden_states"], key, value, call.mask)
         }
+
+
+def conditioned_layers(options: CrossAttentionConfig, layers: int) -> Sequence[int]:
+    """Indices of the LM layers that a gated block stands before.
+
+    Raises ``ValueError`` when an index is beyond the LM's layers, or none is chosen.
+    """
+    if options.layers is not None:
+        chosen = options.layers
+    else:
+        assert options.every is not None
+        chosen = [i for i in range(layers) if (i + 1) % options.every == 0]
+    if not chosen or chosen[-1] >= layers:
+        raise ValueError(
+            f"cross_attention.layers: expected indices below the LM's {layers} layers, got "
+            f"{chosen} (every={options.every}, layers={options.layers})"
+        )
+    return chosen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
@@ -21,13 +20,13 @@ from flamingo.backbones import language as lm
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.config import CrossAttentionConfig, LanguageConfig, ResamplerConfig, VisionConfig
 from flamingo.model import persistence
-from flamingo.model.conditioning import ConditionedCall, Conditioning
+from flamingo.model.conditioning import ConditionedCall, Conditioning, conditioned_layers
 from flamingo.model.configuration import FlamingoConfig, to_plain
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
 from flamingo.model.embedding import NewTokenEmbedding
 from flamingo.model.generation import FlamingoGeneration, default_generation_config
 from flamingo.model.masking import text_time
-from flamingo.model.media import FlamingoCache, MediaState
+from flamingo.model.media import FlamingoCache, MediaState, check_media_counts
 from flamingo.model.resampler import PerceiverResampler
 
 
@@ -439,35 +438,6 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         hidden = hidden[keep] if isinstance(keep, Tensor) else hidden[:, -keep if keep else 0 :]
         own, new = lm.head_logits(self.language_model, hidden, self.new_tokens.output_rows)
         return self.new_tokens.join_logits(own, new)
-
-
-def conditioned_layers(options: CrossAttentionConfig, layers: int) -> Sequence[int]:
-    """Indices of the LM layers that a gated block stands before.
-
-    Raises ``ValueError`` when an index is beyond the LM's layers, or none is chosen.
-    """
-    if options.layers is not None:
-        chosen = options.layers
-    else:
-        assert options.every is not None
-        chosen = [i for i in range(layers) if (i + 1) % options.every == 0]
-    if not chosen or chosen[-1] >= layers:
-        raise ValueError(
-            f"cross_attention.layers: expected indices below the LM's {layers} layers, got "
-            f"{chosen} (every={options.every}, layers={options.layers})"
-        )
-    return chosen
-
-
-def check_media_counts(named: Int[Tensor, " row"], given: Int[Tensor, " row"]) -> None:
-    """Raise ``ValueError`` for the first row that names more media than it was given."""
-    short = named > given
-    if bool(short.any()):
-        row = int(short.int().argmax())
-        raise ValueError(
-            f"row {row}: expected a medium for each of its {int(named[row])} <image> tokens, "
-            f"got {int(given[row])} media"
-        )
 
 
 def next_token_loss(

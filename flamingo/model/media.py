@@ -154,6 +154,17 @@ def _to_rows(
     return flat[place].unflatten(0, tuple(present.shape))
 
 
+def check_media_counts(named: Int[Tensor, " row"], given: Int[Tensor, " row"]) -> None:
+    """Raise ``ValueError`` for the first row that names more media than it was given."""
+    short = named > given
+    if bool(short.any()):
+        row = int(short.int().argmax())
+        raise ValueError(
+            f"row {row}: expected a medium for each of its {int(named[row])} <image> tokens, "
+            f"got {int(given[row])} media"
+        )
+
+
 class FlamingoCache(DynamicCache):
     """transformers' growing key-value cache of the text, and with it the media being read."""
 

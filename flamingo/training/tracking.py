@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from flamingo.config import TrackingConfig, WandbMode
+from flamingo.files import write_atomically
 
 TIMING_PREFIX = "time/"
 """Metrics that differ between two equal runs; all others are the same bit for bit on CPU."""
@@ -47,12 +48,7 @@ class MetricsFile:
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         entries = [e for e in read_metrics(path) if e["step"] <= step]
-        temporary = path.with_name(f"{path.name}.unfinished")
-        with temporary.open("w") as file:
-            file.writelines(json.dumps(e) + "\n" for e in entries)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_atomically(path, "".join(json.dumps(e) + "\n" for e in entries))
         self._file = path.open("a")
 
     def append(self, entry: dict[str, Any]) -> None:

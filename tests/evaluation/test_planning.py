@@ -11,7 +11,8 @@ import torch
 from flamingo.evaluation.planning import PlanSettings, Similar, make_plans
 from flamingo.evaluation.plans import Exclusion, Order, Plan, Strategy, read_plans, write_plans
 from flamingo.evaluation.pool import Listing
-from flamingo.evaluation.retrieval import BlockFinder, Index
+from flamingo.evaluation.retrieval import Index
+from flamingo.evaluation.retrieval_blocks import BlockFinder
 
 ITEMS, QUERIES, LONGEST = 120, 15, 8
 POOL = Listing(

@@ -15,12 +15,12 @@ from flamingo.evaluation.baselines import (
     nearest_centroid,
     prior,
 )
+from flamingo.evaluation.metrics.classification import exact_match
 from flamingo.evaluation.perturbations import Condition
 from flamingo.evaluation.predictions import Prediction
 from flamingo.evaluation.prompts import Episode, Item
 from flamingo.evaluation.results import collect, table
 from flamingo.evaluation.runner import Cell, Outcome
-from flamingo.evaluation.scoring import exact_match
 from flamingo.testing import synthetic_images
 from flamingo.types import Media
 

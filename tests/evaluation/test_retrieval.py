@@ -8,7 +8,8 @@ import random
 import pytest
 import torch
 
-from flamingo.evaluation.retrieval import BlockFinder, Index, mix, normalize, search
+from flamingo.evaluation.retrieval import Index, mix, normalize, search
+from flamingo.evaluation.retrieval_blocks import BlockFinder
 from flamingo.evaluation.retrieval_faiss import FaissFinder, load_faiss
 
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.config import CrossAttentionConfig, MediaVisibility, ResamplerConfig
-from flamingo.model.flamingo import conditioned_layers
+from flamingo.model.conditioning import conditioned_layers
 from flamingo.testing import FAMILIES, tiny_language_model, tiny_vision_encoder
 from tests.model.conftest import VISION_DIM, features, prompt
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import FailFast, TypeAdapter, ValidationError
 
 from flamingo.evaluation.benchmarks.examples import Example
+from flamingo.files import write_atomically
 from flamingo.images import open_image
 from flamingo.types import ImageRef
 
@@ -167,4 +168,4 @@ def pair_answers(examples: Sequence[Example], answers: Mapping[str, T]) -> list[
 
 def write_json(path: Path, content: Any) -> None:
     """``content`` as one JSON file (ASCII, as every server reads it)."""
-    path.write_text(json.dumps(content), encoding="ascii")
+    write_atomically(path, json.dumps(content))

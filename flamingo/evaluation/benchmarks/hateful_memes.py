@@ -6,6 +6,7 @@ Kiela et al. 2020, "The Hateful Memes Challenge" (ai.meta.com/tools/hatefulmemes
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,6 +19,7 @@ from flamingo.evaluation.benchmarks.files import (
     pair_answers,
     read_json_lines,
 )
+from flamingo.files import write_atomically
 
 ANSWERS = ("no", "yes")
 """By label: 0 and 1."""
@@ -67,7 +69,8 @@ def write_hateful_memes_submission(
             raise ValueError(
                 f"probability of {example.id!r}: expected between 0 and 1, got {probability}"
             )
-    with path.open("w", newline="", encoding="ascii") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "proba", "label"])
-        writer.writerows([example.id, p, int(p > 0.5)] for example, p in rows)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["id", "proba", "label"])
+    writer.writerows([example.id, p, int(p > 0.5)] for example, p in rows)
+    write_atomically(path, table.getvalue())

@@ -1,7 +1,7 @@
 """Stems of OK-VQA's answers: what is lenient about its accuracy.
 
 OK-VQA's annotations hold each answer twice, as given (``raw_answer``) and stemmed (``answer``), and
-its scores compare stems (Marino et al. 2019; v1.1 of the data). The official stemmer is not public.
+its scores compare stems (Marino et al. 2019; v1.1 of the data). No official stemmer is known to us.
 OpenFlamingo brings the last word forms together again: verbs that end in "ing" to their base form,
 plural nouns to the singular, and exceptions by hand. So does :func:`stem_answer`, with simplemma's
 English dictionary in the place of tagger, WordNet and singular rules, which need downloads.
@@ -49,7 +49,7 @@ _EXCEPTIONS = (
         children child  feet foot    geese goose    mice mouse     teeth tooth    oxen ox
         """
     )
-    # Stems as OK-VQA's own column of stemmed answers has them.
+    # Stems of OK-VQA's own column of stemmed answers, from memory: not checked against its file.
     | _pairs("clothes cloth clothing cloth jeans jean morning morn pants pant")
 )
 
