@@ -31,7 +31,7 @@ from flamingo.backbones import assets
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.build import build_media_loader
 from flamingo.composition import entry_point
-from flamingo.config import EvaluationConfig, RunConfig, config_to_yaml
+from flamingo.config import RunConfig, config_to_yaml
 from flamingo.evaluation.baselines import PooledFeatures
 from flamingo.evaluation.benchmarks import build_benchmarks
 from flamingo.evaluation.loading import (
@@ -43,6 +43,7 @@ from flamingo.evaluation.loading import (
 from flamingo.evaluation.report import RunFacts, facts_of, write_report
 from flamingo.evaluation.results import collect, table
 from flamingo.evaluation.runner import Loaded, images, run_benchmarks
+from flamingo.evaluation_config import EvaluationConfig
 from flamingo.files import write_atomically
 from flamingo.runs import Run, load_run, plain
 from flamingo.structured import build

@@ -9,70 +9,13 @@ after it is built; derived values are properties.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from flamingo.structured import build
-
-
-def _require(condition: bool, name: str, expected: str, actual: object) -> None:
-    if not condition:
-        raise ValueError(f"{name}: expected {expected}, got {actual!r}")
-
-
-class MediaVisibility(Enum):
-    """Which media a text token attends to (paper, section 2.3)."""
-
-    immediate = "immediate"
-    """The last medium before it alone: the paper's default."""
-    all_previous = "all_previous"
-
-
-class Activation(Enum):
-    """Of the feed-forward layers of what trains."""
-
-    squared_relu = "squared_relu"
-    """The paper's."""
-    gelu = "gelu"
-    """OpenFlamingo's."""
-
-
-class Precision(Enum):
-    """Of the forward and backward pass; the trained weights are fp32."""
-
-    auto = "auto"
-    """bf16 where the device computes it natively, else fp32."""
-    bf16 = "bf16"
-    fp32 = "fp32"
-
-
-class Schedule(Enum):
-    """Of the learning rate after its warm-up."""
-
-    constant = "constant"
-    cosine = "cosine"
-    linear = "linear"
-
-
-class WandbMode(Enum):
-    """Where runs are tracked besides ``metrics.jsonl``."""
-
-    disabled = "disabled"
-    offline = "offline"
-    online = "online"
-
-
-class Collection(Enum):
-    """Labelled images that concepts can be drawn from."""
-
-    twemoji = "twemoji"
-    easy_vqa_concepts = "easy_vqa_concepts"
-    """easy-VQA's shape x colour combinations."""
-    folder = "folder"
-    """Any directory with one sub-directory a class."""
-
+from flamingo.choices import Activation, Collection, MediaVisibility, Precision, Schedule, WandbMode
+from flamingo.evaluation_config import EvaluationConfig, check_collection
+from flamingo.structured import build, require
 
 # ---------------------------------------------------------------------------- backbones
 
@@ -120,8 +63,8 @@ class ResamplerConfig:
 
     def __post_init__(self) -> None:
         for name in ("depth", "num_latents", "heads", "dim_head", "ff_mult", "max_frames"):
-            _require(getattr(self, name) >= 1, f"resampler.{name}", ">= 1", getattr(self, name))
-        _require(self.latent_std > 0, "resampler.latent_std", "> 0", self.latent_std)
+            require(getattr(self, name) >= 1, f"resampler.{name}", ">= 1", getattr(self, name))
+        require(self.latent_std > 0, "resampler.latent_std", "> 0", self.latent_std)
 
 
 @dataclass(kw_only=True)
@@ -153,22 +96,22 @@ class CrossAttentionConfig:
 
     def __post_init__(self) -> None:
         for name in ("heads", "dim_head", "ff_mult"):
-            _require(
+            require(
                 getattr(self, name) >= 1, f"cross_attention.{name}", ">= 1", getattr(self, name)
             )
         for name in ("attention_init_scale", "feed_forward_init_scale"):
             value = getattr(self, name)
-            _require(value >= 0, f"cross_attention.{name}", ">= 0", value)
+            require(value >= 0, f"cross_attention.{name}", ">= 0", value)
         if (self.every is None) == (self.layers is None):
             raise ValueError(
                 "cross_attention: expected exactly one of every and layers, "
                 f"got every={self.every!r}, layers={self.layers!r}"
             )
         if self.every is not None:
-            _require(self.every >= 1, "cross_attention.every", ">= 1", self.every)
+            require(self.every >= 1, "cross_attention.every", ">= 1", self.every)
         if self.layers is not None:
             increasing = self.layers == sorted(set(self.layers)) and bool(self.layers)
-            _require(
+            require(
                 increasing and self.layers[0] >= 0,
                 "cross_attention.layers",
                 "increasing layer indices, at least one",
@@ -196,8 +139,8 @@ class SourceConfig:
     loss_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(self.sequences >= 1, "sequences", ">= 1", self.sequences)
-        _require(self.loss_weight > 0, "loss_weight", "> 0", self.loss_weight)
+        require(self.sequences >= 1, "sequences", ">= 1", self.sequences)
+        require(self.loss_weight > 0, "loss_weight", "> 0", self.loss_weight)
 
 
 @dataclass(kw_only=True)
@@ -217,22 +160,9 @@ class EasyVQASourceConfig(SourceConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("pairs", "questions_per_image"):
-            _require(getattr(self, name) >= 1, f"data.easy_vqa.{name}", ">= 1", getattr(self, name))
+            require(getattr(self, name) >= 1, f"data.easy_vqa.{name}", ">= 1", getattr(self, name))
         rate = self.blank_rate
-        _require(0 <= rate < 1, "data.easy_vqa.blank_rate", "in [0, 1)", rate)
-
-
-def _check_collection(config: BindingSourceConfig | BindingBenchmarkConfig, name: str) -> None:
-    if (config.collection is Collection.folder) != (config.path is not None):
-        raise ValueError(
-            f"{name}.path: expected a directory with collection=folder and only then, "
-            f"got collection={config.collection.value}, path={config.path!r}"
-        )
-    _require(config.views >= 1, f"{name}.views", ">= 1", config.views)
-    _require(config.held_out >= 0, f"{name}.held_out", ">= 0", config.held_out)
-    if config.collection is Collection.easy_vqa_concepts:
-        few = "fewer than easy-VQA's 24 concepts"
-        _require(config.held_out < 24, f"{name}.held_out", few, config.held_out)
+        require(0 <= rate < 1, "data.easy_vqa.blank_rate", "in [0, 1)", rate)
 
 
 @dataclass(kw_only=True)
@@ -253,14 +183,15 @@ class BindingSourceConfig(SourceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_collection(self, "data.binding")
-        _require(
+        name = "data.binding"
+        check_collection(name, self.collection, self.path, self.views, self.held_out)
+        require(
             2 <= self.min_ways <= self.max_ways,
             "data.binding.min_ways, max_ways",
             "2 <= min_ways <= max_ways",
             (self.min_ways, self.max_ways),
         )
-        _require(self.images > self.max_ways, "data.binding.images", "> max_ways", self.images)
+        require(self.images > self.max_ways, "data.binding.images", "> max_ways", self.images)
 
 
 @dataclass(kw_only=True)
@@ -279,8 +210,8 @@ class DataConfig:
     """Processes that prepare batches."""
 
     def __post_init__(self) -> None:
-        _require(self.max_tokens >= 1, "data.max_tokens", ">= 1", self.max_tokens)
-        _require(self.workers >= 0, "data.workers", ">= 0", self.workers)
+        require(self.max_tokens >= 1, "data.max_tokens", ">= 1", self.max_tokens)
+        require(self.workers >= 0, "data.workers", ">= 0", self.workers)
         if self.feature_cache is not None and not self.cache_features:
             raise ValueError(
                 "data.feature_cache: expected null with cache_features=false (nothing is cached), "
@@ -317,109 +248,26 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "micro_batches", "log_every", "checkpoint_every", "keep_checkpoints"):
-            _require(getattr(self, name) >= 1, f"training.{name}", ">= 1", getattr(self, name))
-        _require(self.lr > 0, "training.lr", "> 0", self.lr)
-        _require(self.clip_norm > 0, "training.clip_norm", "> 0", self.clip_norm)
-        _require(
+            require(getattr(self, name) >= 1, f"training.{name}", ">= 1", getattr(self, name))
+        require(self.lr > 0, "training.lr", "> 0", self.lr)
+        require(self.clip_norm > 0, "training.clip_norm", "> 0", self.clip_norm)
+        require(
             0 <= self.warmup_steps < self.steps,
             "training.warmup_steps",
             f"0 <= warmup_steps < steps ({self.steps})",
             self.warmup_steps,
         )
-        _require(
+        require(
             0 <= self.min_lr_fraction <= 1,
             "training.min_lr_fraction",
             "between 0 and 1",
             self.min_lr_fraction,
         )
         two = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
-        _require(two, "training.betas", "two numbers of [0, 1)", self.betas)
-        _require(self.weight_decay >= 0, "training.weight_decay", ">= 0", self.weight_decay)
-        _require(self.eval_every >= 0, "training.eval_every", ">= 0", self.eval_every)
-        _require(self.eval_batches >= 1, "training.eval_batches", ">= 1", self.eval_batches)
-
-
-# ---------------------------------------------------------------------------- evaluation
-
-
-@dataclass(kw_only=True)
-class EasyVQABenchmarkConfig:
-    """easy-VQA's test questions."""
-
-    queries: int = 500
-    """Test questions, drawn by the benchmark seed; 0: all 9,673."""
-    shots: list[int] | None = None
-    """Instead of ``evaluation.shots``."""
-
-
-@dataclass(kw_only=True)
-class BindingBenchmarkConfig:
-    """n-way binding of held-out words, on seen and held-out concepts of a collection."""
-
-    collection: Collection = Collection.twemoji
-    path: str | None = None
-    ways: list[int] = field(default_factory=lambda: [2, 5])
-    queries: int = 200
-    shots: list[int] | None = None
-    """Instead of ``evaluation.shots``."""
-    views: int = 9
-    """Renderings of each emoji: ``k`` shots a class need ``k + 1`` images of it."""
-    held_out: int = 250
-    """As in training."""
-    concepts: int = 100
-    """Concepts of each split that episodes are drawn from (their images are encoded); 0: all."""
-
-    def __post_init__(self) -> None:
-        _check_collection(self, "evaluation.binding")
-        _require(
-            all(ways >= 2 for ways in self.ways) and bool(self.ways),
-            "evaluation.binding.ways",
-            ">= 2 each, at least one",
-            self.ways,
-        )
-        _require(self.queries >= 0, "evaluation.binding.queries", ">= 0", self.queries)
-
-
-@dataclass(kw_only=True)
-class FolderBenchmarkConfig(BindingBenchmarkConfig):
-    """Binding on the user's own directory, ``path``, with a sub-directory a class."""
-
-    collection: Collection = Collection.folder
-    ways: list[int] = field(default_factory=lambda: [2])
-    """At most as many as there are classes."""
-
-
-@dataclass(kw_only=True)
-class EvaluationConfig:
-    """In-context evaluation; every control of ``evaluation/perturbations.py`` always runs."""
-
-    shots: list[int] = field(default_factory=lambda: [0, 1, 2, 4, 8])
-    """Demonstrations (easy-VQA) or demonstrations a class (binding)."""
-    easy_vqa: EasyVQABenchmarkConfig | None = None
-    binding: BindingBenchmarkConfig | None = None
-    folder: FolderBenchmarkConfig | None = None
-    seed: int = 0
-    """Draws queries and demonstrations."""
-    control_queries: int = 0
-    """Queries that the controls are run on, the first of all; 0: all."""
-    batch_size: int = 16
-    max_new_tokens: int = 5
-    max_tokens: int = 2048
-    """A longer prompt does not fit: its shot count is left out, and the report says so."""
-
-    def __post_init__(self) -> None:
-        _require(
-            bool(self.shots) and self.shots == sorted(set(self.shots)) and self.shots[0] >= 0,
-            "evaluation.shots",
-            "increasing shot counts",
-            self.shots,
-        )
-        for name in ("batch_size", "max_new_tokens", "max_tokens"):
-            _require(getattr(self, name) >= 1, f"evaluation.{name}", ">= 1", getattr(self, name))
-        if self.folder is not None:
-            actual = self.folder.collection
-            name = "evaluation.folder.collection"
-            _require(actual is Collection.folder, name, "folder", actual.value)
+        require(two, "training.betas", "two numbers of [0, 1)", self.betas)
+        require(self.weight_decay >= 0, "training.weight_decay", ">= 0", self.weight_decay)
+        require(self.eval_every >= 0, "training.eval_every", ">= 0", self.eval_every)
+        require(self.eval_batches >= 1, "training.eval_batches", ">= 1", self.eval_batches)
 
 
 # ---------------------------------------------------------------------------- the run
@@ -451,8 +299,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         one_folder = self.name == Path(self.name).name and self.name not in ("", "..")
-        _require(one_folder, "name", "the name of one folder, without slashes", self.name)
-        _require(self.seed >= 0, "seed", ">= 0", self.seed)
+        require(one_folder, "name", "the name of one folder, without slashes", self.name)
+        require(self.seed >= 0, "seed", ">= 0", self.seed)
         sources = [s for s in (self.data.easy_vqa, self.data.binding) if s is not None]
         sequences = sum(source.sequences for source in sources)
         if sources and self.training.micro_batches > sequences:

@@ -25,7 +25,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from flamingo.config import RunConfig, Schedule, config_from_yaml, config_to_yaml
+from flamingo.choices import Schedule
+from flamingo.config import RunConfig, config_from_yaml, config_to_yaml
 from flamingo.files import write_atomically
 from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.provenance import circumstances

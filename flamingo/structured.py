@@ -17,6 +17,12 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 Schema = TypeVar("Schema")
 
 
+def require(condition: bool, name: str, expected: str, actual: object) -> None:
+    """Raise ``ValueError`` naming the key unless ``condition`` holds."""
+    if not condition:
+        raise ValueError(f"{name}: expected {expected}, got {actual!r}")
+
+
 def section(hint: Any) -> type | None:
     """The dataclass of a field declared as ``D`` or ``D | None``; ``None`` for any other type."""
     candidates = (hint, *get_args(hint))

@@ -9,15 +9,17 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "flamingo").rglob("*.py"))
 SCRIPTS = sorted((ROOT / "experiments").rglob("*.py"))
 
-BASE = {"structured", "config", "types", "images", "files"}
+BASE = {"choices", "structured", "evaluation_config", "config", "types", "images", "files"}
 MAY_IMPORT = {
+    "choices": set(),
     "structured": set(),
     "types": set(),
     "files": set(),
     "images": {"types"},
     "provenance": set(),
-    "config": {"structured"},
-    "composition": {"structured", "config"},
+    "evaluation_config": {"choices", "structured"},
+    "config": {"choices", "structured", "evaluation_config"},
+    "composition": {"choices", "structured", "evaluation_config", "config"},
     "backbones": BASE,
     "data": BASE,
     "model": BASE | {"backbones"},

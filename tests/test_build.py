@@ -13,14 +13,13 @@ from PIL import Image
 from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
 from flamingo.build import build_parts, feature_statistics, parameter_counts
+from flamingo.choices import Collection, Precision
 from flamingo.config import (
     BindingSourceConfig,
-    Collection,
     CrossAttentionConfig,
     DataConfig,
     LanguageConfig,
     ModelConfig,
-    Precision,
     ResamplerConfig,
     RunConfig,
     TrainingConfig,

@@ -121,4 +121,4 @@ def test_the_benchmarks_of_an_experiment_have_episodes_at_every_shot_count(
     for benchmark in benchmarks:
         for shots in benchmark.shots:
             assert benchmark.unfit(shots) is None
-            assert [e.shots for e in benchmark.episodes(shots)] == [shots] * 5
+            assert [e.shots for e in benchmark.episodes(shots, 0)] == [shots] * 5

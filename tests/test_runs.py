@@ -8,17 +8,16 @@ import sys
 import pandas as pd
 import pytest
 
+from flamingo.choices import Schedule, WandbMode
 from flamingo.config import (
     BindingSourceConfig,
     DataConfig,
     EasyVQASourceConfig,
-    EvaluationConfig,
     RunConfig,
-    Schedule,
     TrackingConfig,
     TrainingConfig,
-    WandbMode,
 )
+from flamingo.evaluation_config import EvaluationConfig
 from flamingo.runs import RunDirectory, config_hash, load_config, load_run
 from flamingo.training.checkpoint import save_checkpoint
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from flamingo.backbones import assets
-from flamingo.evaluation.perturbations import ALWAYS_RUN
+from flamingo.evaluation_config import EvaluationConfig
 from flamingo.runs import Run, load_run
 
 pytestmark = pytest.mark.slow
@@ -80,7 +80,9 @@ def test_training_leaves_config_provenance_metrics_and_checkpoints(run):
 def test_every_prediction_is_on_disk(run):
     predictions = run.predictions()
     assert set(predictions["benchmark"]) == set(QUERIES)
-    assert set(predictions["condition"]) == {condition.value for condition in ALWAYS_RUN}
+    assert set(predictions["condition"]) == {
+        condition.value for condition in EvaluationConfig().conditions
+    }
     for benchmark, queries in QUERIES.items():
         real = run.predictions(benchmark, "real")
         assert real.groupby("shots").size().to_dict() == dict.fromkeys(SHOTS, queries)

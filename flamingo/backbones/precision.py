@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from flamingo.config import Precision
+from flamingo.choices import Precision
 
 
 def preferred_dtype(device: torch.device | str) -> torch.dtype:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from flamingo.config import Collection
+from flamingo.choices import Collection
 from flamingo.data.rendering import render_view, view_key
 from flamingo.data.sources.easy_vqa import COLOURS, SHAPES, image_ref, load_questions
 from flamingo.images import open_image

@@ -16,15 +16,9 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from itertools import count, islice
 
+from flamingo.choices import Exclusion, Order, Strategy
 from flamingo.evaluation.draws import generator, permutation
-from flamingo.evaluation.plans import (
-    Exclusion,
-    Order,
-    Plan,
-    Strategy,
-    read_plans,
-    write_plans,
-)
+from flamingo.evaluation.plans import Plan, read_plans, write_plans
 from flamingo.evaluation.pool import Listing
 
 __all__ = [

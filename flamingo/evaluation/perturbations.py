@@ -21,9 +21,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 from functools import cached_property
 
+from flamingo.choices import Condition
 from flamingo.evaluation.image_perturbations import (
     blank_demonstrations,
     blank_query,
@@ -46,59 +46,16 @@ from flamingo.images import BLANK
 from flamingo.types import Media
 
 __all__ = [
-    "ALWAYS_RUN",
     "BLANK",
+    "ZERO_SHOT_TEXTS",
     "Borrowed",
-    "Condition",
     "blank_query",
     "perturb",
     "shuffle_answers",
 ]
 
-
-class Condition(Enum):
-    """What the model gets to see."""
-
-    real = "real"
-    blank_query = "blank_query"
-    shuffled_answers = "shuffled_answers"
-    blank_demonstrations = "blank_demonstrations"
-    swap_query = "swap_query"
-    swap_demonstrations = "swap_demonstrations"
-    drop_query = "drop_query"
-    drop_demonstrations = "drop_demonstrations"
-    blur_query = "blur_query"
-    blur_demonstrations = "blur_demonstrations"
-    flipped_answers = "flipped_answers"
-    swapped_questions = "swapped_questions"
-    reversed_order = "reversed_order"
-    text_only_zero_shot = "text_only_zero_shot"
-
-    @property
-    def label(self) -> str:
-        """What reports call it."""
-        return _LABELS[self]
-
-
-_LABELS = {
-    Condition.real: "model",
-    Condition.blank_query: "query image blanked",
-    Condition.shuffled_answers: "demonstration answers shuffled",
-    Condition.blank_demonstrations: "demonstration images blanked",
-    Condition.swap_query: "query image swapped",
-    Condition.swap_demonstrations: "demonstration images swapped",
-    Condition.drop_query: "query image removed",
-    Condition.drop_demonstrations: "demonstration images removed",
-    Condition.blur_query: "query image blurred",
-    Condition.blur_demonstrations: "demonstration images blurred",
-    Condition.flipped_answers: "demonstration answers flipped",
-    Condition.swapped_questions: "demonstration questions swapped",
-    Condition.reversed_order: "demonstrations reversed",
-    Condition.text_only_zero_shot: 'text-only "0-shot"',
-}
-
-ALWAYS_RUN = (Condition.real, Condition.blank_query, Condition.shuffled_answers)
-"""Conditions of every evaluation; the others are run where they are asked for."""
+ZERO_SHOT_TEXTS = 2
+"""Demonstrations of the text-only "0-shot"."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
+from flamingo.choices import Exclusion, Order, Strategy
 from flamingo.evaluation.demonstrations import plan_fixed, plan_label_balanced, plan_random
-from flamingo.evaluation.plans import Exclusion, Order, Parameter, Plan, Strategy
+from flamingo.evaluation.plans import Parameter, Plan
 from flamingo.evaluation.pool import Listing
 from flamingo.evaluation.retrieval import Finder, Index, Neighbours, search
 from flamingo.evaluation.similarity import plan_diverse, plan_rices, with_order

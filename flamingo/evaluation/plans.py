@@ -14,53 +14,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flamingo.choices import Exclusion, Order, Strategy
 from flamingo.evaluation.draws import generator
 from flamingo.files import write_atomically
-
-
-class Strategy(Enum):
-    """How demonstrations are chosen."""
-
-    random = "random"
-    """Uniformly from the pool, without replacement."""
-    balanced = "balanced"
-    """In rounds: each round holds one demonstration of every class, in random order."""
-    fixed = "fixed"
-    """The same for every query, as the user lists them."""
-    label_balanced = "label_balanced"
-    """As balanced, with the labels of a pool for classes; a last round may be incomplete."""
-    rices = "rices"
-    """The most similar ones, the most similar last (Yang et al. 2022, arXiv:2109.05014)."""
-    diverse = "diverse"
-    """Similar to the query and unlike each other (Carbonell and Goldstein 1998)."""
-
-
-class Order(Enum):
-    """In which order a set of demonstrations is presented.
-
-    Only ``drawn`` also nests the order; under the others a demonstration keeps its place relative
-    to any other at all shot counts, but the one that a further shot adds may stand anywhere.
-    """
-
-    drawn = "drawn"
-    """As the strategy gives them (rices: the most similar last)."""
-    similar_last = "similar_last"
-    """The most similar next to the query."""
-    similar_first = "similar_first"
-    """The most similar farthest from the query."""
-    shuffled = "shuffled"
-    """At random, by ``order_seed``."""
-
-
-class Exclusion(Enum):
-    """Which demonstrations a query may not get, besides itself."""
-
-    nothing = "nothing"
-    same_image = "same_image"
-    """Those that show an image of the query, by the image's key."""
-    same_content = "same_content"
-    """Those that show an image of the query, by its pixels: copies under other names too."""
-
 
 Parameter = str | int | float
 

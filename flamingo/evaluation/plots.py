@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from flamingo.evaluation.perturbations import Condition
+from flamingo.choices import Condition
 from flamingo.evaluation.results import ALL, CONDITION_LABELS, Row
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION = (

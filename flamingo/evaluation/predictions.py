@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One answer and all that it depends on. ``key`` tells whether it still holds."""
+    """One answer and all that it depends on. ``key`` tells whether it still holds.
+
+    ``target`` is the reference that a demonstration would show, ``references`` are all of them,
+    none where the annotation is missing. ``score`` is None there, and where it depends on the other
+    answers (CIDEr).
+    """
 
     key: str
     model: str
@@ -24,9 +29,10 @@ class Prediction:
     answer: str
     target: str
     probability: float
-    score: float
+    score: float | None
     group: str
     cluster: str
+    references: list[str] = field(default_factory=list)
 
 
 def prediction_key(

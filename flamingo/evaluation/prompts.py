@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from string import Formatter
 
 from flamingo.types import (
     END_OF_CHUNK_TOKEN,
@@ -24,11 +25,26 @@ class Template:
     """The text around an image: ``<image>`` + question, then answer.
 
     ``question`` and ``answer`` are format strings over the fields ``question`` and ``answer``. The
-    space before an answer belongs to the answer: that is how it is learned.
+    space before an answer belongs to the answer: that is how it is learned. ``separator`` follows
+    every demonstration. Question and answer are tokenised apart, as in training, or, if ``whole``,
+    as one text between special tokens, as the harnesses do that join a prompt first.
+
+    Raises ``ValueError`` for a format string that lacks its field or has another.
     """
 
     question: str
     answer: str
+    separator: str = ""
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        for name, text, fields in (
+            ("question", self.question, {"question"}),
+            ("answer", self.answer, {"answer"}),
+        ):
+            found = {field for _, field, _, _ in Formatter().parse(text) if field is not None}
+            if found - fields or (name == "answer" and not found):
+                raise ValueError(f"template.{name}: expected a text with {{{name}}}, got {text!r}")
 
     def question_text(self, question: str) -> str:
         return self.question.format(question=question)
@@ -63,7 +79,9 @@ class Episode:
     ``shots`` counts as the benchmark does (demonstrations, or demonstrations a class).
     ``candidates`` are the answers to rank; empty for an open-ended question. ``group`` is the kind
     of query results are broken down by ("" for none). ``cluster`` names the query's image before
-    any perturbation: standard errors are clustered by it.
+    any perturbation: standard errors are clustered by it. ``references`` are all right answers to
+    the query, of which its item has the one that a demonstration would show; none where the
+    annotation is missing.
     """
 
     query: Item
@@ -72,6 +90,7 @@ class Episode:
     candidates: tuple[str, ...] = ()
     group: str = ""
     cluster: str = ""
+    references: tuple[str, ...] = ()
 
 
 def prompt(episode: Episode, template: Template) -> InterleavedSequence:
@@ -79,14 +98,27 @@ def prompt(episode: Episode, template: Template) -> InterleavedSequence:
     segments: list[Text | Media] = []
     for item in episode.demonstrations:
         segments += _asked(item, template)
-        segments.append(Text(template.answer_text(item.answer) + END_OF_CHUNK_TOKEN))
+        answer = template.answer_text(item.answer)
+        segments.append(Text(f"{answer}{END_OF_CHUNK_TOKEN}{template.separator}"))
     segments += _asked(episode.query, template)
-    return InterleavedSequence(tuple(segments))
+    return InterleavedSequence(tuple(_joined(segments) if template.whole else segments))
 
 
 def _asked(item: Item, template: Template) -> list[Text | Media]:
     question = Text(template.question_text(item.question))
     return [question] if item.media is None else [item.media, question]
+
+
+def _joined(segments: list[Text | Media]) -> list[Text | Media]:
+    """Neighbouring texts as one."""
+    joined: list[Text | Media] = []
+    for segment in segments:
+        last = joined[-1] if joined else None
+        if isinstance(segment, Text) and isinstance(last, Text):
+            joined[-1] = Text(last.text + segment.text)
+        else:
+            joined.append(segment)
+    return joined
 
 
 def prompt_text(sequence: InterleavedSequence) -> str:

@@ -14,8 +14,8 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 
+from flamingo.choices import Condition
 from flamingo.config import RunConfig
-from flamingo.evaluation.perturbations import Condition
 from flamingo.evaluation.plots import plot_gates, plot_loss, plot_shots
 from flamingo.evaluation.predictions import Prediction
 from flamingo.evaluation.prompts import Episode, Item, Template
@@ -138,7 +138,7 @@ def _benchmark_gallery(cell: Cell, predictions: list[Prediction], outcome: Outco
         "title": cell.benchmark.title,
         "shots": _count(cell.shots, cell.benchmark.unit),
         "episodes": [
-            _shown(cell.episodes[i], predictions[i], cell.benchmark.template, controls)
+            _shown(cell.episodes[i], predictions[i], cell.benchmark.task.template, controls)
             for i in (*right, *wrong)
         ],
     }

@@ -10,6 +10,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from flamingo.choices import Condition
 from flamingo.evaluation.baselines import (
     Baseline,
     PooledFeatures,
@@ -20,11 +21,11 @@ from flamingo.evaluation.baselines import (
 )
 from flamingo.evaluation.benchmarks.base import Benchmark
 from flamingo.evaluation.metrics.classification import exact_match
-from flamingo.evaluation.perturbations import Condition
-from flamingo.evaluation.predictions import Prediction
+from flamingo.evaluation.points import Point, points, result
 from flamingo.evaluation.prompts import Episode
 from flamingo.evaluation.runner import Cell, Outcome
-from flamingo.evaluation.statistics import Estimate, estimate, paired_difference
+from flamingo.evaluation.statistics import estimate, paired_difference
+from flamingo.evaluation.variance import decompose
 
 ALL = "all"
 """Group of the cells over all queries."""
@@ -42,14 +43,15 @@ def collect(
 ) -> Row:
     """The content of ``results.json``. ``settings`` are what the predictions depend on."""
     seconds = outcome.seconds
+    measured = [point for point in points(outcome) if point.annotated]
     return {
         "step": step,
         "seed": seed,
         "settings": settings,
         "benchmarks": benchmark_rows(benchmarks),
-        "model": model_rows(outcome),
-        "baselines": baseline_rows(outcome, pooled),
-        "differences": difference_rows(outcome),
+        "model": model_rows(measured),
+        "baselines": baseline_rows(measured, pooled),
+        "differences": difference_rows(measured),
         "left_out": [asdict(left) for left in outcome.left_out],
         "timing": {
             "new_predictions": outcome.new,
@@ -62,51 +64,86 @@ def collect(
 def benchmark_rows(benchmarks: Sequence[Benchmark]) -> list[Row]:
     """What a reader needs to know of each benchmark."""
     return [
-        {"name": b.name, "title": b.title, "unit": b.unit, "chance": b.chance, "seed": b.seed}
+        {
+            "name": b.name,
+            "title": b.title,
+            "unit": b.unit,
+            "metric": b.task.metric.value,
+            "chance": b.chance,
+            "seed": b.seed,
+            "demonstration_seeds": list(b.seeds),
+        }
         for b in benchmarks
     ]
 
 
-def model_rows(outcome: Outcome) -> list[Row]:
+def model_rows(measured: Sequence[Point]) -> list[Row]:
     """A row a benchmark, shot count, condition and group of queries."""
     return [
-        _row(cell, cell.condition.value, group, estimate(scores, clusters))
-        | {"probability": math.fsum(p.probability for p in own) / len(own)}
-        for cell, predictions in outcome.cells
-        for group, own in _groups(predictions)
-        for scores, clusters in [([p.score for p in own], [p.cluster for p in own])]
+        _row(point, point.condition.value, group, result(point, places))
+        | {"probability": _probability(point, places)}
+        for point in measured
+        for group, places in _groups(point)
     ]
 
 
-def difference_rows(outcome: Outcome) -> list[Row]:
+def _probability(point: Point, places: Sequence[int]) -> float:
+    """The mean probability of the answers."""
+    own = [draw.predictions[i].probability for draw in point.draws for i in places]
+    return math.fsum(own) / len(own)
+
+
+def difference_rows(measured: Sequence[Point]) -> list[Row]:
     """How much better the model is than under each control, on the same queries."""
     real = {
-        (cell.benchmark.name, cell.shots, p.query): p.score
-        for cell, predictions in outcome.cells
-        if cell.condition is Condition.real
-        for p in predictions
+        (point.benchmark.name, point.shots): point
+        for point in measured
+        if point.condition is Condition.real
     }
     rows = []
-    for cell, predictions in outcome.cells:
-        if cell.condition is not Condition.real:
-            first = [real[cell.benchmark.name, cell.shots, p.query] for p in predictions]
-            second = [p.score for p in predictions]
-            result = paired_difference(first, second, [p.cluster for p in predictions])
-            rows.append(_row(cell, f"real - {cell.condition.value}", ALL, result))
+    for point in measured:
+        if point.condition is not Condition.real:
+            first, second = _paired(real[point.benchmark.name, point.shots], point)
+            clusters = point.draws[0].clusters
+            if len(first) == 1:
+                estimated = asdict(paired_difference(first[0], second[0], clusters))
+            else:
+                differences = [
+                    [a - b for a, b in zip(one, other, strict=True)]
+                    for one, other in zip(first, second, strict=True)
+                ]
+                estimated = asdict(decompose(differences, clusters))
+            rows.append(_row(point, f"real - {point.condition.value}", ALL, estimated))
     return rows
 
 
-def baseline_rows(outcome: Outcome, pooled: PooledFeatures | None) -> list[Row]:
-    """The baselines on the queries of each real cell; the ceiling only with ``pooled`` features."""
+def _paired(real: Point, control: Point) -> tuple[list[Sequence[float]], list[Sequence[float]]]:
+    """Scores (seed, query) of both, on the control's queries and seeds."""
+    by_seed = {draw.cell.seed: draw for draw in real.draws}
+    first, second = [], []
+    for draw in control.draws:
+        own = by_seed[draw.cell.seed]
+        assert own.scores is not None and draw.scores is not None
+        scores = dict(zip([p.query for p in own.predictions], own.scores, strict=True))
+        first.append([scores[p.query] for p in draw.predictions])
+        second.append(draw.scores)
+    return first, second
+
+
+def baseline_rows(measured: Sequence[Point], pooled: PooledFeatures | None) -> list[Row]:
+    """The baselines on the queries of each real point, with its first draw of demonstrations.
+
+    The ceiling only with ``pooled`` features.
+    """
     rows = []
-    for cell, _ in outcome.cells:
-        if cell.condition is not Condition.real:
+    for point in measured:
+        if point.condition is not Condition.real:
             continue
         for baseline in Baseline:
-            scores = _baseline_scores(baseline, cell, pooled)
+            scores = _baseline_scores(baseline, point.draws[0].cell, pooled)
             if scores is not None:
-                result = estimate(scores, [episode.cluster for episode in cell.episodes])
-                rows.append(_row(cell, baseline.value, ALL, result))
+                estimated = estimate(scores, point.draws[0].clusters)
+                rows.append(_row(point, baseline.value, ALL, asdict(estimated)))
     return rows
 
 
@@ -124,7 +161,8 @@ def _baseline_scores(
             answers = cell.benchmark.prior()
             return None if answers is None else [prior(e, answers) for e in episodes]
         case Baseline.chance:
-            return [cell.benchmark.chance] * len(episodes)
+            chance = cell.benchmark.chance
+            return None if chance is None else [chance] * len(episodes)
         case Baseline.centroid:
             if pooled is None or not context or not episodes[0].candidates:
                 return None
@@ -138,25 +176,22 @@ def _centroid(episode: Episode, features: Float[Tensor, "item dim"]) -> float:
     return exact_match(nearest, episode.query.answer)
 
 
-def _groups(predictions: Sequence[Prediction]) -> list[tuple[str, list[Prediction]]]:
-    """All predictions, then those of each group of queries."""
-    names = sorted({p.group for p in predictions} - {""})
-    return [(ALL, list(predictions))] + [
-        (name, [p for p in predictions if p.group == name]) for name in names
+def _groups(point: Point) -> list[tuple[str, list[int]]]:
+    """The places of all queries, then those of each group of queries."""
+    groups = [prediction.group for prediction in point.draws[0].predictions]
+    return [(ALL, list(range(len(groups))))] + [
+        (name, [i for i, group in enumerate(groups) if group == name])
+        for name in sorted(set(groups) - {""})
     ]
 
 
-def _row(cell: Cell, condition: str, group: str, result: Estimate) -> Row:
-    values = {
-        name: None if isinstance(value, float) and math.isnan(value) else value
-        for name, value in asdict(result).items()
-    }
+def _row(point: Point, condition: str, group: str, values: Row) -> Row:
     return {
-        "benchmark": cell.benchmark.name,
-        "shots": cell.shots,
+        "benchmark": point.benchmark.name,
+        "shots": point.shots,
         "condition": condition,
         "group": group,
-        **values,
+        **{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()},
     }
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 import torch
 from jaxtyping import Float
@@ -18,20 +17,12 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flamingo.backbones.language import input_matrix
+from flamingo.choices import Pooling
 from flamingo.evaluation.latents import media_key
 from flamingo.types import Media, MediaLoader
 
 LENGTHS = 16
 """Texts are padded to a multiple of this many tokens."""
-
-
-class Pooling(Enum):
-    """How the features of an image's patches become one vector."""
-
-    mean = "mean"
-    """Their mean."""
-    cls = "cls"
-    """The first of them: the class token, if the encoder keeps one (``vision.keep_cls``)."""
 
 
 def image_features(

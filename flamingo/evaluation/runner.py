@@ -12,15 +12,16 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from flamingo.config import EvaluationConfig
+from flamingo.choices import Condition
 from flamingo.data.sequence import tokenize
 from flamingo.evaluation.benchmarks.base import Benchmark
 from flamingo.evaluation.latents import MediaLatents
-from flamingo.evaluation.metrics.classification import exact_match
-from flamingo.evaluation.perturbations import ALWAYS_RUN, Condition, perturb
+from flamingo.evaluation.metrics.scores import item_score
+from flamingo.evaluation.perturbations import ZERO_SHOT_TEXTS, perturb
 from flamingo.evaluation.predictions import Prediction, PredictionFile, prediction_key
 from flamingo.evaluation.prompts import Episode, prompt, prompt_hash, prompt_text
 from flamingo.evaluation.scoring import Answer, Reader, generate_answers, rank_candidates
+from flamingo.evaluation_config import EvaluationConfig
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.types import ImageRef, InterleavedSequence, Media, MediaLoader, Text
 
@@ -55,11 +56,15 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Cell:
-    """One benchmark at one shot count under one condition. ``episodes`` are as the model sees
-    them; ``keys`` identify their predictions."""
+    """One benchmark at one shot count with one draw of demonstrations under one condition.
+
+    ``seed`` drew the demonstrations. ``episodes`` are as the model sees them; ``keys`` identify
+    their predictions.
+    """
 
     benchmark: Benchmark
     shots: int
+    seed: int
     condition: Condition
     episodes: Sequence[Episode]
     keys: Sequence[str]
@@ -92,16 +97,19 @@ def run_benchmarks(
     at least one prediction is missing. Shows a progress bar with queries a second and time left.
     """
     outcome = Outcome()
-    decoding = f"greedy, at most {config.max_new_tokens} tokens, {precision}"
     cells = []
     for benchmark in benchmarks:
         for shots in benchmark.shots:
-            episodes = benchmark.episodes(shots) if benchmark.unfit(shots) is None else []
-            reason = benchmark.unfit(shots) or too_long(benchmark, episodes, tokenizer, config)
+            reason = benchmark.unfit(shots)
+            seeds = benchmark.seeds if shots else benchmark.seeds[:1]  # nothing to draw at 0 shots
+            draws = {seed: benchmark.episodes(shots, seed) for seed in seeds if reason is None}
+            drawn = [episode for episodes in draws.values() for episode in episodes]
+            reason = reason or too_long(benchmark, drawn, tokenizer, config)
             if reason is not None:
                 outcome.left_out.append(LeftOut(benchmark.name, shots, reason))
                 continue
-            cells += _cells(benchmark, shots, episodes, config, model_id, decoding)
+            for seed, episodes in draws.items():
+                cells += _cells(benchmark, shots, seed, episodes, config, model_id, precision)
     files = {
         (cell.benchmark.name, cell.condition): PredictionFile(
             folder / cell.benchmark.name / f"{cell.condition.value}.jsonl"
@@ -132,10 +140,10 @@ def too_long(
         return len(alone.input_ids) - bare
 
     def total(episode: Episode) -> int:
-        segments = prompt(episode, benchmark.template).segments
+        segments = prompt(episode, benchmark.task.template).segments
         return bare + sum(1 if isinstance(s, Media) else length(s) for s in segments)
 
-    tokens = max(map(total, episodes)) + config.max_new_tokens
+    tokens = max(map(total, episodes)) + benchmark.task.decoding.max_new_tokens
     if tokens > config.max_tokens:
         return (
             f"its prompts and answers have up to {tokens} tokens, "
@@ -147,17 +155,24 @@ def too_long(
 def _cells(
     benchmark: Benchmark,
     shots: int,
+    seed: int,
     episodes: Sequence[Episode],
     config: EvaluationConfig,
     model_id: str,
-    decoding: str,
+    precision: str,
 ) -> Iterator[Cell]:
     """The conditions that make sense at this shot count."""
-    for condition in ALWAYS_RUN:
+    decoding = f"{benchmark.task.decoding}, {precision}"
+    for condition in config.conditions:
         own = episodes
+        if condition is Condition.text_only_zero_shot:
+            if shots or benchmark.unfit(ZERO_SHOT_TEXTS) is not None:
+                continue
+            own = benchmark.episodes(ZERO_SHOT_TEXTS, seed)
         if condition is not Condition.real and config.control_queries:
-            own = episodes[: config.control_queries]
-        perturbed = [perturb(e, condition, benchmark.seed, benchmark.name) for e in own]
+            own = own[: config.control_queries]
+        name, borrowed = benchmark.name, benchmark.borrowed
+        perturbed = [perturb(e, condition, benchmark.seed, name, borrowed) for e in own]
         seen = [episode for episode in perturbed if episode is not None]
         if len(seen) < len(own):
             continue
@@ -166,13 +181,13 @@ def _cells(
                 model_id,
                 episode.query.id,
                 shots,
-                prompt_hash(prompt(episode, benchmark.template), episode.candidates),
+                prompt_hash(prompt(episode, benchmark.task.template), episode.candidates),
                 episode.query.answer,
                 decoding,
             )
             for episode in seen
         ]
-        yield Cell(benchmark, shots, condition, seen, keys)
+        yield Cell(benchmark, shots, seed, condition, seen, keys)
 
 
 Files = dict[tuple[str, Condition], PredictionFile]
@@ -187,9 +202,7 @@ def _predict(
     load: Loader,
 ) -> int:
     """Append every missing prediction to its file; returns how many there were."""
-    missing = [
-        [i for i, key in enumerate(c.keys) if key not in _file(files, c).by_key] for c in cells
-    ]
+    missing = _missing(cells, files)
     total = sum(map(len, missing))
     if total == 0:
         return 0
@@ -207,6 +220,21 @@ def _predict(
     return total
 
 
+def _missing(cells: Sequence[Cell], files: Files) -> list[list[int]]:
+    """The places of each cell's episodes without a prediction; equal prompts only once."""
+    planned: set[tuple[str, Condition, str]] = set()
+    missing = []
+    for cell in cells:
+        known, own = _file(files, cell).by_key, []
+        for place, key in enumerate(cell.keys):
+            named = (cell.benchmark.name, cell.condition, key)
+            if key not in known and named not in planned:
+                planned.add(named)
+                own.append(place)
+        missing.append(own)
+    return missing
+
+
 def _answers(
     reader: Reader, cell: Cell, missing: Sequence[int], config: EvaluationConfig
 ) -> Iterator[tuple[int, Answer]]:
@@ -215,7 +243,7 @@ def _answers(
         part = missing[start : start + SORTED_AT_ONCE]
         episodes = [cell.episodes[i] for i in part]
         prompts = [
-            tokenize(prompt(e, cell.benchmark.template), reader.tokenizer, config.max_tokens)
+            tokenize(prompt(e, cell.benchmark.task.template), reader.tokenizer, config.max_tokens)
             for e in episodes
         ]
         if len(reader.latents) > LATENTS_KEPT:
@@ -223,7 +251,7 @@ def _answers(
         reader.latents.prepare(medium for p in prompts for medium in p.media)
         if episodes[0].candidates:
             candidates = [
-                [cell.benchmark.template.answer_text(word) for word in e.candidates]
+                [cell.benchmark.task.template.answer_text(word) for word in e.candidates]
                 for e in episodes
             ]
             answers = rank_candidates(reader, prompts, candidates, batch_size=config.batch_size)
@@ -231,7 +259,7 @@ def _answers(
             answers = generate_answers(
                 reader,
                 prompts,
-                max_new_tokens=config.max_new_tokens,
+                max_new_tokens=cell.benchmark.task.decoding.max_new_tokens,
                 batch_size=config.batch_size,
             )
         for position, answer in answers:
@@ -239,8 +267,9 @@ def _answers(
 
 
 def _prediction(cell: Cell, index: int, answer: Answer, model_id: str) -> Prediction:
-    episode = cell.episodes[index]
-    sequence = prompt(episode, cell.benchmark.template)
+    episode, task = cell.episodes[index], cell.benchmark.task
+    text = answer.text if episode.candidates else task.clean(answer.text)
+    sequence = prompt(episode, task.template)
     return Prediction(
         key=cell.keys[index],
         model=model_id,
@@ -251,12 +280,13 @@ def _prediction(cell: Cell, index: int, answer: Answer, model_id: str) -> Predic
         prompt=prompt_text(sequence),
         candidates=list(episode.candidates),
         raw=answer.raw,
-        answer=answer.text,
+        answer=text,
         target=episode.query.answer,
         probability=round(answer.probability, 6),
-        score=exact_match(answer.text, episode.query.answer),
+        score=item_score(task.metric, text, episode.references) if episode.references else None,
         group=episode.group,
         cluster=episode.cluster,
+        references=list(episode.references),
     )
 
 

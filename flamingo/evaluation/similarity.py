@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from flamingo.evaluation.plans import Order, Plan, Strategy
+from flamingo.choices import Order, Strategy
+from flamingo.evaluation.plans import Plan
 from flamingo.evaluation.pool import Listing
 from flamingo.evaluation.retrieval import Index, normalize
 

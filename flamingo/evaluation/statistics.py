@@ -65,18 +65,24 @@ def estimate(scores: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
     return Estimate(mean, error, low, high, n, groups)
 
 
+def mean_estimate(scores: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
+    """Mean of scores of any range; the interval is mean +- 1.96 SE.
+
+    Raises ``ValueError`` without scores.
+    """
+    if not scores:
+        raise ValueError("scores: expected at least one, got none")
+    mean = math.fsum(scores) / len(scores)
+    error = clustered_standard_error(scores, clusters)
+    low, high = mean - Z95 * error, mean + Z95 * error
+    return Estimate(mean, error, low, high, len(scores), len(set(clusters)))
+
+
 def paired_difference(
     first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable]
 ) -> Estimate:
     """Mean of ``first - second`` over the same queries; the interval is mean +- 1.96 SE."""
-    differences = [a - b for a, b in zip(first, second, strict=True)]
-    if not differences:
-        raise ValueError("scores: expected at least one, got none")
-    mean = math.fsum(differences) / len(differences)
-    error = clustered_standard_error(differences, clusters)
-    return Estimate(
-        mean, error, mean - Z95 * error, mean + Z95 * error, len(differences), len(set(clusters))
-    )
+    return mean_estimate([a - b for a, b in zip(first, second, strict=True)], clusters)
 
 
 def _effective_size(mean: float, error: float, groups: int) -> float:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from flamingo.config import Activation
+from flamingo.choices import Activation
 
 
 def attend(

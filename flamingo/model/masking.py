@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from flamingo.config import MediaVisibility
+from flamingo.choices import MediaVisibility
 
 
 def text_time(

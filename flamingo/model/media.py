@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.cache_utils import DynamicCache
 
-from flamingo.config import MediaVisibility
+from flamingo.choices import MediaVisibility
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
 from flamingo.model.masking import media_mask, media_time
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from flamingo.config import Schedule, TrainingConfig
+from flamingo.choices import Schedule
+from flamingo.config import TrainingConfig
 
 
 def decayed_names(model: nn.Module) -> set[str]:

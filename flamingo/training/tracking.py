@@ -10,7 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from flamingo.config import TrackingConfig, WandbMode
+from flamingo.choices import WandbMode
+from flamingo.config import TrackingConfig
 from flamingo.files import write_atomically
 
 TIMING_PREFIX = "time/"

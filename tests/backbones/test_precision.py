@@ -5,7 +5,7 @@ import torch
 
 from flamingo.backbones.fingerprint import fingerprint, weights_digest
 from flamingo.backbones.precision import preferred_dtype, resolve_dtype
-from flamingo.config import Precision
+from flamingo.choices import Precision
 
 
 @pytest.mark.parametrize("avx512", [False, True])

@@ -6,14 +6,8 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from flamingo.config import (
-    BindingSourceConfig,
-    Collection,
-    DataConfig,
-    LanguageConfig,
-    RunConfig,
-    VisionConfig,
-)
+from flamingo.choices import Collection
+from flamingo.config import BindingSourceConfig, DataConfig, LanguageConfig, RunConfig, VisionConfig
 from flamingo.testing import synthetic_images, tiny_vision_encoder
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "cache_features.py"

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from flamingo.backbones.assets import easy_vqa_folder, twemoji_folder
-from flamingo.config import Collection
+from flamingo.choices import Collection
 from flamingo.data.concepts import (
     Concept,
     easy_vqa_concepts,

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from flamingo.composition import compose
-from flamingo.evaluation.benchmarks import EasyVQABenchmark, build_benchmarks
+from flamingo.config import RunConfig
+from flamingo.evaluation.benchmarks import Benchmark, build_benchmarks
 from flamingo.evaluation.benchmarks.easy_vqa import question_type
+from flamingo.evaluation_config import EasyVQABenchmarkConfig, EvaluationConfig
 from tests.tiny_world import save_cache, save_classes
 
 from . import tiny
@@ -21,8 +23,11 @@ def easy_vqa_folder(tmp_path_factory) -> Path:
     return next(folder.rglob("train")).parent
 
 
-def easy(folder: Path, queries: int = 20, seed: int = 0) -> EasyVQABenchmark:
-    return EasyVQABenchmark(folder, queries, seed, [0, 1, 2])
+def easy(folder: Path, queries: int = 20, seed: int = 0) -> Benchmark:
+    benchmark = EasyVQABenchmarkConfig(queries=queries, shots=[0, 1, 2, 4, 8])
+    config = RunConfig(name="x", evaluation=EvaluationConfig(easy_vqa=benchmark, seed=seed))
+    (built,) = build_benchmarks(config, tiny.tokenizer(), lambda: folder, lambda: folder)
+    return built
 
 
 @pytest.mark.parametrize(
@@ -41,7 +46,7 @@ def test_question_types(question: str, expected: str) -> None:
 
 
 def test_easy_vqa_asks_the_test_split_and_shows_the_training_split(easy_vqa_folder: Path) -> None:
-    for episode in easy(easy_vqa_folder).episodes(4):
+    for episode in easy(easy_vqa_folder).episodes(4, 0):
         assert episode.query.id.startswith("test/")
         assert "/test/" in episode.query.media.frames[0].key
         assert episode.cluster == episode.query.media.frames[0].key
@@ -54,18 +59,18 @@ def test_easy_vqa_asks_the_test_split_and_shows_the_training_split(easy_vqa_fold
 
 def test_easy_vqa_is_nested_in_queries_and_shots(easy_vqa_folder: Path) -> None:
     few, many = easy(easy_vqa_folder, 10), easy(easy_vqa_folder, 50)
-    for short, long in zip(few.episodes(2), many.episodes(8), strict=False):
+    for short, long in zip(few.episodes(2, 0), many.episodes(8, 0), strict=False):
         assert short.query == long.query
         assert short.demonstrations == long.demonstrations[-2:]
-    queries = [episode.query.id for episode in many.episodes(0)]
+    queries = [episode.query.id for episode in many.episodes(0, 0)]
     assert len(set(queries)) == 50
-    assert queries != [e.query.id for e in easy(easy_vqa_folder, 50, seed=1).episodes(0)]
+    assert queries != [e.query.id for e in easy(easy_vqa_folder, 50, seed=1).episodes(0, 0)]
 
 
 def test_easy_vqa_takes_every_question_for_zero_and_refuses_more_than_there_are(
     easy_vqa_folder: Path,
 ) -> None:
-    assert len(easy(easy_vqa_folder, 0).episodes(0)) == 600
+    assert len(easy(easy_vqa_folder, 0).episodes(0, 0)) == 600
     with pytest.raises(ValueError, match="0 \\(all\\) to 600, got 601"):
         easy(easy_vqa_folder, 601)
 
@@ -81,7 +86,7 @@ def test_the_prior_is_the_most_frequent_training_answer(easy_vqa_folder: Path) -
 
 
 def test_an_episode_shows_each_class_k_times_with_its_word_and_asks_for_one() -> None:
-    for episode in tiny.binding(ways=5, queries=50).episodes(2):
+    for episode in tiny.binding(ways=5, queries=50).episodes(2, 0):
         keys = [d.media.frames[0].key for d in episode.demonstrations]
         assert len(set(keys)) == 10, "no image twice"
         assert episode.query.media.frames[0].key not in keys
@@ -96,16 +101,16 @@ def test_an_episode_shows_each_class_k_times_with_its_word_and_asks_for_one() ->
 
 def test_binding_is_nested_by_shots_a_class() -> None:
     benchmark = tiny.binding(ways=3, queries=10)
-    for one, two in zip(benchmark.episodes(1), benchmark.episodes(2), strict=True):
+    for one, two in zip(benchmark.episodes(1, 0), benchmark.episodes(2, 0), strict=True):
         assert one.query == two.query
         assert one.demonstrations == two.demonstrations[-3:]
         assert one.candidates == two.candidates
-    for none in benchmark.episodes(0):
+    for none in benchmark.episodes(0, 0):
         assert none.demonstrations == ()
 
 
 def test_no_position_and_no_word_tells_the_answer() -> None:
-    episodes = tiny.binding(ways=2, queries=2000).episodes(2)
+    episodes = tiny.binding(ways=2, queries=2000).episodes(2, 0)
     for position in range(4):
         right = [e.demonstrations[position].answer == e.query.answer for e in episodes]
         assert sum(right) / 2000 == pytest.approx(0.5, abs=0.045)  # 4 standard errors
@@ -144,7 +149,7 @@ def test_a_collection_gives_seen_and_held_out_benchmarks_that_share_no_concept(
     benchmarks = build(tmp_path, "evaluation.binding.queries=40", "evaluation.binding.ways=[2]")
     assert [b.name for b in benchmarks] == ["twemoji_seen_2_ways", "twemoji_held_out_2_ways"]
     shown = [
-        {d.id.rsplit("/", 1)[0] for e in b.episodes(1) for d in e.demonstrations}
+        {d.id.rsplit("/", 1)[0] for e in b.episodes(1, 0) for d in e.demonstrations}
         for b in benchmarks
     ]
     assert all(shown)
@@ -160,7 +165,7 @@ def test_binding_on_a_folder_of_classes(tmp_path: Path) -> None:
     assert benchmark.name == "folder_photos_3_ways"
     assert benchmark.unfit(2) is None
     assert "has 3" in str(benchmark.unfit(4))
-    assert len(benchmark.episodes(2)[0].demonstrations) == 6
+    assert len(benchmark.episodes(2, 0)[0].demonstrations) == 6
 
 
 def test_an_evaluation_that_holds_out_other_concepts_than_training_is_refused(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from flamingo.choices import Strategy
 from flamingo.evaluation.demonstrations import (
     Plan,
-    Strategy,
     plan_balanced,
     plan_random,
     read_plans,

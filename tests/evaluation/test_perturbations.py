@@ -6,8 +6,9 @@ from collections import Counter
 
 import pytest
 
+from flamingo.choices import Condition
 from flamingo.evaluation.demonstrations import generator
-from flamingo.evaluation.perturbations import BLANK, Condition, blank_query, perturb
+from flamingo.evaluation.perturbations import BLANK, blank_query, perturb
 from flamingo.evaluation.prompts import Episode, Item
 from flamingo.testing import synthetic_images
 from flamingo.types import Media

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flamingo.choices import Condition
 from flamingo.evaluation.draws import generator, permutation
 from flamingo.evaluation.image_perturbations import BLUR
-from flamingo.evaluation.perturbations import Borrowed, Condition, perturb
+from flamingo.evaluation.perturbations import Borrowed, perturb
 from flamingo.evaluation.prompts import (
     Episode,
     Item,

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from flamingo.choices import Exclusion, Order, Strategy
 from flamingo.evaluation.planning import PlanSettings, Similar, make_plans
-from flamingo.evaluation.plans import Exclusion, Order, Plan, Strategy, read_plans, write_plans
+from flamingo.evaluation.plans import Plan, read_plans, write_plans
 from flamingo.evaluation.pool import Listing
 from flamingo.evaluation.retrieval import Index
 from flamingo.evaluation.retrieval_blocks import BlockFinder

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flamingo.evaluation.plans import Exclusion, Order, Plan, Strategy, read_plans, write_plans
+from flamingo.choices import Exclusion, Order, Strategy
+from flamingo.evaluation.plans import Plan, read_plans, write_plans
 
 PLAN = Plan(
     seed=3,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from flamingo.choices import Condition
 from flamingo.evaluation.baselines import (
     Baseline,
     PooledFeatures,
@@ -16,7 +17,6 @@ from flamingo.evaluation.baselines import (
     prior,
 )
 from flamingo.evaluation.metrics.classification import exact_match
-from flamingo.evaluation.perturbations import Condition
 from flamingo.evaluation.predictions import Prediction
 from flamingo.evaluation.prompts import Episode, Item
 from flamingo.evaluation.results import collect, table
@@ -95,7 +95,7 @@ def outcome_of(benchmark, scores: dict[int, list[float]], controls=None) -> Outc
     outcome = Outcome(new=8, seconds=2.0)
     for condition, by_shots in ((Condition.real, scores), (Condition.blank_query, controls or {})):
         for shots, own in by_shots.items():
-            episodes = benchmark.episodes(shots)[: len(own)]
+            episodes = benchmark.episodes(shots, 0)[: len(own)]
             keys = [str(i) for i in range(len(own))]
             predictions = [
                 Prediction(
@@ -108,8 +108,8 @@ def outcome_of(benchmark, scores: dict[int, list[float]], controls=None) -> Outc
                     prompt="",
                     candidates=[],
                     raw="",
-                    answer="x",
-                    target="y",
+                    answer=e.query.answer if score else "wrong",
+                    target=e.query.answer,
                     probability=0.5,
                     score=score,
                     group="a" if i < len(own) / 2 else "b",
@@ -117,7 +117,9 @@ def outcome_of(benchmark, scores: dict[int, list[float]], controls=None) -> Outc
                 )
                 for i, (key, e, score) in enumerate(zip(keys, episodes, own, strict=True))
             ]
-            outcome.cells.append((Cell(benchmark, shots, condition, episodes, keys), predictions))
+            outcome.cells.append(
+                (Cell(benchmark, shots, 0, condition, episodes, keys), predictions)
+            )
     return outcome
 
 

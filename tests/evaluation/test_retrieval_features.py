@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from flamingo.choices import Pooling
 from flamingo.data.features import EncodingLoader, PixelLoader
 from flamingo.evaluation.retrieval_features import (
     HiddenStates,
     InputEmbeddings,
-    Pooling,
     image_features,
     text_features,
 )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from flamingo.choices import Exclusion, Strategy
 from flamingo.data.features import FeatureStore
 from flamingo.evaluation.planning import PlanSettings, Similar, make_plans
-from flamingo.evaluation.plans import Exclusion, Strategy
 from flamingo.evaluation.pool import Listing, by_stored_content
 from flamingo.evaluation.prompts import Item
 from flamingo.evaluation.retrieval import Index

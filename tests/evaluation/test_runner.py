@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from flamingo.config import EvaluationConfig
-from flamingo.evaluation.perturbations import ALWAYS_RUN, BLANK, Condition
+from flamingo.choices import Condition
+from flamingo.evaluation.perturbations import BLANK
 from flamingo.evaluation.predictions import PredictionFile
 from flamingo.evaluation.runner import Loaded, Outcome, run_benchmarks
+from flamingo.evaluation_config import EvaluationConfig
 from flamingo.testing import synthetic_images
 
 from . import tiny
@@ -67,7 +68,7 @@ def test_every_query_is_predicted_once_under_every_condition(done) -> None:
         assert len(set(keys)) == len(keys)
     assert len(lines(folder)) == EXPECTED
     assert {file.relative_to(folder).as_posix() for file in folder.rglob("*.jsonl")} == {
-        f"synthetic_2_ways/{condition.value}.jsonl" for condition in ALWAYS_RUN
+        f"synthetic_2_ways/{condition.value}.jsonl" for condition in EvaluationConfig().conditions
     }
 
 

@@ -8,7 +8,8 @@ from itertools import combinations
 import pytest
 import torch
 
-from flamingo.evaluation.plans import Order, Plan, Strategy
+from flamingo.choices import Order, Strategy
+from flamingo.evaluation.plans import Plan
 from flamingo.evaluation.pool import Listing
 from flamingo.evaluation.retrieval import Index, normalize, search
 from flamingo.evaluation.similarity import mmr, plan_diverse, plan_rices, with_order

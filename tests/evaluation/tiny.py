@@ -47,7 +47,9 @@ def reader(family: str = "llama", dtype: torch.dtype = torch.float32) -> Reader:
     return Reader(own, tokenizer(), MediaLatents(own, load_media()), dtype)
 
 
-def binding(ways: int = 2, queries: int = 6, views: int = 4, shots=(0, 1, 2)) -> BindingBenchmark:
+def binding(
+    ways: int = 2, queries: int = 6, views: int = 4, shots=(0, 1, 2), seeds=(0,)
+) -> BindingBenchmark:
     images = synthetic_images(12 * views)
     concepts = [Concept(images[i].key.split("/")[1], tuple(images[i::12])) for i in range(12)]
     return BindingBenchmark(
@@ -58,5 +60,6 @@ def binding(ways: int = 2, queries: int = 6, views: int = 4, shots=(0, 1, 2)) ->
         ways=ways,
         queries=queries,
         seed=0,
+        seeds=list(seeds),
         shots=list(shots),
     )

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from flamingo import FlamingoForConditionalGeneration
-from flamingo.config import CrossAttentionConfig, MediaVisibility, ResamplerConfig
+from flamingo.choices import MediaVisibility
+from flamingo.config import CrossAttentionConfig, ResamplerConfig
 from flamingo.testing import tiny_language_model
 
 VISION_DIM = 24

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flamingo.config import Activation, CrossAttentionConfig, ResamplerConfig
+from flamingo.choices import Activation
+from flamingo.config import CrossAttentionConfig, ResamplerConfig
 from flamingo.model.attention import FeedForward, attend
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
 from flamingo.model.resampler import PerceiverResampler

@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from flamingo import FlamingoForConditionalGeneration
-from flamingo.config import CrossAttentionConfig, MediaVisibility, ResamplerConfig
+from flamingo.choices import MediaVisibility
+from flamingo.config import CrossAttentionConfig, ResamplerConfig
 from flamingo.model.conditioning import conditioned_layers
 from flamingo.testing import FAMILIES, tiny_language_model, tiny_vision_encoder
 from tests.model.conftest import VISION_DIM, features, prompt

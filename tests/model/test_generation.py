@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flamingo import FlamingoForConditionalGeneration
-from flamingo.config import MediaVisibility
+from flamingo.choices import MediaVisibility
 from flamingo.testing import FAMILIES
 from tests.model.conftest import features, prompt
 

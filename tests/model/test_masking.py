@@ -2,7 +2,7 @@
 
 import torch
 
-from flamingo.config import MediaVisibility
+from flamingo.choices import MediaVisibility
 from flamingo.model.masking import media_mask, media_time, text_time
 
 # a <image> b c <image> d, and the same with left padding and one image

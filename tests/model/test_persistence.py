@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from flamingo import FlamingoConfig, FlamingoForConditionalGeneration
-from flamingo.config import Activation, CrossAttentionConfig, ResamplerConfig, VisionConfig
+from flamingo.choices import Activation
+from flamingo.config import CrossAttentionConfig, ResamplerConfig, VisionConfig
 from flamingo.testing import save_tiny_language_model, tiny_language_model, tiny_vision_encoder
 from tests.model.conftest import prompt
 

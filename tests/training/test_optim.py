@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from flamingo.config import Schedule, TrainingConfig
+from flamingo.choices import Schedule
+from flamingo.config import TrainingConfig
 from flamingo.training.optim import build_optimizer, clip_gradients, lr_factor, set_lr
 
 

@@ -6,7 +6,8 @@ from types import ModuleType
 
 import pytest
 
-from flamingo.config import TrackingConfig, WandbMode
+from flamingo.choices import WandbMode
+from flamingo.config import TrackingConfig
 from flamingo.training import tracking
 from flamingo.training.tracking import MetricsFile, Tracker, check_tracking, read_metrics
 

@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 import yaml
 
+from flamingo.choices import Precision, Schedule
 from flamingo.config import (
     CrossAttentionConfig,
     ModelConfig,
-    Precision,
     ResamplerConfig,
     RunConfig,
-    Schedule,
     SourceConfig,
     TrainingConfig,
 )

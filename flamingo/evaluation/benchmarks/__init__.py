@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from flamingo.config import BindingBenchmarkConfig, Collection, EvaluationConfig, RunConfig
+from flamingo.choices import Collection, Metric
+from flamingo.config import RunConfig
 from flamingo.data.concepts import Concept, ConceptSet, folder_concepts, load_concepts
+from flamingo.data.sources.easy_vqa import ANSWERS
 from flamingo.data.words import made_up_words
 from flamingo.evaluation.benchmarks.base import Benchmark
 from flamingo.evaluation.benchmarks.binding import BindingBenchmark
-from flamingo.evaluation.benchmarks.easy_vqa import EasyVQABenchmark
-from flamingo.evaluation.demonstrations import generator
+from flamingo.evaluation.benchmarks.dataset import DatasetBenchmark
+from flamingo.evaluation.benchmarks.easy_vqa import read_easy_vqa
+from flamingo.evaluation.draws import generator
+from flamingo.evaluation.planner import Planner, Retrieve
+from flamingo.evaluation.tasks import Kind, task
+from flamingo.evaluation_config import (
+    BindingBenchmarkConfig,
+    EasyVQABenchmarkConfig,
+    EvaluationConfig,
+)
 
-__all__ = ["Benchmark", "BindingBenchmark", "EasyVQABenchmark", "build_benchmarks"]
+__all__ = ["Benchmark", "BindingBenchmark", "DatasetBenchmark", "build_benchmarks"]
 
 
 def build_benchmarks(
@@ -24,22 +35,17 @@ def build_benchmarks(
     tokenizer: PreTrainedTokenizerBase,
     easy_vqa_folder: Callable[[], Path],
     twemoji_folder: Callable[[], Path],
+    retrieve: Retrieve | None = None,
 ) -> list[Benchmark]:
     """The benchmarks of ``config.evaluation``; asks only for the folders that are needed.
 
+    ``retrieve`` gives retrieval features, for strategies that look at similarity.
     Raises ``ValueError`` if the evaluation holds out other concepts than training did.
     """
     evaluation = config.evaluation
     benchmarks: list[Benchmark] = []
     if evaluation.easy_vqa is not None:
-        benchmarks.append(
-            EasyVQABenchmark(
-                easy_vqa_folder(),
-                queries=evaluation.easy_vqa.queries,
-                seed=evaluation.seed,
-                shots=evaluation.easy_vqa.shots or evaluation.shots,
-            )
-        )
+        benchmarks.append(_easy_vqa(evaluation.easy_vqa, evaluation, easy_vqa_folder(), retrieve))
     words = made_up_words(tokenizer).held_out
     if evaluation.binding is not None:
         _check_split(config, evaluation.binding)
@@ -50,6 +56,30 @@ def build_benchmarks(
     if evaluation.folder is not None:
         benchmarks += _folder(evaluation.folder, evaluation, words)
     return benchmarks
+
+
+def _easy_vqa(
+    config: EasyVQABenchmarkConfig,
+    evaluation: EvaluationConfig,
+    folder: Path,
+    retrieve: Retrieve | None,
+) -> DatasetBenchmark:
+    own = task(Kind.vqa, evaluation.protocol, Metric.exact_match)
+    new = evaluation.max_new_tokens or 5
+    return DatasetBenchmark(
+        name="easy_vqa",
+        title="easy-VQA",
+        task=replace(own, decoding=replace(own.decoding, max_new_tokens=new)),
+        test=read_easy_vqa(folder, "test"),
+        train=read_easy_vqa(folder, "train"),
+        planner=Planner(evaluation.demonstrations, retrieve),
+        queries=config.queries,
+        pool=evaluation.demonstrations.pool,
+        seed=evaluation.seed,
+        seeds=evaluation.demonstration_seeds,
+        shots=config.shots or evaluation.shots,
+        chance=1 / len(ANSWERS),
+    )
 
 
 def _collection(
@@ -121,6 +151,7 @@ def _bindings(
             ways=ways,
             queries=config.queries,
             seed=seed,
+            seeds=evaluation.demonstration_seeds,
             shots=config.shots or evaluation.shots,
         )
         for ways in config.ways

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from flamingo.evaluation.prompts import Episode, Template
+from flamingo.evaluation.perturbations import Borrowed
+from flamingo.evaluation.prompts import Episode
+from flamingo.evaluation.tasks import Task
 
 
 @runtime_checkable
@@ -13,8 +15,9 @@ class Benchmark(Protocol):
     """Queries in context; everything is a pure function of the benchmark's own settings.
 
     ``name`` is that of its folder of predictions, ``title`` is for readers, ``unit`` says what a
-    shot is. ``chance`` is the accuracy of a uniform guess among all answers, ``shots`` are the shot
-    counts to run.
+    shot is. ``chance`` is the score of a uniform guess among all answers, None where answers are
+    open. ``shots`` are the shot counts to run, each with the demonstrations of every one of
+    ``seeds``. ``borrowed`` is what perturbations may take from outside an episode.
     """
 
     @property
@@ -24,20 +27,24 @@ class Benchmark(Protocol):
     @property
     def unit(self) -> str: ...
     @property
-    def template(self) -> Template: ...
+    def task(self) -> Task: ...
     @property
     def seed(self) -> int: ...
     @property
-    def chance(self) -> float: ...
+    def chance(self) -> float | None: ...
     @property
     def shots(self) -> Sequence[int]: ...
+    @property
+    def seeds(self) -> Sequence[int]: ...
+    @property
+    def borrowed(self) -> Borrowed: ...
 
     def unfit(self, shots: int) -> str | None:
         """Why ``shots`` do not fit, or None if they do."""
         ...
 
-    def episodes(self, shots: int) -> Sequence[Episode]:
-        """One episode a query, always in the same order."""
+    def episodes(self, shots: int, seed: int) -> Sequence[Episode]:
+        """One episode a query, always in the same order; ``seed`` draws the demonstrations."""
         ...
 
     def prior(self) -> Mapping[str, str] | None:

@@ -11,11 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+from flamingo.choices import Metric
 from flamingo.data.concepts import Concept
+from flamingo.evaluation.decoding import Decoding
 from flamingo.evaluation.demonstrations import generator, plan_balanced
-from flamingo.evaluation.prompts import BINDING, Episode, Item, Template
+from flamingo.evaluation.perturbations import Borrowed
+from flamingo.evaluation.prompts import BINDING, Episode, Item
+from flamingo.evaluation.tasks import Task, first
 from flamingo.types import ImageRef, Media
+
+BINDING_TASK = Task(
+    template=BINDING,
+    decoding=Decoding(),
+    metric=Metric.exact_match,
+    shown=first,
+)
 
 
 @dataclass(frozen=True)
@@ -33,9 +45,10 @@ class BindingBenchmark:
     ways: int
     queries: int
     seed: int
+    seeds: Sequence[int]
     shots: Sequence[int]
     unit: str = "demonstrations a class"
-    template: Template = BINDING
+    task: Task = BINDING_TASK
 
     def __post_init__(self) -> None:
         for kind, available in (("concepts", self.concepts), ("words", self.words)):
@@ -58,10 +71,10 @@ class BindingBenchmark:
             )
         return None
 
-    def episodes(self, shots: int) -> list[Episode]:
-        return [self._episode(f"{number:05d}", shots) for number in range(self.queries)]
+    def episodes(self, shots: int, seed: int) -> list[Episode]:
+        return [self._episode(f"{number:05d}", shots, seed) for number in range(self.queries)]
 
-    def _episode(self, query: str, shots: int) -> Episode:
+    def _episode(self, query: str, shots: int, seed: int) -> Episode:
         draw = generator(self.seed, self.name, query, "episode")
         concepts = draw.sample(list(self.concepts), self.ways)
         words = draw.sample(list(self.words), self.ways)
@@ -77,14 +90,20 @@ class BindingBenchmark:
         }
         pools = [[view.key for view in pool] for pool in views]
         longest = min(len(pool) for pool in pools)
-        plan = plan_balanced(self.seed, self.name, query, pools, longest)
+        plan = plan_balanced(seed, self.name, query, pools, longest)
         return Episode(
             query=Item(query, Media((asked,)), "", words[target]),
             demonstrations=tuple(shown[name] for name in plan.last(shots * self.ways)),
             shots=shots,
             candidates=tuple(sorted(words)),
             cluster=asked.key,
+            references=(words[target],),
         )
+
+    @cached_property
+    def borrowed(self) -> Borrowed:
+        views = (view for concept in self.concepts for view in concept.views)
+        return Borrowed(tuple(Media((view,)) for view in views))
 
     def prior(self) -> None:
         return None

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path, PurePosixPath
 
+from flamingo.choices import KarpathySplit
 from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.benchmarks.files import (
     Records,
@@ -21,15 +21,6 @@ from flamingo.evaluation.benchmarks.files import (
     read_json,
     write_json,
 )
-
-
-class KarpathySplit(Enum):
-    """A split of the file. ``restval`` (COCO alone) is what is left of val2014: more training."""
-
-    train = "train"
-    val = "val"
-    test = "test"
-    restval = "restval"
 
 
 @dataclass(frozen=True, slots=True)

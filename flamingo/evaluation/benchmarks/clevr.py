@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
+from flamingo.choices import CLEVRGroup
 from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.benchmarks.files import Records, check_unique, image_ref, read_json
 from flamingo.types import ImageRef
@@ -21,16 +21,6 @@ from flamingo.types import ImageRef
 COUNTS = tuple(str(number) for number in range(3, 11))
 """CLEVR's scenes have three to ten objects."""
 COUNT_QUESTION = "How many objects are there?"
-
-
-class CLEVRGroup(Enum):
-    """What results are broken down by."""
-
-    question_type = "question_type"
-    """``exist``, ``count``, ``compare_integer``, ``query`` or ``compare_attribute`` (the paper's
-    table 1 and figure 4), from the last step of the question's program."""
-    question_family = "question_family"
-    """The template it was made from: 0 to 89."""
 
 
 @dataclass(frozen=True, slots=True)

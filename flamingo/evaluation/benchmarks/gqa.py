@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
+from flamingo.choices import GQAGroup
 from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.benchmarks.files import (
     check_unique,
@@ -18,16 +18,6 @@ from flamingo.evaluation.benchmarks.files import (
     read_json_table,
     write_json,
 )
-
-
-class GQAGroup(Enum):
-    """Which of the three question types results are broken down by."""
-
-    structural = "structural"
-    """``verify``, ``query``, ``choose``, ``logical`` or ``compare``."""
-    semantic = "semantic"
-    """``obj``, ``attr``, ``cat``, ``rel`` or ``global``."""
-    detailed = "detailed"
 
 
 @dataclass(frozen=True, slots=True)

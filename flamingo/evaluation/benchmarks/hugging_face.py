@@ -7,7 +7,7 @@ table; each is read and decoded when it is opened.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,30 +18,12 @@ from PIL import Image
 
 from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.benchmarks.files import check_unique
+from flamingo.evaluation_config import Columns
 from flamingo.images import open_image
 from flamingo.types import ImageRef
 
 _ROWS = 1000
 """Rows read from the table at once."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Columns:
-    """The column of each part of an example; "" for what the data set does not have.
-
-    ``image``: an image or a list of them. ``question``: text. ``answers``: text, a whole number, a
-    class label, or a list of texts or of ``{"answer": text}``; null (or a class label of -1) where
-    the annotation is missing. ``id``: text or a number ("": the row's number). ``group``: text, a
-    number or a class label. ``image_id``: text or a number that names the image, for where several
-    rows have the same one ("": each row has its own).
-    """
-
-    image: str = "image"
-    question: str = "question"
-    answers: str = "answers"
-    id: str = ""
-    group: str = ""
-    image_id: str = ""
 
 
 def read_hugging_face(

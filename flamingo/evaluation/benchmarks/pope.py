@@ -8,24 +8,14 @@ server: all labels are public.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from flamingo.choices import POPESetting
 from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.benchmarks.files import check_unique, image_ref, read_json_lines
 
 ANSWERS = ("no", "yes")
-
-
-class POPESetting(Enum):
-    """How the absent objects of a file were chosen."""
-
-    random = "random"
-    popular = "popular"
-    """The objects most frequent in the data set."""
-    adversarial = "adversarial"
-    """The objects that most often occur together with those in the image."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,25 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
+from flamingo.choices import VLICLTask
 from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.benchmarks.files import image_ref, read_json_records
-
-
-class VLICLTask(Enum):
-    """The image-to-text tasks that are read; the names are those of their folders."""
-
-    open_mi = "open_mi"
-    """Fast binding: made-up names of MiniImageNet classes."""
-    operator_induction = "operator_induction"
-    """``2 ? 7``: which of plus, minus and times ``?`` stands for is to be induced."""
-    clevr = "clevr"
-    """Count induction: ``shape: large`` and how many there are."""
-    textocr = "textocr"
-    """The text in the red frame."""
-
 
 OPERATORS = ("+", "-", "x")
 """In the order of the answers of a demonstration of operator induction."""

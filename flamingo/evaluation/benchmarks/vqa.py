@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
+from flamingo.choices import VQAGroup
 from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.benchmarks.files import (
     Records,
@@ -20,16 +20,6 @@ from flamingo.evaluation.benchmarks.files import (
     read_json,
     write_json,
 )
-
-
-class VQAGroup(Enum):
-    """Which annotation results are broken down by."""
-
-    answer_type = "answer_type"
-    """``yes/no``, ``number`` or ``other`` (in OK-VQA always ``other``)."""
-    question_type = "question_type"
-    """VQAv2: the first words of the question; OK-VQA: the knowledge category (``one`` to ``ten``,
-    ``other``)."""
 
 
 @dataclass(frozen=True, slots=True)

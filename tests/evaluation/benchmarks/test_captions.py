@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from flamingo.choices import KarpathySplit
 from flamingo.evaluation.benchmarks.captions import (
-    KarpathySplit,
     read_coco_test,
     read_karpathy,
     write_coco_submission,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flamingo.evaluation.benchmarks.clevr import CLEVRGroup, read_clevr, read_clevr_scenes
+from flamingo.choices import CLEVRGroup
+from flamingo.evaluation.benchmarks.clevr import read_clevr, read_clevr_scenes
 from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.benchmarks.files import check_images
 from tests.evaluation.benchmarks.fixtures import BLUE, DATA, GREEN, RED, colour, edited, ref

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from flamingo.choices import GQAGroup
 from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.benchmarks.files import check_images
-from flamingo.evaluation.benchmarks.gqa import GQAGroup, read_gqa, write_gqa_submission
+from flamingo.evaluation.benchmarks.gqa import read_gqa, write_gqa_submission
 from tests.evaluation.benchmarks.fixtures import DATA, GREEN, RED, colour, edited, ref
 
 FOLDER = DATA / "gqa"

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from flamingo.choices import POPESetting
 from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.benchmarks.files import check_images, check_unique
-from flamingo.evaluation.benchmarks.pope import POPESetting, read_pope
+from flamingo.evaluation.benchmarks.pope import read_pope
 from tests.evaluation.benchmarks.fixtures import BLUE, DATA, GREEN, colour, ref
 
 FOLDER = DATA / "pope"

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from flamingo.choices import VLICLTask
 from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.benchmarks.files import check_images
-from flamingo.evaluation.benchmarks.vl_icl import VLICLTask, read_vl_icl
+from flamingo.evaluation.benchmarks.vl_icl import read_vl_icl
 from tests.evaluation.benchmarks.fixtures import BLUE, DATA, GREEN, RED, YELLOW, colour, edited, ref
 
 FOLDER = DATA / "vl_icl"

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from flamingo.choices import VQAGroup
 from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.benchmarks.files import check_images
-from flamingo.evaluation.benchmarks.vqa import VQAGroup, read_vqa, write_vqa_submission
+from flamingo.evaluation.benchmarks.vqa import read_vqa, write_vqa_submission
 from tests.evaluation.benchmarks.fixtures import DATA, GREEN, RED, colour, edited, ref
 
 QUESTIONS = DATA / "vqav2/v2_OpenEnded_mscoco_val2014_questions.json"

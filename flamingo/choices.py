@@ -1,0 +1,255 @@
+"""The choices that configurations offer, each with what it means."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class MediaVisibility(Enum):
+    """Which media a text token attends to (paper, section 2.3)."""
+
+    immediate = "immediate"
+    """The last medium before it alone: the paper's default."""
+    all_previous = "all_previous"
+
+
+class Activation(Enum):
+    """Of the feed-forward layers of what trains."""
+
+    squared_relu = "squared_relu"
+    """The paper's."""
+    gelu = "gelu"
+    """OpenFlamingo's."""
+
+
+class Precision(Enum):
+    """Of the forward and backward pass; the trained weights are fp32."""
+
+    auto = "auto"
+    """bf16 where the device computes it natively, else fp32."""
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
+class Schedule(Enum):
+    """Of the learning rate after its warm-up."""
+
+    constant = "constant"
+    cosine = "cosine"
+    linear = "linear"
+
+
+class WandbMode(Enum):
+    """Where runs are tracked besides ``metrics.jsonl``."""
+
+    disabled = "disabled"
+    offline = "offline"
+    online = "online"
+
+
+class Collection(Enum):
+    """Labelled images that concepts can be drawn from."""
+
+    twemoji = "twemoji"
+    easy_vqa_concepts = "easy_vqa_concepts"
+    """easy-VQA's shape x colour combinations."""
+    folder = "folder"
+    """Any directory with one sub-directory a class."""
+
+
+class Strategy(Enum):
+    """How demonstrations are chosen."""
+
+    random = "random"
+    """Uniformly from the pool, without replacement."""
+    balanced = "balanced"
+    """In rounds: each round holds one demonstration of every class, in random order."""
+    fixed = "fixed"
+    """The same for every query, as the user lists them."""
+    label_balanced = "label_balanced"
+    """As balanced, with the labels of a pool for classes; a last round may be incomplete."""
+    rices = "rices"
+    """The most similar ones, the most similar last (Yang et al. 2022, arXiv:2109.05014)."""
+    diverse = "diverse"
+    """Similar to the query and unlike each other (Carbonell and Goldstein 1998)."""
+
+
+class Order(Enum):
+    """In which order a set of demonstrations is presented.
+
+    Only ``drawn`` also nests the order; under the others a demonstration keeps its place relative
+    to any other at all shot counts, but the one that a further shot adds may stand anywhere.
+    """
+
+    drawn = "drawn"
+    """As the strategy gives them (rices: the most similar last)."""
+    similar_last = "similar_last"
+    """The most similar next to the query."""
+    similar_first = "similar_first"
+    """The most similar farthest from the query."""
+    shuffled = "shuffled"
+    """At random, by ``order_seed``."""
+
+
+class Exclusion(Enum):
+    """Which demonstrations a query may not get, besides itself."""
+
+    nothing = "nothing"
+    same_image = "same_image"
+    """Those that show an image of the query, by the image's key."""
+    same_content = "same_content"
+    """Those that show an image of the query, by its pixels: copies under other names too."""
+
+
+class Condition(Enum):
+    """What the model gets to see."""
+
+    real = "real"
+    blank_query = "blank_query"
+    shuffled_answers = "shuffled_answers"
+    blank_demonstrations = "blank_demonstrations"
+    swap_query = "swap_query"
+    swap_demonstrations = "swap_demonstrations"
+    drop_query = "drop_query"
+    drop_demonstrations = "drop_demonstrations"
+    blur_query = "blur_query"
+    blur_demonstrations = "blur_demonstrations"
+    flipped_answers = "flipped_answers"
+    swapped_questions = "swapped_questions"
+    reversed_order = "reversed_order"
+    text_only_zero_shot = "text_only_zero_shot"
+
+    @property
+    def label(self) -> str:
+        """What reports call it."""
+        return _LABELS[self]
+
+
+_LABELS = {
+    Condition.real: "model",
+    Condition.blank_query: "query image blanked",
+    Condition.shuffled_answers: "demonstration answers shuffled",
+    Condition.blank_demonstrations: "demonstration images blanked",
+    Condition.swap_query: "query image swapped",
+    Condition.swap_demonstrations: "demonstration images swapped",
+    Condition.drop_query: "query image removed",
+    Condition.drop_demonstrations: "demonstration images removed",
+    Condition.blur_query: "query image blurred",
+    Condition.blur_demonstrations: "demonstration images blurred",
+    Condition.flipped_answers: "demonstration answers flipped",
+    Condition.swapped_questions: "demonstration questions swapped",
+    Condition.reversed_order: "demonstrations reversed",
+    Condition.text_only_zero_shot: 'text-only "0-shot"',
+}
+
+
+class VQAGroup(Enum):
+    """Which annotation results are broken down by."""
+
+    answer_type = "answer_type"
+    """``yes/no``, ``number`` or ``other`` (in OK-VQA always ``other``)."""
+    question_type = "question_type"
+    """VQAv2: the first words of the question; OK-VQA: the knowledge category (``one`` to ``ten``,
+    ``other``)."""
+
+
+class GQAGroup(Enum):
+    """Which of the three question types results are broken down by."""
+
+    structural = "structural"
+    """``verify``, ``query``, ``choose``, ``logical`` or ``compare``."""
+    semantic = "semantic"
+    """``obj``, ``attr``, ``cat``, ``rel`` or ``global``."""
+    detailed = "detailed"
+
+
+class CLEVRGroup(Enum):
+    """What results are broken down by."""
+
+    question_type = "question_type"
+    """``exist``, ``count``, ``compare_integer``, ``query`` or ``compare_attribute`` (the paper's
+    table 1 and figure 4), from the last step of the question's program."""
+    question_family = "question_family"
+    """The template it was made from: 0 to 89."""
+
+
+class KarpathySplit(Enum):
+    """A split of the file. ``restval`` (COCO alone) is what is left of val2014: more training."""
+
+    train = "train"
+    val = "val"
+    test = "test"
+    restval = "restval"
+
+
+class VLICLTask(Enum):
+    """The image-to-text tasks that are read; the names are those of their folders."""
+
+    open_mi = "open_mi"
+    """Fast binding: made-up names of MiniImageNet classes."""
+    operator_induction = "operator_induction"
+    """``2 ? 7``: which of plus, minus and times ``?`` stands for is to be induced."""
+    clevr = "clevr"
+    """Count induction: ``shape: large`` and how many there are."""
+    textocr = "textocr"
+    """The text in the red frame."""
+
+
+class POPESetting(Enum):
+    """How the absent objects of a file were chosen."""
+
+    random = "random"
+    popular = "popular"
+    """The objects most frequent in the data set."""
+    adversarial = "adversarial"
+    """The objects that most often occur together with those in the image."""
+
+
+class Pooling(Enum):
+    """How the features of an image's patches become one vector."""
+
+    mean = "mean"
+    """Their mean."""
+    cls = "cls"
+    """The first of them: the class token, if the encoder keeps one (``vision.keep_cls``)."""
+
+
+class Similarity(Enum):
+    """What demonstrations resemble the query in (strategies rices and diverse)."""
+
+    image = "image"
+    """The frozen encoder's features, pooled: the literature's RICES."""
+    question = "question"
+    """The question's words, through the frozen language model."""
+    mixed = "mixed"
+    """Both, weighted."""
+
+
+class Protocol(Enum):
+    """Prompts, decoding, post-processing and normalisation as one name."""
+
+    native = "native"
+    """Ours: prompts as in training, greedy, nothing cut but the end of a chunk."""
+    open_flamingo = "open_flamingo"
+    """OpenFlamingo 2.0's evaluation script, as its published numbers were made."""
+
+
+class Metric(Enum):
+    """What an answer is worth; the mean over queries is what is reported."""
+
+    exact_match = "exact_match"
+    """1 if equal to a reference up to case and surrounding space."""
+    relaxed_match = "relaxed_match"
+    """As exact match; numbers may be 5 % off."""
+    vqa_accuracy = "vqa_accuracy"
+    """The official one: normalised only where the annotators disagree."""
+    vqa_accuracy_always = "vqa_accuracy_always"
+    """Normalised always, as OpenFlamingo does."""
+    ok_vqa_accuracy = "ok_vqa_accuracy"
+    """Official VQA accuracy of stemmed answers."""
+    ok_vqa_accuracy_always = "ok_vqa_accuracy_always"
+    """Stemmed, and normalised always, as OpenFlamingo does."""
+    cider = "cider"
+    """CIDEr-D; the idf is that of the evaluated references."""
+    roc_auc = "roc_auc"
+    """Of the probability of yes, over all answers together; each alone is right or wrong."""

@@ -1,0 +1,92 @@
+"""From the configuration of demonstrations to the plans of a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flamingo.choices import Exclusion, Strategy
+from flamingo.evaluation.planning import PlanSettings, Similar, make_plans
+from flamingo.evaluation.plans import Plan, read_plans
+from flamingo.evaluation.pool import Listing, by_content, by_key
+from flamingo.evaluation.prompts import Item
+from flamingo.evaluation_config import DemonstrationsConfig
+
+Retrieve = Callable[[Sequence[Item], Sequence[Item]], Similar]
+"""Retrieval features of queries and pool; called only where similarity matters."""
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans demonstrations as ``config`` says. ``retrieve`` may be None where it never matters."""
+
+    config: DemonstrationsConfig
+    retrieve: Retrieve | None = None
+
+    def __call__(
+        self,
+        benchmark: str,
+        seed: int,
+        queries: Sequence[Item],
+        pool: Sequence[Item],
+        longest: int,
+    ) -> list[Plan]:
+        """A plan for each query, in their order: ``longest`` demonstrations, or what there is.
+
+        Pure in all arguments but the files that ``config.plans`` names and the retrieval features.
+        A query's plan does not depend on the other queries. Raises ``ValueError`` as
+        :func:`make_plans` and :func:`read_plans` do, and for a query without a plan.
+        """
+        if self.config.plans is not None:
+            return self._read(benchmark, seed, queries, pool)
+        identity = by_content if self.config.exclusion is Exclusion.same_content else by_key
+        asked, offered = Listing.of(queries, identity), Listing.of(pool, identity)
+        settings = PlanSettings(
+            strategy=self.config.strategy,
+            order=self.config.order,
+            exclusion=self.config.exclusion,
+            seed=seed,
+            order_seed=seed,
+            longest=min(longest, self._available(asked, offered)),
+            fixed=tuple(self.config.fixed),
+            relevance=self.config.relevance,
+            candidates=max(self.config.candidates, longest),
+        )
+        similar = None
+        if settings.needs_similarity and settings.longest:
+            if self.retrieve is None:
+                raise ValueError(
+                    f"evaluation.demonstrations: {benchmark} has no retrieval features for "
+                    f"strategy={settings.strategy.value}, order={settings.order.value}"
+                )
+            similar = self.retrieve(queries, pool)
+        return make_plans(settings, benchmark, asked, offered, similar)
+
+    def _available(self, asked: Listing, offered: Listing) -> int:
+        """Demonstrations that every query can be shown."""
+        same_image = self.config.exclusion is not Exclusion.nothing
+        excluded = [
+            offered.excluded(query, images if same_image else ())
+            for query, images in zip(asked.ids, asked.images, strict=True)
+        ]
+        if self.config.strategy is Strategy.fixed:
+            places = [offered.place.get(name) for name in self.config.fixed]
+            return min(sum(place not in own for place in places) for own in excluded)
+        return len(offered.ids) - max(map(len, excluded))
+
+    def _read(
+        self, benchmark: str, seed: int, queries: Sequence[Item], pool: Sequence[Item]
+    ) -> list[Plan]:
+        assert self.config.plans is not None
+        path = Path(self.config.plans) / benchmark / f"seed={seed}.jsonl"
+        ids = [item.id for item in queries]
+        known = {item.id for item in pool}
+        plans = {plan.query: plan for plan in read_plans(path, benchmark=benchmark, pool=known)}
+        missing = [name for name in ids if name not in plans]
+        if missing:
+            raise ValueError(
+                f"{path}: expected a plan for each of {len(ids)} queries, "
+                f"found none for {len(missing)}, such as {missing[0]!r}"
+            )
+        return [plans[name] for name in ids]

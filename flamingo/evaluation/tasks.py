@@ -1,0 +1,156 @@
+"""What a benchmark asks for: prompt, decoding, what counts of the output, and what it is worth.
+
+A :class:`Task` is all of a protocol that a benchmark needs to know. The OpenFlamingo protocol is
+that of the evaluation script of OpenFlamingo 2.0 (``open_flamingo/eval/evaluate.py``), after the
+Flamingo paper's appendix: its published numbers were made so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from flamingo.choices import Metric, Protocol
+from flamingo.evaluation.decoding import Decoding
+from flamingo.evaluation.prompts import BINDING, QUESTION, Template
+
+
+class Kind(Enum):
+    """Kinds of benchmarks, as protocols tell them apart."""
+
+    vqa = "vqa"
+    text_vqa = "text_vqa"
+    """Answers may be long words that have to be read."""
+    ok_vqa = "ok_vqa"
+    caption = "caption"
+    classification = "classification"
+    hateful_memes = "hateful_memes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """``clean`` keeps of an output what counts; ``shown`` is the reference that a demonstration
+    gives. Open answers are generated, those of queries with candidates are ranked."""
+
+    template: Template
+    decoding: Decoding
+    metric: Metric
+    clean: Callable[[str], str] = str.strip
+    shown: Callable[[Sequence[str]], str]
+
+
+def task(kind: Kind, protocol: Protocol, metric: Metric | None = None) -> Task:
+    """The task of a kind of benchmark under a protocol, with ``metric`` instead of its own."""
+    match protocol:
+        case Protocol.native:
+            return _native(kind, metric)
+        case Protocol.open_flamingo:
+            return _open_flamingo(kind, metric)
+
+
+def first(references: Sequence[str]) -> str:
+    """The first reference."""
+    return references[0]
+
+
+def most_frequent(references: Sequence[str]) -> str:
+    """The most frequent reference, of equally frequent ones the first."""
+    return Counter(references).most_common(1)[0][0]
+
+
+# ---------------------------------------------------------------------------- ours
+
+
+def _native(kind: Kind, metric: Metric | None) -> Task:
+    """Prompts as in training (:mod:`flamingo.data.sources`), greedy, likelihoods of whole words."""
+    match kind:
+        case Kind.vqa | Kind.text_vqa | Kind.ok_vqa:
+            own = Metric.ok_vqa_accuracy if kind is Kind.ok_vqa else Metric.vqa_accuracy
+            return Task(
+                template=QUESTION,
+                decoding=Decoding(max_new_tokens=10),
+                metric=metric or own,
+                shown=most_frequent,
+            )
+        case Kind.caption:
+            return Task(
+                template=CAPTION,
+                decoding=Decoding(max_new_tokens=30),
+                metric=metric or Metric.cider,
+                shown=first,
+            )
+        case Kind.classification:
+            return Task(
+                template=BINDING,
+                decoding=Decoding(max_new_tokens=10),
+                metric=metric or Metric.exact_match,
+                shown=first,
+            )
+        case Kind.hateful_memes:
+            return Task(
+                template=MEME,
+                decoding=Decoding(),
+                metric=metric or Metric.roc_auc,
+                shown=first,
+            )
+
+
+CAPTION = Template(question="A photo:", answer=" {answer}")
+MEME = Template(question='It says "{question}". Is it hateful?', answer=" {answer}")
+
+# ---------------------------------------------------------------------------- OpenFlamingo
+
+
+def _open_flamingo(kind: Kind, metric: Metric | None) -> Task:
+    beams = 3
+    match kind:
+        case Kind.vqa | Kind.text_vqa | Kind.ok_vqa:
+            stemmed = kind is Kind.ok_vqa
+            own = Metric.ok_vqa_accuracy_always if stemmed else Metric.vqa_accuracy_always
+            return Task(
+                template=_joined("Question:{question} Short answer:"),
+                decoding=Decoding(max_new_tokens=10 if kind is Kind.text_vqa else 5, beams=beams),
+                metric=metric or own,
+                clean=short_answer,
+                shown=first,
+            )
+        case Kind.caption:
+            return Task(
+                template=_joined("Output:"),
+                decoding=Decoding(max_new_tokens=20, beams=beams),
+                metric=metric or Metric.cider,
+                clean=caption,
+                shown=first,
+            )
+        case Kind.classification:
+            return Task(
+                template=_joined("Output:"),
+                decoding=Decoding(normalize_by_length=True),
+                metric=metric or Metric.exact_match,
+                shown=first,
+            )
+        case Kind.hateful_memes:
+            meme = "is an image with: '{question}' written on it. Is it hateful? Answer:"
+            return Task(
+                template=_joined(meme),
+                decoding=Decoding(),
+                metric=metric or Metric.roc_auc,
+                shown=first,
+            )
+
+
+def _joined(question: str) -> Template:
+    return Template(question=question, answer="{answer}", separator="\n", whole=True)
+
+
+def short_answer(output: str) -> str:
+    """What precedes the next question, and of a list the first entry (OpenFlamingo)."""
+    return re.split("Question|Answer|Short", output, maxsplit=1)[0].split(", ", 1)[0].strip()
+
+
+def caption(output: str) -> str:
+    """What precedes the next caption, without quotation marks (OpenFlamingo)."""
+    return output.split("Output", 1)[0].replace('"', "").strip()
