@@ -15,12 +15,15 @@ from transformers import PreTrainedTokenizerBase
 from flamingo.config import EvaluationConfig
 from flamingo.data.sequence import tokenize
 from flamingo.evaluation.benchmarks.base import Benchmark
+from flamingo.evaluation.decoding import Decoding
+from flamingo.evaluation.generation import generate_answers
 from flamingo.evaluation.latents import MediaLatents
 from flamingo.evaluation.metrics.classification import exact_match
 from flamingo.evaluation.perturbations import ALWAYS_RUN, Condition, perturb
 from flamingo.evaluation.predictions import Prediction, PredictionFile, prediction_key
 from flamingo.evaluation.prompts import Episode, prompt, prompt_hash, prompt_text
-from flamingo.evaluation.scoring import Answer, Reader, generate_answers, rank_candidates
+from flamingo.evaluation.ranking import rank_candidates
+from flamingo.evaluation.scoring import Answer, Reader
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.types import ImageRef, InterleavedSequence, Media, MediaLoader, Text
 
@@ -92,7 +95,7 @@ def run_benchmarks(
     at least one prediction is missing. Shows a progress bar with queries a second and time left.
     """
     outcome = Outcome()
-    decoding = f"greedy, at most {config.max_new_tokens} tokens, {precision}"
+    decoding = f"{Decoding(max_new_tokens=config.max_new_tokens).description}, {precision}"
     cells = []
     for benchmark in benchmarks:
         for shots in benchmark.shots:
@@ -211,6 +214,7 @@ def _answers(
     reader: Reader, cell: Cell, missing: Sequence[int], config: EvaluationConfig
 ) -> Iterator[tuple[int, Answer]]:
     """Answers to the ``missing`` episodes of a cell, with the index of their episode."""
+    decoding = Decoding(max_new_tokens=config.max_new_tokens)
     for start in range(0, len(missing), SORTED_AT_ONCE):
         part = missing[start : start + SORTED_AT_ONCE]
         episodes = [cell.episodes[i] for i in part]
@@ -226,13 +230,12 @@ def _answers(
                 [cell.benchmark.template.answer_text(word) for word in e.candidates]
                 for e in episodes
             ]
-            answers = rank_candidates(reader, prompts, candidates, batch_size=config.batch_size)
+            answers = rank_candidates(
+                reader, prompts, candidates, decoding=decoding, batch_size=config.batch_size
+            )
         else:
             answers = generate_answers(
-                reader,
-                prompts,
-                max_new_tokens=config.max_new_tokens,
-                batch_size=config.batch_size,
+                reader, prompts, decoding=decoding, batch_size=config.batch_size
             )
         for position, answer in answers:
             yield part[position], answer
