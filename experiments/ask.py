@@ -18,12 +18,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+import torch
 from omegaconf import MISSING
 
 from flamingo.backbones.vision import load_vision_encoder
 from flamingo.composition import entry_point
 from flamingo.data.features import EncodingLoader
 from flamingo.data.sequence import tokenize
+from flamingo.evaluation.decoding import Decoding
+from flamingo.evaluation.generation import generate_answers
 from flamingo.evaluation.latents import MediaLatents
 from flamingo.evaluation.loading import (
     compute_dtype,
@@ -32,12 +35,15 @@ from flamingo.evaluation.loading import (
     load_tokenizer,
 )
 from flamingo.evaluation.prompts import QUESTION, Episode, Item, prompt
-from flamingo.evaluation.scoring import Reader, candidate_probabilities, generate_answers
+from flamingo.evaluation.ranking import rank_candidates
+from flamingo.evaluation.scoring import Reader
 from flamingo.images import open_image
 from flamingo.runs import Run, load_run
 from flamingo.types import ImageRef, Media
 
 logger = logging.getLogger(__name__)
+
+CANDIDATES_AT_ONCE = 16
 
 
 @dataclass(kw_only=True)
@@ -104,14 +110,14 @@ def ask(run: Run, asked: Episode, step: int | None, max_new_tokens: int) -> str:
     latents = MediaLatents(model, EncodingLoader(encoder))
     latents.prepare(tokens.media)
     reader = Reader(model, tokenizer, latents, compute_dtype(run.config, device))
+    decoding = Decoding(max_new_tokens=max_new_tokens)
     if asked.candidates:
-        return ranking(
-            asked.candidates,
-            candidate_probabilities(
-                reader, tokens, [QUESTION.answer_text(word) for word in asked.candidates]
-            ),
+        words = [QUESTION.answer_text(word) for word in asked.candidates]
+        ((_, answer),) = rank_candidates(
+            reader, [tokens], [words], decoding=decoding, batch_size=CANDIDATES_AT_ONCE
         )
-    ((_, answer),) = generate_answers(reader, [tokens], max_new_tokens=max_new_tokens, batch_size=1)
+        return ranking(asked.candidates, torch.tensor(answer.scores).softmax(dim=0).tolist())
+    ((_, answer),) = generate_answers(reader, [tokens], decoding=decoding, batch_size=1)
     return f"{answer.text or '(nothing)'}  (probability {answer.probability:.3g})"
 
 

@@ -291,14 +291,18 @@ class HuggingFaceBenchmarkConfig(DatasetBenchmarkConfig):
 class EnsembleConfig:
     """Several prompts a query, their answers put together."""
 
-    permutations: int = 1
-    """Orders of the demonstrations; the first is the plan's."""
+    permutations: int | None = None
+    """Orders of the demonstrations, the first the plan's; null: the protocol's (native: 1)."""
     templates: list[str] = field(default_factory=list)
-    """More templates, each with ``{question}`` and, behind it, ``{answer}``."""
+    """More templates, each with ``{question}`` and, at its end, ``{answer}``."""
 
     def __post_init__(self) -> None:
         name = "evaluation.ensemble"
-        require(self.permutations >= 1, f"{name}.permutations", ">= 1", self.permutations)
+        orders = self.permutations
+        require(orders is None or orders >= 1, f"{name}.permutations", ">= 1 or null", orders)
+        for template in self.templates:
+            shape = template.endswith("{answer}") and "{question}" in template
+            require(shape, f"{name}.templates", "'...{question}...{answer}'", template)
 
 
 @dataclass(kw_only=True)

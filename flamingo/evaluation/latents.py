@@ -56,8 +56,11 @@ class MediaLatents:
             self._latents.update(zip(part, latents[0].cpu(), strict=True))
 
     def rows(self, rows: Sequence[Sequence[Media]]) -> Float[Tensor, "batch image latent dim"]:
-        """The latents of each row's media, zeros behind a row's last."""
-        own = [torch.stack([self._latents[media_key(m)] for m in row]) for row in rows]
+        """The latents of each row's media, zeros behind a row's last (a row may have none)."""
+        first = next(medium for row in rows for medium in row)
+        none = self._latents[media_key(first)].new_zeros(0, *self._latents[media_key(first)].shape)
+        own = [torch.stack([self._latents[media_key(m)] for m in row]) if row else none
+               for row in rows]  # fmt: skip
         return torch.nn.utils.rnn.pad_sequence(own, batch_first=True)
 
     def __len__(self) -> int:

@@ -14,13 +14,14 @@ from transformers import PreTrainedTokenizerBase
 
 from flamingo.choices import Condition
 from flamingo.data.sequence import tokenize
+from flamingo.evaluation.answering import answer_episodes
 from flamingo.evaluation.benchmarks.base import Benchmark
 from flamingo.evaluation.latents import MediaLatents
 from flamingo.evaluation.metrics.scores import item_score
 from flamingo.evaluation.perturbations import ZERO_SHOT_TEXTS, perturb
 from flamingo.evaluation.predictions import Prediction, PredictionFile, prediction_key
-from flamingo.evaluation.prompts import Episode, prompt, prompt_hash, prompt_text
-from flamingo.evaluation.scoring import Answer, Reader, generate_answers, rank_candidates
+from flamingo.evaluation.prompts import Episode, Template, prompt, prompt_hash, prompt_text
+from flamingo.evaluation.scoring import Answer, Reader
 from flamingo.evaluation_config import EvaluationConfig
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.types import ImageRef, InterleavedSequence, Media, MediaLoader, Text
@@ -139,11 +140,13 @@ def too_long(
         alone = tokenize(InterleavedSequence((segment,)), tokenizer, UNLIMITED)
         return len(alone.input_ids) - bare
 
-    def total(episode: Episode) -> int:
-        segments = prompt(episode, benchmark.task.template).segments
+    def total(episode: Episode, template: Template) -> int:
+        segments = prompt(episode, template).segments
         return bare + sum(1 if isinstance(s, Media) else length(s) for s in segments)
 
-    tokens = max(map(total, episodes)) + benchmark.task.decoding.max_new_tokens
+    templates = (benchmark.task.template, *benchmark.task.ensemble.templates)
+    tokens = max(total(episode, template) for episode in episodes for template in templates)
+    tokens = tokens + benchmark.task.decoding.max_new_tokens
     if tokens > config.max_tokens:
         return (
             f"its prompts and answers have up to {tokens} tokens, "
@@ -162,7 +165,7 @@ def _cells(
     precision: str,
 ) -> Iterator[Cell]:
     """The conditions that make sense at this shot count."""
-    decoding = f"{benchmark.task.decoding}, {precision}"
+    decoding = f"{benchmark.task.description}, {precision}"
     for condition in config.conditions:
         own = episodes
         if condition is Condition.text_only_zero_shot:
@@ -242,28 +245,17 @@ def _answers(
     for start in range(0, len(missing), SORTED_AT_ONCE):
         part = missing[start : start + SORTED_AT_ONCE]
         episodes = [cell.episodes[i] for i in part]
-        prompts = [
-            tokenize(prompt(e, cell.benchmark.task.template), reader.tokenizer, config.max_tokens)
-            for e in episodes
-        ]
         if len(reader.latents) > LATENTS_KEPT:
             reader.latents.forget()
-        reader.latents.prepare(medium for p in prompts for medium in p.media)
-        if episodes[0].candidates:
-            candidates = [
-                [cell.benchmark.task.template.answer_text(word) for word in e.candidates]
-                for e in episodes
-            ]
-            answers = rank_candidates(reader, prompts, candidates, batch_size=config.batch_size)
-        else:
-            answers = generate_answers(
-                reader,
-                prompts,
-                max_new_tokens=cell.benchmark.task.decoding.max_new_tokens,
-                batch_size=config.batch_size,
-            )
-        for position, answer in answers:
-            yield part[position], answer
+        answers = answer_episodes(
+            reader,
+            cell.benchmark,
+            episodes,
+            batch_size=config.batch_size,
+            max_tokens=config.max_tokens,
+        )
+        for place, answer in answers:
+            yield part[place], answer
 
 
 def _prediction(cell: Cell, index: int, answer: Answer, model_id: str) -> Prediction:

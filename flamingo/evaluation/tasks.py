@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from flamingo.choices import Metric, Protocol
 from flamingo.evaluation.decoding import Decoding
+from flamingo.evaluation.ensembling import ONE_WAY, Ensemble
 from flamingo.evaluation.prompts import BINDING, QUESTION, Template
+from flamingo.evaluation_config import EvaluationConfig
 
 
 class Kind(Enum):
@@ -33,13 +35,21 @@ class Kind(Enum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """``clean`` keeps of an output what counts; ``shown`` is the reference that a demonstration
-    gives. Open answers are generated, those of queries with candidates are ranked."""
+    gives. Open answers are generated, those of queries with candidates are ranked. ``ensemble``:
+    every query is asked in several ways, and their answers are put together."""
 
     template: Template
     decoding: Decoding
     metric: Metric
     clean: Callable[[str], str] = str.strip
     shown: Callable[[Sequence[str]], str]
+    ensemble: Ensemble = ONE_WAY
+
+    @property
+    def description(self) -> str:
+        """One line that differs between any two ways of answering (not of scoring)."""
+        ways = self.ensemble.description
+        return f"{self.decoding.description}, {ways}" if ways else self.decoding.description
 
 
 def task(kind: Kind, protocol: Protocol, metric: Metric | None = None) -> Task:
@@ -104,6 +114,10 @@ MEME = Template(question='It says "{question}". Is it hateful?', answer=" {answe
 # ---------------------------------------------------------------------------- OpenFlamingo
 
 
+PERMUTATIONS = 6
+"""Orders of the demonstrations that classes are averaged over (Awadalla et al. 2023, section 3)."""
+
+
 def _open_flamingo(kind: Kind, metric: Metric | None) -> Task:
     beams = 3
     match kind:
@@ -128,17 +142,19 @@ def _open_flamingo(kind: Kind, metric: Metric | None) -> Task:
         case Kind.classification:
             return Task(
                 template=_joined("Output:"),
-                decoding=Decoding(normalize_by_length=True),
+                decoding=Decoding(normalize_by_length=True, end_of_chunk=False),
                 metric=metric or Metric.exact_match,
                 shown=first,
+                ensemble=Ensemble(permutations=PERMUTATIONS),
             )
         case Kind.hateful_memes:
             meme = "is an image with: '{question}' written on it. Is it hateful? Answer:"
             return Task(
                 template=_joined(meme),
-                decoding=Decoding(),
+                decoding=Decoding(end_of_chunk=False),
                 metric=metric or Metric.roc_auc,
                 shown=first,
+                ensemble=Ensemble(permutations=PERMUTATIONS),
             )
 
 
@@ -154,3 +170,22 @@ def short_answer(output: str) -> str:
 def caption(output: str) -> str:
     """What precedes the next caption, without quotation marks (OpenFlamingo)."""
     return output.split("Output", 1)[0].replace('"', "").strip()
+
+
+# ---------------------------------------------------------------------------- changes to a protocol
+
+
+def adapted(own: Task, config: EvaluationConfig) -> Task:
+    """``own`` with what the evaluation's configuration says about length and ensembling."""
+    new, orders = config.max_new_tokens, config.ensemble.permutations
+    decoding = own.decoding if new is None else replace(own.decoding, max_new_tokens=new)
+    more = tuple(_template(text, own.template) for text in config.ensemble.templates)
+    permutations = own.ensemble.permutations if orders is None else orders
+    return replace(own, decoding=decoding, ensemble=Ensemble(permutations, more))
+
+
+def _template(text: str, like: Template) -> Template:
+    """``text`` ends in ``{answer}``; the space before it belongs to the answer."""
+    question = text.removesuffix("{answer}")
+    asked = question.rstrip(" ")
+    return replace(like, question=asked, answer=question[len(asked) :] + "{answer}")

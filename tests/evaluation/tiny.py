@@ -7,8 +7,10 @@ import torch
 from flamingo.config import CrossAttentionConfig, ResamplerConfig
 from flamingo.data.concepts import Concept
 from flamingo.data.features import EncodingLoader
+from flamingo.data.sequence import tokenize
 from flamingo.evaluation.benchmarks import BindingBenchmark
 from flamingo.evaluation.latents import MediaLatents
+from flamingo.evaluation.prompts import BINDING, prompt
 from flamingo.evaluation.scoring import Reader
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.model.processor import prepare_tokenizer
@@ -19,7 +21,7 @@ from flamingo.testing import (
     tiny_tokenizer,
     tiny_vision_encoder,
 )
-from flamingo.types import MediaLoader
+from flamingo.types import MediaLoader, TokenizedSequence
 
 WORDS = ["bax", "bex", "bix", "box", "bux", "dan", "fek"]
 
@@ -63,3 +65,65 @@ def binding(
         seeds=list(seeds),
         shots=list(shots),
     )
+
+
+def prompts(reader: Reader) -> list[TokenizedSequence]:
+    """Nine prompts of three lengths, with their latents prepared."""
+    benchmark = binding(queries=3)
+    sequences = [prompt(e, BINDING) for shots in (2, 0, 1) for e in benchmark.episodes(shots)]
+    result = [tokenize(s, reader.tokenizer, 500) for s in sequences]
+    reader.latents.prepare(medium for p in result for medium in p.media)
+    return result
+
+
+def next_logits(reader: Reader, prompt: TokenizedSequence, ids: list[int]) -> torch.Tensor:
+    """The logits behind one prompt and some ids: no padding, no cache, features and not latents."""
+    media = {}
+    if prompt.media:
+        media["vision_features"] = load_media()(prompt.media)[None].float()
+    with torch.no_grad():
+        output = reader.model(
+            input_ids=torch.tensor([[*prompt.input_ids, *ids]]), use_cache=False, **media
+        )
+    return output.logits[0, -1].float()
+
+
+def log_likelihood(reader: Reader, prompt: TokenizedSequence, ids: list[int]) -> float:
+    return sum(
+        next_logits(reader, prompt, ids[:n]).log_softmax(0)[token].item()
+        for n, token in enumerate(ids)
+    )
+
+
+class Spy:
+    """What a model reads: rows, new tokens without padding, and whether a cache came along."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.calls: list[tuple[int, int, bool]] = []
+        reader.model.register_forward_pre_hook(self._note, with_kwargs=True)
+
+    def _note(self, module, args, kwargs) -> None:
+        ids, mask = kwargs["input_ids"], kwargs.get("attention_mask")
+        tokens = ids.numel() if mask is None else int(mask[:, -ids.shape[1] :].sum())
+        self.calls.append((len(ids), tokens, kwargs.get("past_key_values") is not None))
+
+    @property
+    def tokens(self) -> int:
+        return sum(tokens for _, tokens, _ in self.calls)
+
+
+def add_noise(reader: Reader, monkeypatch, *, size: float, above: int) -> None:
+    """Logits off by at most ``size``, the same at each run, in passes of more than ``above`` rows.
+
+    As if the shape of a batch changed far more than the last bits.
+    """
+    original = reader.model._logits
+
+    def noisy(hidden, keep):
+        logits = original(hidden, keep)
+        if len(hidden) <= above:
+            return logits
+        generator = torch.Generator().manual_seed(logits.numel())
+        return logits + size * (2 * torch.rand(logits.shape, generator=generator) - 1)
+
+    monkeypatch.setattr(reader.model, "_logits", noisy)

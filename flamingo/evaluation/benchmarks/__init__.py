@@ -15,12 +15,12 @@ from flamingo.data.concepts import Concept, ConceptSet, folder_concepts, load_co
 from flamingo.data.sources.easy_vqa import ANSWERS
 from flamingo.data.words import made_up_words
 from flamingo.evaluation.benchmarks.base import Benchmark
-from flamingo.evaluation.benchmarks.binding import BindingBenchmark
+from flamingo.evaluation.benchmarks.binding import BINDING_TASK, BindingBenchmark
 from flamingo.evaluation.benchmarks.dataset import DatasetBenchmark
 from flamingo.evaluation.benchmarks.easy_vqa import read_easy_vqa
 from flamingo.evaluation.draws import generator
 from flamingo.evaluation.planner import Planner, Retrieve
-from flamingo.evaluation.tasks import Kind, task
+from flamingo.evaluation.tasks import Kind, adapted, task
 from flamingo.evaluation_config import (
     BindingBenchmarkConfig,
     EasyVQABenchmarkConfig,
@@ -65,11 +65,11 @@ def _easy_vqa(
     retrieve: Retrieve | None,
 ) -> DatasetBenchmark:
     own = task(Kind.vqa, evaluation.protocol, Metric.exact_match)
-    new = evaluation.max_new_tokens or 5
+    own = replace(own, decoding=replace(own.decoding, max_new_tokens=5))
     return DatasetBenchmark(
         name="easy_vqa",
         title="easy-VQA",
-        task=replace(own, decoding=replace(own.decoding, max_new_tokens=new)),
+        task=adapted(own, evaluation),
         test=read_easy_vqa(folder, "test"),
         train=read_easy_vqa(folder, "train"),
         planner=Planner(evaluation.demonstrations, retrieve),
@@ -153,6 +153,7 @@ def _bindings(
             seed=seed,
             seeds=evaluation.demonstration_seeds,
             shots=config.shots or evaluation.shots,
+            task=adapted(BINDING_TASK, evaluation),
         )
         for ways in config.ways
     ]
