@@ -132,3 +132,29 @@ def test_losses_and_gates_are_drawn_against_their_steps() -> None:
     }
     (gates,) = plot_gates(METRICS).axes
     assert list(gates.lines[0].get_ydata()) == [0.5, 0.6]
+
+
+def test_losses_stand_on_a_logarithmic_axis_also_where_one_is_zero() -> None:
+    (panel,) = plot_loss([*METRICS, {"step": 30, "train/loss/binding": 0.0}]).axes
+    assert panel.get_yscale() == "log"
+    low, high = panel.get_ylim()
+    assert 0.5 < low < 1.0 and 2.0 < high < 4.0
+
+
+@pytest.mark.parametrize(
+    ("values", "zero"), [((0.5, 0.6), False), ((0.6, 0.5), False), ((-0.1, 0.1), True)]
+)
+def test_gates_fill_their_axis_and_zero_is_drawn_only_where_they_reach_it(values, zero) -> None:
+    metrics = [{"step": step, "gate/layer_1/attention": v} for step, v in enumerate(values)]
+    (panel,) = plot_gates(metrics).axes
+    low, high = panel.get_ylim()
+    span = max(values) - min(values)
+    assert min(values) - 0.2 * span < low < min(values)
+    assert max(values) < high < max(values) + 0.2 * span
+    assert any(list(line.get_ydata()) == [0, 0] for line in panel.lines) is zero
+
+
+def test_gates_that_never_move_have_a_figure() -> None:
+    (panel,) = plot_gates([{"step": s, "gate/layer_1/attention": 0.0} for s in (1, 2)]).axes
+    low, high = panel.get_ylim()
+    assert low < 0 < high
