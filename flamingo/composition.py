@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -38,6 +39,8 @@ from flamingo.structured import (
     refuse,
     section,
 )
+
+logger = logging.getLogger(__name__)
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 """The folder of YAML files, beside the package in a checkout."""
@@ -160,7 +163,8 @@ def entry_point(
 ) -> None:
     """Run ``task`` with the config of the command line, under Hydra.
 
-    A mistake in the configuration ends the process with its message alone and status 1. ``--help``
+    A mistake in the configuration ends the process with its message alone and status 1, and so does
+    a ``ValueError`` or ``OSError`` of the task (``hydra.verbose=true`` shows where). ``--help``
     opens with the docstring of the task's module and ends with the defaults of the optional
     sections. ``--multirun`` and launchers work as Hydra documents them. The values of ``verbatim``
     keys are taken as they are typed.
@@ -173,10 +177,10 @@ def entry_point(
     @functools.wraps(task)
     def with_dataclasses(composed: DictConfig) -> Any:
         try:
-            config = build(composed, schema)
-        except ValueError as error:
+            return task(build(composed, schema))
+        except (ValueError, OSError) as error:
+            logger.debug("where it happened", exc_info=True)
             sys.exit(f"error: {error}")
-        return task(config)
 
     try:
         checked = checked_overrides(overrides, schema, config_name)

@@ -314,6 +314,8 @@ from flamingo.composition import entry_point
 from flamingo.config import RunConfig
 
 def main(config: RunConfig) -> None:
+    if config.seed == 13:
+        raise FileNotFoundError("photos: no such folder")
     print("steps", config.training.steps, config.data.easy_vqa)
 
 if __name__ == "__main__":
@@ -357,6 +359,16 @@ def test_an_entry_point_ends_with_a_message_alone_on_a_mistake(run_script):
         assert failed.stderr.startswith(message)
         assert "Traceback" not in failed.stderr
         assert "HYDRA" not in failed.stderr
+
+
+def test_an_entry_point_ends_with_the_message_of_its_task_and_shows_the_place_on_request(
+    run_script,
+):
+    failed = run_script("name=x", "seed=13")
+    assert (failed.returncode, failed.stderr) == (1, "error: photos: no such folder\n")
+    verbose = run_script("name=x", "seed=13", "hydra.verbose=true")
+    assert verbose.stderr.endswith("error: photos: no such folder\n")
+    assert "Traceback" in verbose.stdout and "script.py" in verbose.stdout
 
 
 def test_a_mistake_in_a_sweep_ends_with_a_message_alone(run_script):
