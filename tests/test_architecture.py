@@ -9,11 +9,12 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "flamingo").rglob("*.py"))
 SCRIPTS = sorted((ROOT / "experiments").rglob("*.py"))
 
-BASE = {"structured", "config", "types", "images", "files"}
+BASE = {"structured", "config", "types", "images", "files", "typed_json"}
 MAY_IMPORT = {
     "structured": set(),
     "types": set(),
     "files": set(),
+    "typed_json": set(),
     "images": {"types"},
     "provenance": set(),
     "config": {"structured"},
