@@ -12,8 +12,6 @@ question="This is a" demos='["a.png | This is a | dax", ...]'. A demonstration i
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,8 +39,6 @@ from flamingo.images import open_image
 from flamingo.runs import Run, load_run
 from flamingo.types import ImageRef, Media
 
-logger = logging.getLogger(__name__)
-
 CANDIDATES_AT_ONCE = 16
 
 
@@ -63,14 +59,22 @@ class AskConfig:
     """Of the checkpoint; default: the newest."""
     max_new_tokens: int = 10
 
+    def __post_init__(self) -> None:
+        words = [word.strip() for word in self.candidates]
+        if len(set(words)) < len(words) or not all(words):
+            raise ValueError(
+                f"candidates: expected different, non-empty ones, got {list(self.candidates)}"
+            )
+        if not self.question.strip():
+            raise ValueError(f"question: expected text, got {self.question!r}")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens: expected >= 1, got {self.max_new_tokens}")
+
 
 def main(config: AskConfig) -> None:
-    """Answer, or end the process with a message."""
-    try:
-        print(ask(load_run(config.run), episode(config), config.step, config.max_new_tokens))
-    except (ValueError, OSError) as error:
-        logger.debug("where it happened", exc_info=True)  # hydra.verbose=true
-        sys.exit(f"error: {error}")
+    """Answer. Raises ``ValueError`` or ``OSError`` for what cannot be asked."""
+    asked = episode(config)
+    print(ask(load_run(config.run), asked, config.step, config.max_new_tokens))
 
 
 def episode(config: AskConfig) -> Episode:
@@ -78,7 +82,10 @@ def episode(config: AskConfig) -> Episode:
     demonstrations = [demonstration(text, number) for number, text in enumerate(config.demos, 1)]
     query = Item(config.image, media(config.image), config.question.strip(), "")
     return Episode(
-        query, tuple(demonstrations), len(demonstrations), candidates=tuple(config.candidates)
+        query,
+        tuple(demonstrations),
+        len(demonstrations),
+        candidates=tuple(map(str.strip, config.candidates)),
     )
 
 

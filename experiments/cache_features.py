@@ -5,8 +5,6 @@ Training does this by itself; use it to prepare a cache on one machine, or befor
 
 from __future__ import annotations
 
-import sys
-
 import torch
 
 from flamingo.backbones import assets
@@ -20,11 +18,8 @@ from flamingo.data.mixture import build_sources
 
 
 def main(config: RunConfig) -> None:
-    """Fill the cache, or end the process with a message."""
-    try:
-        store = fill(config)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    """Fill the cache. Raises ``ValueError`` or ``OSError`` for what cannot be encoded."""
+    store = fill(config)
     print(f"{store.file.folder}: features of {len(store.rows)} images")
 
 

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -51,8 +49,6 @@ from flamingo.training.checkpoint import Checkpoint
 from flamingo.training.tracking import read_metrics
 from flamingo.types import ImageRef
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(kw_only=True)
 class EvaluateConfig:
@@ -66,13 +62,8 @@ class EvaluateConfig:
 
 
 def main(config: EvaluateConfig) -> None:
-    """Evaluate, or end the process with a message."""
-    overrides = HydraConfig.get().overrides.task
-    try:
-        print(evaluate(load_run(config.run), config.step, overrides))
-    except (ValueError, OSError) as error:
-        logger.debug("where it happened", exc_info=True)  # hydra.verbose=true
-        sys.exit(f"error: {error}")
+    """Evaluate. Raises ``ValueError`` or ``OSError`` for what cannot be evaluated."""
+    print(evaluate(load_run(config.run), config.step, HydraConfig.get().overrides.task))
 
 
 def evaluate(run: Run, step: int | None = None, overrides: Sequence[str] = ()) -> str:

@@ -1,15 +1,18 @@
 """Composing ``conf/`` and overrides into a config: for entry points, tests and notebooks.
 
-Hydra does the composing. Three things are added to it here. Unknown keys are refused with the
-nearest known one, before Hydra advises to append them. A section that is off by default is
-switched on by setting any of its keys (``data.easy_vqa.pairs=6``; ``data.easy_vqa=null`` switches
-it off). And an entry point receives dataclasses, never a ``DictConfig``.
+Hydra does the composing. Four things are added to it here. Unknown keys are refused with the
+nearest known one, before Hydra advises to append them. What Hydra refuses is said as our own checks
+say it: the field, what it takes, what came. A section that is off by default is switched on by
+setting any of its keys (``data.easy_vqa.pairs=6``; ``data.easy_vqa=null`` switches it off). And an
+entry point receives dataclasses, never a ``DictConfig``.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,11 +21,26 @@ from typing import Any, TypeVar, overload
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import DictConfig
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from flamingo.config import RunConfig
-from flamingo.structured import build, known_keys, optional_sections, refuse
+from flamingo.structured import (
+    build,
+    expected,
+    explain,
+    field_type,
+    known_keys,
+    nearest,
+    optional_defaults,
+    optional_sections,
+    refuse,
+    section,
+)
+
+logger = logging.getLogger(__name__)
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 """The folder of YAML files, beside the package in a checkout."""
@@ -40,18 +58,64 @@ def register(schema: type, name: str = SCHEMA) -> None:
         store.store(group=optional.replace(".", "/"), name="default", node={})
 
 
-def checked_overrides(overrides: Sequence[str], schema: type) -> list[str]:
+def groups(config_name: str) -> list[str]:
+    """The folders of ``conf/`` that ``conf/<config_name>.yaml`` selects an option from."""
+    defaults = OmegaConf.select(OmegaConf.load(CONF / f"{config_name}.yaml"), "defaults")
+    selected = {str(key) for entry in defaults if isinstance(entry, DictConfig) for key in entry}
+    return sorted(group for group in selected if (CONF / group).is_dir())
+
+
+def checked_overrides(
+    overrides: Sequence[str], schema: type, config_name: str = "config"
+) -> list[str]:
     """``overrides`` and what switches on the optional sections they set keys of.
 
-    Raises ``ValueError`` for a key that neither the schema nor a folder of ``conf/`` has.
+    Raises ``ValueError`` for a key that neither the schema nor a group of ``config_name`` has, and
+    for a value in the place of a section.
     """
-    known = {*known_keys(schema), *(folder.name for folder in CONF.iterdir() if folder.is_dir())}
+    options = groups(config_name)
+    known = {*known_keys(schema), *options}
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     keys = [override.key_or_group for override in parsed]
     ours = [k for k in keys if "/" not in k and "@" not in k and not k.startswith("hydra.")]
     refuse([key for key in ours if key not in known], known)
+    for override in parsed:
+        _refuse_value_of_section(override, schema, options)
     switched = [s for s in optional_sections(schema) if any(k.startswith(f"{s}.") for k in keys)]
     return [*overrides, *(f"+{name.replace('.', '/')}=default" for name in switched)]
+
+
+def _refuse_value_of_section(override: Override, schema: type, options: Sequence[str]) -> None:
+    """Hydra takes a section for a group, and ends with a traceback for what names no option."""
+    key = override.key_or_group
+    if override.is_sweep_override() or override.is_delete():
+        return
+    value, hint = override.value(), field_type(schema, key)
+    if key in options and not isinstance(value, str | dict | list | None):
+        raise ValueError(f"{key}: expected an option of conf/{key}, got {value!r}")
+    off = value is None and key in optional_sections(schema)
+    if key not in options and section(hint) and not off and not isinstance(value, dict):
+        got = "null" if value is None else repr(value)
+        raise ValueError(f"{key}: expected {expected(hint)}, got {got}")
+
+
+def explain_composition(error: Exception, schema: type) -> str:
+    """What Hydra or OmegaConf refused: the field, what it takes, what came."""
+    match error, error.__cause__:
+        case OverrideParseException(), _:
+            if "=" not in error.override:
+                return f"{error.override}: expected key=value, got no '='"
+            what = error.message.splitlines()[0]
+            return f"{error.override}: expected key=value in Hydra's grammar, got {what}"
+        case MissingConfigException(options=[_, *_]), _:
+            group, _, name = str(error.missing_cfg_file).rpartition("/")
+            known = error.options or ()
+            listed = ", ".join(known)
+            return f"{group}: expected one of {listed}, got {name!r}{nearest(name, known)}"
+        case (OmegaConfBaseException() as refused, _) | (_, OmegaConfBaseException() as refused):
+            return explain(refused, schema)
+        case _:
+            return str(error)
 
 
 @overload
@@ -68,12 +132,11 @@ def compose(
     """
     register(schema)
     try:
-        checked = checked_overrides(overrides, schema)
+        checked = checked_overrides(overrides, schema, config_name)
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             composed = hydra.compose(config_name, checked)
-    except HydraException as error:
-        cause = f": {str(error.__cause__).splitlines()[0]}" if error.__cause__ else ""
-        raise ValueError(f"{error}{cause}") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(explain_composition(error, schema)) from error
     return build(composed, schema)
 
 
@@ -100,32 +163,54 @@ def entry_point(
 ) -> None:
     """Run ``task`` with the config of the command line, under Hydra.
 
-    A mistake in the configuration ends the process with its message alone. ``--help`` opens with
-    the docstring of the task's module. ``--multirun`` and launchers work as Hydra documents them.
-    The values of ``verbatim`` keys are taken as they are typed.
+    A mistake in the configuration ends the process with its message alone and status 1, and so does
+    a ``ValueError`` or ``OSError`` of the task (``hydra.verbose=true`` shows where). ``--help``
+    opens with the docstring of the task's module and ends with the defaults of the optional
+    sections. ``--multirun`` and launchers work as Hydra documents them. The values of ``verbatim``
+    keys are taken as they are typed.
     """
     register(schema)
     arguments = quote_values(sys.argv[1:], verbatim)
     options = [a for a in arguments if a.startswith("-") or "=" not in a]
     overrides = [a for a in arguments if a not in options]
-    try:
-        checked = checked_overrides(overrides, schema)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    except HydraException:
-        checked = overrides  # not in Hydra's grammar: its own message points at the place
-    documentation = inspect.getdoc(sys.modules[task.__module__]) or ""
-    quoted = documentation.replace("'", "\\'").replace("$", "$$")
-    help_header = [f"hydra.help.header='{quoted}'"] if {"--help", "-h"} & set(options) else []
 
     @functools.wraps(task)
     def with_dataclasses(composed: DictConfig) -> Any:
         try:
-            config = build(composed, schema)
-        except ValueError as error:
+            return task(build(composed, schema))
+        except (ValueError, OSError) as error:
+            logger.debug("where it happened", exc_info=True)
             sys.exit(f"error: {error}")
-        return task(config)
 
-    sys.argv[1:] = [*options, *checked, *help_header]
+    try:
+        checked = checked_overrides(overrides, schema, config_name)
+    except OverrideParseException as error:
+        sys.exit(f"error: {explain_composition(error, schema)}")
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    texts = help_texts(task, schema) if {"--help", "-h"} & set(options) else []
+    sys.argv[1:] = [*options, *checked, *texts]
+    # Hydra then raises what goes wrong, instead of ending the process in words of its own.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     decorate = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
-    decorate(with_dataclasses)()
+    try:
+        decorate(with_dataclasses)()
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {explain_composition(error, schema)}")
+
+
+def help_texts(task: Callable[..., Any], schema: type) -> list[str]:
+    """Overrides that put the docstring of the task's module before Hydra's help, and the optional
+    sections after it."""
+    texts = {"header": inspect.getdoc(sys.modules[task.__module__]) or ""}
+    if optional_sections(schema):
+        texts["footer"] = (
+            "Optional sections (off while null), as they are once any of their keys is set:\n\n"
+            + optional_defaults(schema)
+        )
+    return [f"hydra.help.{place}='{_quoted(text)}'" for place, text in texts.items()]
+
+
+def _quoted(text: str) -> str:
+    """``text`` for single quotes of Hydra's grammar and the template of its help."""
+    return text.replace("'", "\\'").replace("$", "$$")

@@ -6,13 +6,15 @@ be switched off, a dataclass or null. Keys are named by their dotted path (``tra
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import is_dataclass
 from difflib import get_close_matches
-from typing import Any, TypeVar, get_args, get_type_hints
+from enum import Enum
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 Schema = TypeVar("Schema")
 
@@ -65,15 +67,70 @@ def unknown_keys(values: Any, schema: type, prefix: str = "") -> list[str]:
     return unknown
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean ...?`` with the known name nearest to ``name``; "" if none is near."""
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
 def refuse(unknown: Iterable[str], known: Iterable[str]) -> None:
     """Raise ``ValueError`` naming each unknown key, and the known one nearest to it, if any are."""
-    messages, known = [], list(known)
-    for key in unknown:
-        nearest = get_close_matches(key, known, n=1)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ""
-        messages.append(f"{key}: unknown configuration key{hint}")
+    known = list(known)
+    messages = [f"{key}: unknown configuration key{nearest(key, known)}" for key in unknown]
     if messages:
         raise ValueError("\n".join(messages))
+
+
+def expected(hint: Any) -> str:
+    """What a field declared as ``hint`` takes, in words: ``a whole number or null``."""
+    if type(None) in get_args(hint):
+        inner = [expected(h) for h in get_args(hint) if h is not type(None)]
+        return " or ".join([*inner, "null"])
+    if get_origin(hint) is list:
+        return f"a list, of which each is {expected(*get_args(hint))}"
+    if section(hint) is not None:
+        return "a section (its keys are set one by one)"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return f"one of {', '.join(hint.__members__)}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return words.get(hint, str(hint))
+
+
+def field_type(schema: type, key: str) -> Any:
+    """How the field ``key`` (``training.betas``, ``training.betas[0]``) is declared, or None."""
+    hint: Any = schema
+    for name in key.split("."):
+        inner = section(hint)
+        name, *places = re.findall(r"\w+", name) or [""]
+        hint = None if inner is None else get_type_hints(inner).get(name)
+        for _ in places:
+            hint = next((get_args(h)[0] for h in (hint, *get_args(hint)) if _is_list(h)), None)
+    return hint
+
+
+def _is_list(hint: Any) -> bool:
+    return get_origin(hint) is list
+
+
+def explain(error: OmegaConfBaseException, schema: type) -> str:
+    """What OmegaConf refused: the field, what it takes by ``schema``, and what came."""
+    key = str(error.full_key or error.key or "")
+    if isinstance(error, MissingMandatoryValue):
+        return f"{key}: expected a value, got none"
+    hint = field_type(schema, key) if key else None
+    if hint is None or not isinstance(error, ValidationError):
+        return f"{key}: {str(error).splitlines()[0]}".removeprefix(": ")
+    value = "null" if error.value is None else repr(error.value)
+    members = hint.__members__ if isinstance(hint, type) and issubclass(hint, Enum) else ()
+    return f"{key}: expected {expected(hint)}, got {value}{nearest(str(error.value), members)}"
+
+
+def optional_defaults(schema: type) -> str:
+    """YAML of what each optional section of ``schema`` holds once it is switched on."""
+    sections = [(name, section(field_type(schema, name))) for name in optional_sections(schema)]
+    return OmegaConf.to_yaml(
+        OmegaConf.create({name: OmegaConf.structured(inner) for name, inner in sections})
+    )
 
 
 def build(composed: Any, schema: type[Schema]) -> Schema:
@@ -87,10 +144,7 @@ def build(composed: Any, schema: type[Schema]) -> Schema:
         values = OmegaConf.to_container(OmegaConf.create(composed), resolve=True)
         refuse(unknown_keys(values, schema), known_keys(schema))
         built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
-    except MissingMandatoryValue as error:
-        raise ValueError(f"{error.full_key}: expected a value, got none") from error
     except OmegaConfBaseException as error:
-        message = str(error).splitlines()[0]
-        raise ValueError(f"{error.full_key}: {message}") from error
+        raise ValueError(explain(error, schema)) from error
     assert isinstance(built, schema)
     return built

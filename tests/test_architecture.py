@@ -9,12 +9,22 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "flamingo").rglob("*.py"))
 SCRIPTS = sorted((ROOT / "experiments").rglob("*.py"))
 
-BASE = {"choices", "structured", "evaluation_config", "config", "types", "images", "files"}
+BASE = {
+    "choices",
+    "structured",
+    "evaluation_config",
+    "config",
+    "types",
+    "images",
+    "files",
+    "typed_json",
+}
 MAY_IMPORT = {
     "choices": set(),
     "structured": set(),
     "types": set(),
     "files": set(),
+    "typed_json": set(),
     "images": {"types"},
     "provenance": set(),
     "evaluation_config": {"choices", "structured"},

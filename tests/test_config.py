@@ -1,10 +1,12 @@
 """Configurations: what is composed is checked, what is nonsense is named, YAML loses nothing."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from flamingo.choices import Collection
@@ -26,7 +28,7 @@ from flamingo.evaluation_config import (
     EvaluationConfig,
     FolderBenchmarkConfig,
 )
-from flamingo.structured import known_keys, optional_sections, unknown_keys
+from flamingo.structured import expected, field_type, known_keys, optional_sections, unknown_keys
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 GROUPS = sorted(
@@ -136,16 +138,73 @@ def test_optional_sections_and_keys_are_read_from_the_schema():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("training.steps=many", "training.steps.*'many'"),
-        ("training.schedule=cosin", "training.schedule.*COSIN|cosin"),
-        ("model.cross_attention.layers=[a]", "layers.*'a'"),
-        ("experiment=quickstrat", "experiment/quickstrat"),
-        ("training.steps=", "training.steps"),
+        ("training.steps=many", "training.steps: expected a whole number, got 'many'"),
+        ("training.steps=", "training.steps: expected a whole number, got ''"),
+        ("training.steps=null", "training.steps: expected a whole number, got null"),
+        ("training.lr=[1]", "training.lr: expected a number, got [1]"),
+        ("data.cache_features=maybe", "data.cache_features: expected true or false, got 'maybe'"),
+        (
+            "training.schedule=cosin",
+            "training.schedule: expected one of constant, cosine, linear, got 'cosin'; "
+            "did you mean cosine?",
+        ),
+        ("training.betas=[a]", "training.betas[0]: expected a number, got 'a'"),
+        (
+            "evaluation.shots=3",
+            "evaluation.shots: expected a list, of which each is a whole number, got 3",
+        ),
+        ("data.easy_vqa.pairs=x", "data.easy_vqa.pairs: expected a whole number, got 'x'"),
+        (
+            "model.cross_attention.every=1.5",
+            "model.cross_attention.every: expected a whole number or null, got 1.5",
+        ),
+        (
+            "model.cross_attention.layers=[1,a]",
+            "model.cross_attention.layers[1]: expected a whole number, got 'a'",
+        ),
+        ("data=5", "data: expected a section (its keys are set one by one), got 5"),
+        ("training=x", "training: expected a section (its keys are set one by one), got 'x'"),
+        (
+            "data.easy_vqa=3",
+            "data.easy_vqa: expected a section (its keys are set one by one) or null, got 3",
+        ),
+        ("training.lr=${x}", "training.lr: Interpolation key 'x' not found"),
+        (
+            "experiment=quickstar",
+            "experiment: expected one of embedded, quickstart, smoke, got 'quickstar'; "
+            "did you mean quickstart?",
+        ),
+        ("vision=5", "vision: expected an option of conf/vision, got 5"),
+        ("training", "training: expected key=value, got no '='"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_named(override, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_wrong_value_is_named_with_what_the_field_takes(override, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         compose(["name=x", override])
+
+
+def test_an_option_that_a_group_lacks_is_named_with_those_it_has():
+    with pytest.raises(ValueError) as raised:
+        compose(["name=x", "vision=clip_vit"])
+    files = sorted(path.stem for path in (CONF / "vision").glob("*.yaml"))
+    listed, _, rest = str(raised.value).removeprefix("vision: expected one of ").partition(", got ")
+    assert listed.split(", ") == files
+    assert rest == "'clip_vit'; did you mean clip_vit_l14?"
+
+
+def test_a_group_that_a_config_does_not_select_from_is_an_unknown_key():
+    with pytest.raises(ValueError, match="^vision: unknown configuration key"):
+        compose(["vision=clip_vit_l14"], EvaluationConfig, "ask")
+
+
+def test_fields_are_found_below_optional_sections_and_in_lists():
+    assert field_type(RunConfig, "data.binding.views") is int
+    assert field_type(RunConfig, "evaluation.binding.shots[2]") is int
+    assert field_type(RunConfig, "training.steps.deeper") is None
+    assert field_type(RunConfig, "training.steps[0]") is None
+    assert expected(field_type(RunConfig, "data.binding.collection")) == (
+        "one of twemoji, easy_vqa_concepts, folder"
+    )
 
 
 def test_a_run_without_a_name_is_refused():
@@ -254,6 +313,8 @@ from flamingo.composition import entry_point
 from flamingo.config import RunConfig
 
 def main(config: RunConfig) -> None:
+    if config.seed == 13:
+        raise FileNotFoundError("photos: no such folder")
     print("steps", config.training.steps, config.data.easy_vqa)
 
 if __name__ == "__main__":
@@ -288,11 +349,31 @@ def test_an_entry_point_ends_with_a_message_alone_on_a_mistake(run_script):
     for override, message in {
         "training.stps=2": "error: training.stps: unknown configuration key; did you mean",
         "training.warmup_steps=2000": "error: training.warmup_steps: expected",
+        "training.steps=abc": "error: training.steps: expected a whole number, got 'abc'\n",
+        "experiment=quickstar": "error: experiment: expected one of embedded, quickstart, smoke",
+        "training": "error: training: expected key=value, got no '='\n",
     }.items():
         failed = run_script("name=x", override)
         assert failed.returncode == 1
         assert failed.stderr.startswith(message)
         assert "Traceback" not in failed.stderr
+        assert "HYDRA" not in failed.stderr
+
+
+def test_an_entry_point_ends_with_the_message_of_its_task_and_shows_the_place_on_request(
+    run_script,
+):
+    failed = run_script("name=x", "seed=13")
+    assert (failed.returncode, failed.stderr) == (1, "error: photos: no such folder\n")
+    verbose = run_script("name=x", "seed=13", "hydra.verbose=true")
+    assert verbose.stderr.endswith("error: photos: no such folder\n")
+    assert "Traceback" in verbose.stdout and "script.py" in verbose.stdout
+
+
+def test_a_mistake_in_a_sweep_ends_with_a_message_alone(run_script):
+    failed = run_script("-m", "name=x", "seed=0,a")
+    assert failed.returncode == 1
+    assert failed.stderr == "error: seed: expected a whole number, got 'a'\n"
 
 
 def test_help_says_what_the_script_does_and_how_to_override(run_script):
@@ -301,3 +382,8 @@ def test_help_says_what_the_script_does_and_how_to_override(run_script):
     assert "It's a test: costs 5 $ and a \\ backslash." in shown
     assert "experiment: embedded, quickstart, smoke" in shown
     assert "data.binding=null" in shown
+    sections = yaml.safe_load(shown.partition("Optional sections")[2].partition("\n")[2])
+    assert list(sections) == optional_sections(RunConfig)
+    assert sections["data.easy_vqa"]["pairs"] == EasyVQASourceConfig().pairs
+    assert sections["evaluation.binding"]["ways"] == BindingBenchmarkConfig().ways
+    assert sections["evaluation.folder"]["collection"] == "folder"

@@ -1,6 +1,7 @@
 """The notebooks run from top to bottom on a small run, and are kept without their outputs."""
 
 import os
+import shlex
 import subprocess
 import sys
 from functools import cache
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.ask import AskConfig
+from flamingo.composition import compose, quote_values
 from flamingo.testing import save_tiny_language_model
 from tests.tiny_world import save_cache, save_vision_encoder
 
@@ -39,6 +42,25 @@ def test_no_output_is_committed():
         for cell in nbformat.reads(committed, as_version=4).cells:
             if cell.cell_type == "code":
                 assert (cell.outputs, cell.execution_count) == ([], None), f"{name}: {cell.source}"
+
+
+def test_commands_in_the_text_fit_a_page_and_run_as_they_are_copied():
+    (block,) = [
+        block
+        for cell in nbformat.read(LOOK_INSIDE, as_version=4).cells
+        if cell.cell_type == "markdown"
+        for block in cell.source.split("```")[1::2]
+        if "experiments/ask.py" in block
+    ]
+    *continued, last = block.strip().splitlines()
+    assert continued and all(line.endswith(" \\") for line in continued)
+    assert all(len(line) <= 100 for line in (*continued, last))
+    python, script, *arguments = shlex.split(block.replace("\\\n", " "))  # as a shell
+    assert (python, (ROOT / script).is_file()) == ("python", True)
+    overrides = quote_values(arguments, verbatim=["run", "image", "question"])
+    config = compose(overrides, AskConfig, "ask")
+    assert config.question == "what shape is in the image?"
+    assert [demo.split(" | ")[2] for demo in config.demos] == ["red", "no"]
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,19 @@ of the longest, whatever the :class:`Order` the set is then presented in.
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
-from enum import Enum
+from collections.abc import Container, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, NotRequired
+
+from pydantic import ConfigDict, PlainValidator, TypeAdapter, with_config
+from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict  # before Python 3.12 pydantic wants this one
 
 from flamingo.choices import Exclusion, Order, Strategy
 from flamingo.evaluation.draws import generator
 from flamingo.files import write_atomically
+from flamingo.typed_json import parse_json
 
 Parameter = str | int | float
 
@@ -93,28 +97,34 @@ class Plan:
 
         Raises ``ValueError`` naming the field.
         """
-        values = json.loads(line)
-        if not isinstance(values, dict):
-            raise ValueError(f"plan: expected a JSON object, got {line[:60]!r}")
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(values.keys() - set(known)):
-            raise ValueError(f"{unknown[0]}: expected a field of {known}, got an unknown one")
-        parameters: dict[str, Any] = _typed(values, "parameters", dict, {})
-        for name, value in parameters.items():
-            if not isinstance(value, Parameter) or isinstance(value, bool):
-                raise ValueError(f"parameters.{name}: expected a text or a number, got {value!r}")
-        return cls(
-            seed=_typed(values, "seed", int),
-            benchmark=_typed(values, "benchmark", str),
-            query=_typed(values, "query", str),
-            strategy=_member(values, "strategy", Strategy),
-            demonstrations=_list_of(values, "demonstrations", str),
-            order=_member(values, "order", Order, Order.drawn),
-            order_seed=_typed(values, "order_seed", int, 0),
-            exclusion=_member(values, "exclusion", Exclusion, Exclusion.nothing),
-            ranks=_list_of(values, "ranks", int, []),
-            parameters=tuple(parameters.items()),
-        )
+        values = parse_json(_LINE.validate_json, line)
+        parameters = values.get("parameters", {})
+        return cls(**{**values, "parameters": tuple(parameters.items())})
+
+
+def _parameter(value: object) -> Parameter:
+    if not isinstance(value, Parameter) or isinstance(value, bool):
+        raise PydanticCustomError("parameter", "Input should be a text or a number")
+    return value
+
+
+@with_config(ConfigDict(extra="forbid"))
+class _Line(TypedDict):
+    """A plan as JSON: what has a default in :class:`Plan` may be missing."""
+
+    seed: int
+    benchmark: str
+    query: str
+    strategy: Strategy
+    demonstrations: tuple[str, ...]
+    order: NotRequired[Order]
+    order_seed: NotRequired[int]
+    exclusion: NotRequired[Exclusion]
+    ranks: NotRequired[tuple[int, ...]]
+    parameters: NotRequired[dict[str, Annotated[Parameter, PlainValidator(_parameter)]]]
+
+
+_LINE = TypeAdapter(_Line)
 
 
 # ---------------------------------------------------------------------------- files
@@ -188,36 +198,3 @@ def _without_demonstrations(plan: Plan) -> Plan:
         (),
         plan.parameters,
     )
-
-
-# ---------------------------------------------------------------------------- fields
-
-T = TypeVar("T")
-E = TypeVar("E", bound=Enum)
-
-
-def _typed(values: Mapping[str, Any], name: str, kind: type[T], default: T | None = None) -> T:
-    value = values.get(name, default)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ValueError(f"{name}: expected {kind.__name__}, got {value!r}")
-    return value
-
-
-def _list_of(
-    values: Mapping[str, Any], name: str, kind: type[T], default: list[T] | None = None
-) -> tuple[T, ...]:
-    members = _typed(values, name, list, default)
-    for member in members:
-        if not isinstance(member, kind) or isinstance(member, bool):
-            raise ValueError(f"{name}: expected a list of {kind.__name__}, got {member!r} in it")
-    return tuple(members)
-
-
-def _member(values: Mapping[str, Any], name: str, kind: type[E], default: E | None = None) -> E:
-    if name not in values and default is not None:
-        return default
-    options = {member.value: member for member in kind}
-    value = values.get(name)
-    if not isinstance(value, str) or value not in options:
-        raise ValueError(f"{name}: expected one of {list(options)}, got {value!r}")
-    return options[value]

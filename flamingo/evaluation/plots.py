@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter, StrMethodFormatter
 
 from flamingo.choices import Condition
 from flamingo.evaluation.results import ALL, CONDITION_LABELS, Row
@@ -29,6 +29,8 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION = (
 GREY, BLACK = "#777777", "#000000"
 PANEL_INCHES = 3.3
 COLUMNS = 3
+GATE_MARGIN = 0.08
+"""Room above and below the gates, as a share of their range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +144,12 @@ def _tidy(panel: Axes) -> None:
 
 
 def plot_loss(metrics: Sequence[Mapping[str, Any]]) -> Figure:
-    """Training loss (all, and by source) and validation loss against the step."""
-    figure = Figure(figsize=(5.4, 3.2), layout="constrained")
+    """Training loss (all, and by source) and validation loss against the step.
+
+    The axis is logarithmic: sources and phases differ by orders of magnitude. A loss of exactly 0
+    has no place on it and leaves a gap.
+    """
+    figure = Figure(figsize=(5.4, 3.7), layout="constrained")
     panel = figure.subplots()
     names = sorted({name for entry in metrics for name in entry if "loss" in name})
     colours = [BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, GREY]
@@ -162,16 +168,24 @@ def plot_loss(metrics: Sequence[Mapping[str, Any]]) -> Figure:
         )
     panel.set_xlabel("step", fontsize=9)
     panel.set_ylabel("loss, nats a learned token", fontsize=9)
-    panel.set_ylim(bottom=0)
+    panel.set_yscale("log", nonpositive="mask")
+    plain = StrMethodFormatter("{x:g}")
+    low, high = panel.get_ylim()
+    panel.yaxis.set_major_formatter(plain)
+    panel.yaxis.set_minor_formatter(plain if high / low < 20 else NullFormatter())
     _tidy(panel)
+    panel.tick_params(which="minor", labelsize=8)
     if names:
-        panel.legend(fontsize=8, frameon=False)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
 
 
 def plot_gates(metrics: Sequence[Mapping[str, Any]]) -> Figure:
-    """tanh of every gate against the step; solid for attention, dashed for feed-forward."""
-    figure = Figure(figsize=(5.4, 3.2), layout="constrained")
+    """tanh of every gate against the step; solid for attention, dashed for feed-forward.
+
+    The axis spans the values with a margin: gates move little from where they start.
+    """
+    figure = Figure(figsize=(5.4, 3.7), layout="constrained")
     panel = figure.subplots()
     names = list(dict.fromkeys(n for entry in metrics for n in entry if n.startswith("gate/")))
     layers = list(dict.fromkeys(name.split("/")[1] for name in names))
@@ -186,12 +200,15 @@ def plot_gates(metrics: Sequence[Mapping[str, Any]]) -> Figure:
             linewidth=1.4,
             label=layer.replace("_", " ") if branch == "attention" else None,
         )
-    panel.axhline(0, color=BLACK, linewidth=0.6)
+    panel.margins(y=GATE_MARGIN)
+    values = [entry[name] for entry in metrics for name in names if name in entry]
+    if values and min(values) <= 0 <= max(values):  # closed; elsewhere it would widen the axis
+        panel.axhline(0, color=BLACK, linewidth=0.6)
     panel.set_xlabel("step", fontsize=9)
     panel.set_ylabel("tanh(gate)", fontsize=9)
     _tidy(panel)
     if names:
-        panel.legend(fontsize=8, frameon=False, ncols=2)
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
 
 

@@ -113,7 +113,10 @@ def _table(results: Row, benchmark: Row) -> Row:
 
 
 def gallery(outcome: Outcome) -> list[Row]:
-    """For each benchmark some episodes that went right and some that went wrong."""
+    """For each benchmark some episodes that went right and some that went wrong.
+
+    Those that the controls were run on come first: they say more.
+    """
     chosen: dict[str, tuple[Cell, list[Prediction]]] = {}
     for cell, predictions in outcome.cells:
         shown = len(cell.episodes[0].demonstrations) + 1
@@ -132,8 +135,10 @@ def _benchmark_gallery(cell: Cell, predictions: list[Prediction], outcome: Outco
         for prediction in own
         if other.condition is not Condition.real
     }
-    right = [i for i, p in enumerate(predictions) if p.score == 1][:GALLERY_RIGHT]
-    wrong = [i for i, p in enumerate(predictions) if p.score < 1][:GALLERY_WRONG]
+    controlled = {query for _, query in controls}
+    ordered = sorted(range(len(predictions)), key=lambda i: predictions[i].query not in controlled)
+    right = [i for i in ordered if predictions[i].score == 1][:GALLERY_RIGHT]
+    wrong = [i for i in ordered if predictions[i].score < 1][:GALLERY_WRONG]
     return {
         "title": cell.benchmark.title,
         "shots": _count(cell.shots, cell.benchmark.unit),
@@ -164,11 +169,19 @@ def _shown(
         "prediction": prediction,
         "right": prediction.score == 1,
         "controls": [
-            (CONDITION_LABELS[condition.value], controls[condition, prediction.query])
+            (_control_label(condition, control, prediction), control)
             for condition in Condition
-            if (condition, prediction.query) in controls
+            if (control := controls.get((condition, prediction.query))) is not None
         ],
     }
+
+
+def _control_label(condition: Condition, control: Prediction, real: Prediction) -> str:
+    """The condition's name; a shuffle can be the identity, and then no answer has to change."""
+    label = CONDITION_LABELS[condition.value]
+    if condition is Condition.shuffled_answers and control.prompt_hash == real.prompt_hash:
+        return f"{label} (this shuffle changed nothing)"
+    return label
 
 
 def _thumbnail(image: Image.Image) -> bytes:

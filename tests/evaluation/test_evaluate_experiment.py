@@ -250,6 +250,16 @@ def test_candidates_are_ranked_and_their_probabilities_sum_to_one(run: Path) -> 
         ({"image": "missing.png"}, "missing.png: no such image file"),
         ({"image": "query.png", "demos": ["query.png"]}, 'expected "image | question | answer"'),
         ({"image": "query.png", "demos": ["no.png | q | a"]}, "no.png: no such image file"),
+        (
+            {"image": "query.png", "candidates": ["dax", "wug", "dax "]},
+            "candidates: expected different, non-empty ones, got ['dax', 'wug', 'dax ']",
+        ),
+        (
+            {"image": "query.png", "candidates": ["dax", " "]},
+            "candidates: expected different, non-empty ones, got ['dax', ' ']",
+        ),
+        ({"image": "query.png", "question": " "}, "question: expected text, got ' '"),
+        ({"image": "query.png", "max_new_tokens": 0}, "max_new_tokens: expected >= 1, got 0"),
     ],
 )
 def test_what_cannot_be_asked_is_said_before_anything_is_loaded(
@@ -257,6 +267,11 @@ def test_what_cannot_be_asked_is_said_before_anything_is_loaded(
 ) -> None:
     with pytest.raises((ValueError, OSError), match=re.escape(message)):
         ask.episode(ask.AskConfig(run="r", **settings))
+
+
+def test_the_question_is_looked_at_before_the_run() -> None:
+    with pytest.raises(FileNotFoundError, match=r"missing.png: no such image file"):
+        ask.main(ask.AskConfig(run="nowhere", image="missing.png"))
 
 
 # ---------------------------------------------------------------------------- command line

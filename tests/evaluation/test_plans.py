@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -101,20 +102,26 @@ def test_every_place_is_equally_likely_under_a_shuffled_order() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": "0"}, "seed: expected int, got '0'"),
-        ({"seed": True}, "seed: expected int, got True"),
-        ({"benchmark": None}, "benchmark: expected str, got None"),
-        ({"query": 3}, "query: expected str, got 3"),
-        ({"strategy": "magic"}, r"strategy: expected one of \['random', .*, got 'magic'"),
-        ({"order": ["drawn"]}, r"order: expected one of \['drawn'"),
-        ({"exclusion": "all"}, r"exclusion: expected one of \['nothing'"),
-        ({"demonstrations": "xy"}, "demonstrations: expected list, got 'xy'"),
-        ({"demonstrations": ["x", 1]}, "demonstrations: expected a list of str, got 1 in it"),
+        ({"seed": "0"}, "seed: expected a valid integer, got '0'"),
+        ({"seed": True}, "seed: expected a valid integer, got True"),
+        ({"seed": 1.0}, "seed: expected a valid integer, got 1.0"),
+        ({"benchmark": None}, "benchmark: expected a valid string, got None"),
+        ({"query": 3}, "query: expected a valid string, got 3"),
+        ({"strategy": "magic"}, "strategy: expected 'random', .* or 'diverse', got 'magic'"),
+        ({"order": ["drawn"]}, r"order: expected 'drawn', .*, got \['drawn'\]"),
+        ({"order": None}, "order: expected 'drawn', .*, got None"),
+        ({"exclusion": "all"}, "exclusion: expected 'nothing', .*, got 'all'"),
+        ({"demonstrations": "xy"}, "demonstrations: expected a valid array, got 'xy'"),
+        ({"demonstrations": ["x", 1]}, r"demonstrations\[1\]: expected a valid string, got 1"),
+        ({"ranks": [0, "1"]}, r"ranks\[1\]: expected a valid integer, got '1'"),
         ({"demonstrations": ["x", "y", "x"]}, "demonstrations: expected each once, got 'x' twice"),
         ({"ranks": [0]}, r"ranks: expected each of 0 to 1 once \(order drawn\), got \[0\]"),
         ({"order": "similar_last"}, r"ranks: .*\(order similar_last\), got \[\]"),
         ({"parameters": {"a": [1]}}, r"parameters.a: expected a text or a number, got \[1\]"),
-        ({"shots": 4}, "shots: expected a field of .*, got an unknown one"),
+        ({"parameters": {"a": True}}, "parameters.a: expected a text or a number, got True"),
+        ({"parameters": {"a": None}}, "parameters.a: expected a text or a number, got None"),
+        ({"parameters": [1]}, r"parameters: expected an object, got \[1\]"),
+        ({"shots": 4}, "shots: expected no field of this name, found one"),
         ({"benchmark": "other"}, "benchmark: expected 'b', got 'other'"),
         ({"query": "unknown"}, "query: expected one of b, got 'unknown'"),
         ({"demonstrations": ["x", "w"]}, "demonstrations: expected ids of the pool of b, got 'w'"),
@@ -130,12 +137,35 @@ def test_a_line_that_is_no_plan_is_named_with_its_field(
         read_plans(path, benchmark="b", queries={"q", "r"}, pool={"x", "y", "z"})
 
 
-@pytest.mark.parametrize("line", ["", "[1]", '{"seed": 0', '{"seed": 0}'])
-def test_a_line_that_is_no_object_or_lacks_a_field_is_named(tmp_path: Path, line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "expected JSON; "),
+        ("[1]", r"expected an object, got \[1\]"),
+        ('{"seed": 0', "expected JSON; .* line 1 column 10"),
+        ('{"seed": 0}', "benchmark: expected this field, found none"),
+    ],
+)
+def test_a_line_that_is_no_object_or_lacks_a_field_is_named(
+    tmp_path: Path, line: str, message: str
+) -> None:
     path = tmp_path / "plans.jsonl"
     path.write_text(f"{line}\n")
-    with pytest.raises(ValueError, match="line 1: "):
+    with pytest.raises(ValueError, match=f"line 1: {message}"):
         read_plans(path)
+
+
+def test_every_field_of_a_plan_is_read_and_none_with_a_default_is_needed() -> None:
+    written = json.loads(PLAN.to_json())
+    assert written.keys() == {field.name for field in fields(Plan)}
+    assert Plan.from_json(PLAN.to_json()) == PLAN
+    for field in fields(Plan):
+        rest = json.dumps({name: value for name, value in written.items() if name != field.name})
+        if field.default is MISSING:
+            with pytest.raises(ValueError, match=f"^{field.name}: expected this field, found none"):
+                Plan.from_json(rest)
+        elif field.name != "ranks":  # the order of this one needs them
+            assert getattr(Plan.from_json(rest), field.name) == field.default
 
 
 def test_plans_of_one_query_under_other_seeds_or_orders_share_a_file(tmp_path: Path) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from flamingo.evaluation.perturbations import Condition
 from flamingo.evaluation.plots import plot_gates, plot_loss, plot_shots
 from flamingo.evaluation.report import RunFacts, gallery, write_report
 from flamingo.evaluation.results import collect
-from flamingo.evaluation.runner import LeftOut, Outcome
+from flamingo.evaluation.runner import Cell, LeftOut, Outcome
 
 from . import tiny
 from .test_results import outcome_of
@@ -108,6 +110,56 @@ def test_the_gallery_shows_right_and_wrong_episodes_with_their_images() -> None:
     assert [label for label, _ in episode["controls"]] == ["query image blanked"]
 
 
+def gallery_with_controls(controls: dict[int, str], condition: Condition) -> list[dict]:
+    """The gallery's episodes; ``controls``: a query's place -> its control's prompt hash."""
+    benchmark = tiny.binding(queries=8)
+    result = outcome_of(benchmark, {2: [1.0, 0.0] * 4})
+    ((cell, real),) = result.cells
+    real = [replace(p, prompt_hash=f"real {i}") for i, p in enumerate(real)]
+    places = sorted(controls)
+    own = [replace(real[i], prompt_hash=controls[i], answer="control") for i in places]
+    episodes = [cell.episodes[i] for i in places]
+    keys = [str(i) for i in places]
+    control = Cell(benchmark, 2, condition, episodes, keys)
+    (shown,) = gallery(replace(result, cells=[(cell, real), (control, own)]))
+    return shown["episodes"]
+
+
+def test_a_shuffle_that_changed_nothing_is_marked() -> None:
+    hashes = {0: "real 0", 2: "another", 1: "real 1"}
+    episodes = gallery_with_controls(hashes, Condition.shuffled_answers)
+    plain, marked = (
+        "demonstration answers shuffled",
+        "demonstration answers shuffled (this shuffle changed nothing)",
+    )
+    assert [[label for label, _ in e["controls"]] for e in episodes] == [
+        [marked],  # query 0
+        [plain],  # query 2
+        [],  # query 4
+        [marked],  # query 1
+        [],
+        [],
+    ]
+
+
+def test_the_mark_is_in_the_page(results, tmp_path) -> None:
+    result = outcome()
+    cell, predictions = result.cells[2]
+    shuffled = replace(cell, condition=Condition.shuffled_answers)
+    result.cells.append((shuffled, predictions))
+    page = Page(write_report(tmp_path, results, result, facts()).read_text())
+    assert "demonstration answers shuffled (this shuffle changed nothing): x" in page.text
+
+
+def test_episodes_with_controls_are_shown_before_earlier_ones_without() -> None:
+    episodes = gallery_with_controls({7: "a", 4: "b"}, Condition.blank_query)
+    benchmark = tiny.binding(queries=8)
+    places = {e.query.id: i for i, e in enumerate(benchmark.episodes(2))}
+    shown = [places[episode["prediction"].query] for episode in episodes]
+    assert shown == [4, 0, 2, 7, 1, 3]  # right ones are even, wrong ones odd
+    assert [bool(e["controls"]) for e in episodes] == [True, False, False] * 2
+
+
 def test_a_run_without_metrics_has_a_report(results, tmp_path) -> None:
     path = write_report(tmp_path, results, outcome(), facts(metrics=[]))
     assert "Training" not in Page(path.read_text()).text
@@ -132,3 +184,29 @@ def test_losses_and_gates_are_drawn_against_their_steps() -> None:
     }
     (gates,) = plot_gates(METRICS).axes
     assert list(gates.lines[0].get_ydata()) == [0.5, 0.6]
+
+
+def test_losses_stand_on_a_logarithmic_axis_also_where_one_is_zero() -> None:
+    (panel,) = plot_loss([*METRICS, {"step": 30, "train/loss/binding": 0.0}]).axes
+    assert panel.get_yscale() == "log"
+    low, high = panel.get_ylim()
+    assert 0.5 < low < 1.0 and 2.0 < high < 4.0
+
+
+@pytest.mark.parametrize(
+    ("values", "zero"), [((0.5, 0.6), False), ((0.6, 0.5), False), ((-0.1, 0.1), True)]
+)
+def test_gates_fill_their_axis_and_zero_is_drawn_only_where_they_reach_it(values, zero) -> None:
+    metrics = [{"step": step, "gate/layer_1/attention": v} for step, v in enumerate(values)]
+    (panel,) = plot_gates(metrics).axes
+    low, high = panel.get_ylim()
+    span = max(values) - min(values)
+    assert min(values) - 0.2 * span < low < min(values)
+    assert max(values) < high < max(values) + 0.2 * span
+    assert any(list(line.get_ydata()) == [0, 0] for line in panel.lines) is zero
+
+
+def test_gates_that_never_move_have_a_figure() -> None:
+    (panel,) = plot_gates([{"step": s, "gate/layer_1/attention": 0.0} for s in (1, 2)]).axes
+    low, high = panel.get_ylim()
+    assert low < 0 < high

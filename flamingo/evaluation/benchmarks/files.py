@@ -15,11 +15,12 @@ from pathlib import Path
 from types import GenericAlias
 from typing import Annotated, Any, TypeVar
 
-from pydantic import FailFast, TypeAdapter, ValidationError
+from pydantic import FailFast, TypeAdapter
 
 from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.files import write_atomically
 from flamingo.images import open_image
+from flamingo.typed_json import parse_json
 from flamingo.types import ImageRef
 
 T = TypeVar("T")
@@ -35,26 +36,26 @@ def read_json(path: Path, schema: type[T]) -> T:
 
     Raises ``ValueError`` naming the file, the place in it, what was expected and what came.
     """
-    return _validate(TypeAdapter(schema).validate_json, _bytes(path), str(path))
+    return _parse(TypeAdapter(schema).validate_json, _bytes(path), str(path))
 
 
 def read_json_records(path: Path, record: type[T]) -> list[T]:
     """A JSON file that is one list of ``record``. Raises as :func:`read_json`."""
     schema: Any = GenericAlias(list, record)
-    return _validate(TypeAdapter(schema).validate_json, _bytes(path), str(path))
+    return _parse(TypeAdapter(schema).validate_json, _bytes(path), str(path))
 
 
 def read_json_table(path: Path, record: type[T]) -> dict[str, T]:
     """A JSON file that is one object of ``record`` by id. Raises as :func:`read_json`."""
     schema: Any = GenericAlias(dict, (str, record))
-    return _validate(TypeAdapter(schema).validate_json, _bytes(path), str(path))
+    return _parse(TypeAdapter(schema).validate_json, _bytes(path), str(path))
 
 
 def read_json_lines(path: Path, record: type[T]) -> list[T]:
     """A file of one ``record`` a line; empty lines are nothing. Raises as :func:`read_json`."""
     validate_json = TypeAdapter(record).validate_json
     return [
-        _validate(validate_json, line, f"{path}, line {number}")
+        _parse(validate_json, line, f"{path}, line {number}")
         for number, line in enumerate(_bytes(path).splitlines(), start=1)
         if line.strip()
     ]
@@ -68,27 +69,11 @@ def _bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _validate(validate_json: Callable[..., T], data: bytes, name: str) -> T:
+def _parse(validate_json: Callable[..., T], data: bytes, name: str) -> T:
     try:
-        return validate_json(data, strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        raise ValueError(f"{name}: {_explanation(first)}") from error
-
-
-def _explanation(error: Mapping[str, Any]) -> str:
-    """``questions[3].image_id: expected a valid integer, got 'x'``."""
-    place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error["loc"])
-    place = f"{place.removeprefix('.')}: " if place else ""
-    match error["type"]:
-        case "missing":
-            return f"{place}expected this field, found none"
-        case "json_invalid":
-            return f"{place}expected JSON; {error['msg']}"
-        case _:
-            expected = error["msg"].removeprefix("Input should be ")
-            got = repr(error["input"])
-            return f"{place}expected {expected}, got {got[:80]}{'...' if len(got) > 80 else ''}"
+        return parse_json(validate_json, data)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def check_unique(examples: Sequence[Example], source: Path) -> list[Example]:

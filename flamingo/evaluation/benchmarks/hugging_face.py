@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow.compute as compute
+import pyarrow
 from PIL import Image
 
 from flamingo.evaluation.benchmarks.examples import Example
@@ -129,15 +129,22 @@ def _places(pixels: datasets.Dataset, column: str) -> Iterator[tuple[int | None,
     """
     listed = isinstance(pixels.features[column], datasets.List | datasets.LargeList)
     for batch in pixels.iter(_ROWS):
-        cells = batch.column(column)
+        cells = _arrow(batch).column(column)
         if listed:
-            lengths = compute.list_value_length(cells).to_pylist()
-            yield from (tuple(range(length or 0)) for length in lengths)
+            for chunk in cells.chunks:
+                lengths = chunk.value_lengths().to_pylist()
+                yield from (tuple(range(length or 0)) for length in lengths)
         else:
             yield from (() if null else (None,) for null in cells.is_null().to_pylist())
 
 
 # ---------------------------------------------------------------------------- the cells
+
+
+def _arrow(rows: object) -> pyarrow.Table:
+    """What a data set formatted as arrow gives for some of its rows."""
+    assert isinstance(rows, pyarrow.Table)
+    return rows
 
 
 def _image(
@@ -150,7 +157,7 @@ def _image(
 def _open(
     pixels: datasets.Dataset, column: str, row: int, place: int | None, key: str
 ) -> Image.Image:
-    cell = pixels[row].column(column)[0].as_py()
+    cell = _arrow(pixels[row]).column(column)[0].as_py()
     image = cell if place is None else cell[place]
     if image is None or (image["bytes"] is None and image["path"] is None):
         raise ValueError(f"{key}: expected an image, got null")
