@@ -50,7 +50,8 @@ class Decoding:
         """
         search = "greedy"
         if self.beams > 1:
-            search = f"{self.beams} beams, length penalty {self.length_penalty!r}"
+            penalty = float(self.length_penalty) + 0.0  # one spelling of 0, -0.0 and 0.0
+            search = f"{self.beams} beams, length penalty {penalty!r}"
         parts = [search, f"at most {self.max_new_tokens} tokens"]
         if self.normalize_by_length:
             parts.append("candidates by mean")

@@ -81,9 +81,7 @@ def _branch(cache: FlamingoCache, rows: Sequence[int]) -> FlamingoCache:
     Rows that are repeated equally often share their media, as beams do.
     """
     own = copy(cache)
-    own.layers = [
-        copy(layer) for layer in cache.layers
-    ]  # they replace tensors, never write to them
+    own.layers = [copy(layer) for layer in cache.layers]  # a layer replaces its tensors
     assert cache.media is not None
     chosen = torch.tensor(rows, device=cache.media.time.device)
     distinct, counts = torch.unique_consecutive(chosen, return_counts=True)

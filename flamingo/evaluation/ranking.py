@@ -76,9 +76,9 @@ def rank_candidates(
     them where a candidate is the beginning of another; elsewhere it would need a second step for
     candidates of one token, for nothing.
 
-    Every prompt is read once; what its candidates have beyond their last token follows from its
-    cache, in at most ``batch_size`` rows at a time (halved where memory runs out). Latents must be
-    prepared.
+    Every prompt is read once; what must be read of its candidates (all but their last tokens)
+    follows from its cache, in at most ``batch_size`` rows at a time (halved where memory runs
+    out). Latents must be prepared.
 
     The choice does not depend on the batch size, if the shape of a batch changes no sum by more
     than half of ``reader.margin``: candidates closer to the best than that are scored again, each

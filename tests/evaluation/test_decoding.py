@@ -13,6 +13,7 @@ from flamingo.evaluation.decoding import Decoding
         (Decoding(), "greedy, at most 5 tokens"),
         (Decoding(max_new_tokens=20), "greedy, at most 20 tokens"),
         (Decoding(beams=3), "3 beams, length penalty 0.0, at most 5 tokens"),
+        (Decoding(beams=3, length_penalty=-0.0), "3 beams, length penalty 0.0, at most 5 tokens"),
         (
             Decoding(beams=2, length_penalty=-0.25, max_new_tokens=10),
             "2 beams, length penalty -0.25, at most 10 tokens",

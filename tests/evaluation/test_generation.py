@@ -200,6 +200,41 @@ def test_errors_of_a_batch_within_the_margin_change_no_answer(
     assert [a.raw for a in generate(reader, prompts, decoding, batch_size=16)] == alone
 
 
+A, B, C, D = 10, 11, 12, 13
+
+
+@pytest.mark.parametrize(
+    ("first", "swapped", "searches"),
+    [
+        # C is cut, though its only sequel is likelier than all of A's and B's.
+        pytest.param({A: 0.5, B: 0.25, C: 0.24}, {A: 0.5, B: 0.24, C: 0.25}, 3, id="a cut"),
+        pytest.param({B: 0.34, C: 0.33}, {B: 0.33, C: 0.34}, 3, id="the lead"),
+        pytest.param({D: 0.9, B: 0.03, C: 0.029}, {D: 0.9, B: 0.029, C: 0.03}, 1, id="neither"),
+    ],
+)
+def test_a_prompt_is_run_again_if_a_close_decision_can_change_its_best_beam(
+    monkeypatch, first: dict, swapped: dict, searches: int
+) -> None:
+    reader = tiny.reader()
+    prompts = tiny.prompts(reader)[3:5]  # equally long
+    last = prompts[0].input_ids[-1]
+    # After A nothing is likely; after B, C and D the text ends, later or sooner.
+    sequels = {A: {20: 0.05}, B: {21: 0.02 if A in first else 0.9}, C: {22: 0.9}, D: {1: 0.99}}
+    decoding = Decoding(max_new_tokens=3, beams=2)
+    monkeypatch.setitem(scoring.MARGIN, torch.float32, 0.2)
+    tiny.make_bigram(
+        reader, monkeypatch, sequels | {last: first}, sequels | {last: swapped}, above=2
+    )
+    alone = [a.raw for a in generate(reader, prompts, decoding, batch_size=1)]
+    seen = []
+    original = reader.model.generate
+    monkeypatch.setattr(
+        reader.model, "generate", lambda **inputs: seen.append(1) or original(**inputs)
+    )
+    assert [a.raw for a in generate(reader, prompts, decoding, batch_size=2)] == alone
+    assert len(seen) == searches, "one for both, and then one for each"
+
+
 def test_a_cut_counts_only_where_it_can_touch_the_best() -> None:
     """Two beams over six tokens, of which the last ends."""
     steps = _Steps(1, 2, {5})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from functools import wraps
+
 import torch
 
 from flamingo.config import CrossAttentionConfig, ResamplerConfig
@@ -127,3 +130,26 @@ def add_noise(reader: Reader, monkeypatch, *, size: float, above: int) -> None:
         return logits + size * (2 * torch.rand(logits.shape, generator=generator) - 1)
 
     monkeypatch.setattr(reader.model, "_logits", noisy)
+
+
+def make_bigram(reader: Reader, monkeypatch, following, together=None, *, above: int = 0) -> None:
+    """Let the next token depend on the last one alone: ``following[last] = {next: probability}``.
+
+    The rest is spread evenly over the other tokens. ``together`` holds instead in passes of more
+    than ``above`` rows.
+    """
+    original = reader.model.forward
+
+    @wraps(original)
+    def forward(input_ids, **inputs):
+        output = original(input_ids, **inputs)
+        table = following if together is None or len(input_ids) <= above else together
+        for row, last in enumerate(input_ids[:, -1].tolist()):
+            known = table.get(last, {1: 0.9})  # the LM's own end
+            rest = (1 - sum(known.values())) / (output.logits.shape[-1] - len(known))
+            output.logits[row, -1] = math.log(rest)
+            for token, probability in known.items():
+                output.logits[row, -1, token] = math.log(probability)
+        return output
+
+    monkeypatch.setattr(reader.model, "forward", forward)
