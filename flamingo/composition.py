@@ -19,7 +19,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from flamingo.config import RunConfig
 from flamingo.structured import build, known_keys, optional_sections, refuse
@@ -97,12 +97,14 @@ def entry_point(
     schema: type[Schema] = RunConfig,
     config_name: str = "config",
     verbatim: Sequence[str] = (),
+    unbuilt: Sequence[str] = (),
 ) -> None:
     """Run ``task`` with the config of the command line, under Hydra.
 
     A mistake in the configuration ends the process with its message alone. ``--help`` opens with
     the docstring of the task's module. ``--multirun`` and launchers work as Hydra documents them.
-    The values of ``verbatim`` keys are taken as they are typed.
+    The values of ``verbatim`` keys are taken as they are typed. Of ``unbuilt`` sections, which
+    ``task`` completes from elsewhere, it receives the defaults.
     """
     register(schema)
     arguments = quote_values(sys.argv[1:], verbatim)
@@ -121,7 +123,8 @@ def entry_point(
     @functools.wraps(task)
     def with_dataclasses(composed: DictConfig) -> Any:
         try:
-            config = build(composed, schema)
+            keys = [str(key) for key in composed if key not in unbuilt]
+            config = build(OmegaConf.masked_copy(composed, keys), schema)
         except ValueError as error:
             sys.exit(f"error: {error}")
         return task(config)

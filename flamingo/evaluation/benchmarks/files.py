@@ -111,9 +111,9 @@ def image_ref(key: str, folder: Path, name: str) -> ImageRef:
 
 
 def image_file(image: ImageRef) -> str | None:
-    """The path that :func:`image_ref` was given, None for an image that is no file of its own."""
+    """The path that an image is opened from, None for one that is no file of its own."""
     is_file = isinstance(image.open, partial) and image.open.func is open_image
-    return image.open.args[0] if is_file else None
+    return os.fspath(image.open.args[0]) if is_file else None
 
 
 def check_images(examples: Iterable[Example]) -> None:
