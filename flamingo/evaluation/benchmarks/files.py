@@ -122,8 +122,10 @@ def check_images(examples: Iterable[Example]) -> None:
     Each folder is listed once and no file is opened, so that millions are checked in seconds also
     over a network. Images that are not files of their own are not looked at.
     """
-    images = {image.key: image for example in examples for image in example.images}
-    files = [file for image in images.values() if (file := image_file(image)) is not None]
+    images = (image for example in examples for image in example.images)
+    # By file and not by key: a folder that is wrong in one place may be right in another.
+    opened = (image_file(image) for image in images)
+    files = list(dict.fromkeys(file for file in opened if file is not None))
     by_folder: dict[str, set[str]] = defaultdict(set)
     for folder, name in map(os.path.split, files):
         by_folder[folder].add(name)
