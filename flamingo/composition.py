@@ -160,6 +160,7 @@ def entry_point(
     schema: type[Schema] = RunConfig,
     config_name: str = "config",
     verbatim: Sequence[str] = (),
+    unbuilt: Sequence[str] = (),
 ) -> None:
     """Run ``task`` with the config of the command line, under Hydra.
 
@@ -167,7 +168,8 @@ def entry_point(
     a ``ValueError`` or ``OSError`` of the task (``hydra.verbose=true`` shows where). ``--help``
     opens with the docstring of the task's module and ends with the defaults of the optional
     sections. ``--multirun`` and launchers work as Hydra documents them. The values of ``verbatim``
-    keys are taken as they are typed.
+    keys are taken as they are typed. Of ``unbuilt`` sections, which ``task`` completes from
+    elsewhere, it receives the defaults.
     """
     register(schema)
     arguments = quote_values(sys.argv[1:], verbatim)
@@ -177,7 +179,8 @@ def entry_point(
     @functools.wraps(task)
     def with_dataclasses(composed: DictConfig) -> Any:
         try:
-            return task(build(composed, schema))
+            keys = [str(key) for key in composed if key not in unbuilt]
+            return task(build(OmegaConf.masked_copy(composed, keys), schema))
         except (ValueError, OSError) as error:
             logger.debug("where it happened", exc_info=True)
             sys.exit(f"error: {error}")

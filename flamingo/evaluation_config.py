@@ -41,8 +41,8 @@ class DemonstrationsConfig:
     seeds: list[int] | None = None
     """Each seed draws demonstrations anew for the same queries; default: ``evaluation.seed``."""
     pool: int = 0
-    """Demonstrations come from this many training items, drawn by ``evaluation.seed``; 0: all.
-    (OpenFlamingo: 2,048 for random ones, all for RICES.)"""
+    """Demonstrations come from at most this many training items, drawn by ``evaluation.seed``;
+    0: all. (OpenFlamingo: 2,048 for random ones, all for RICES.)"""
     similarity: Similarity = Similarity.image
     """For the strategies rices and diverse, and the orders by similarity."""
     question_weight: float = 0.5
@@ -208,6 +208,13 @@ class CLEVRBenchmarkConfig(FilesBenchmarkConfig):
     group: CLEVRGroup = CLEVRGroup.question_type
     counting: bool = False
     """Only the questions that count."""
+    scenes: bool = False
+    """``annotations`` are the scene files: how many objects has each scene (VTAB's count)?"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one = not (self.counting and self.scenes)
+        require(one, "evaluation.clevr", "counting (questions) or scenes, not both", "both")
 
 
 @dataclass(kw_only=True)
@@ -218,6 +225,9 @@ class CaptionBenchmarkConfig(DatasetBenchmarkConfig):
     """``dataset_coco.json`` or ``dataset_flickr30k.json``."""
     images: str = MISSING
     test_splits: list[KarpathySplit] = field(default_factory=lambda: [KarpathySplit.test])
+    test_info: str | None = None
+    """COCO alone: ``image_info_test2014.json``, whose images (in ``test2014`` below ``images``) are
+    captioned for the server instead of ``test_splits``."""
     train_splits: list[KarpathySplit] = field(default_factory=lambda: [KarpathySplit.train])
 
 
@@ -277,7 +287,8 @@ class HuggingFaceBenchmarkConfig(DatasetBenchmarkConfig):
     name: str = MISSING
     """Of the benchmark: its folder of predictions."""
     test_split: str = "validation"
-    train_split: str = "train"
+    train_split: str | None = "train"
+    """Null: the other rows of the test split demonstrate."""
     configuration: str | None = None
     revision: str | None = None
     columns: Columns = field(default_factory=Columns)

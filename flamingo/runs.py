@@ -7,6 +7,7 @@
       provenance.json   git state, packages, machine, backbone fingerprints; one entry a launch
       metrics.jsonl     checkpoints/step_<n>/
       predictions/<benchmark>/<condition>.jsonl   results.json   report/index.html
+      plans/<benchmark>/seed=<n>.jsonl   submissions/<benchmark>_<shots>_shots.json
 """
 
 from __future__ import annotations
@@ -140,6 +141,14 @@ class RunDirectory:
     @property
     def predictions(self) -> Path:
         return self.path / "predictions"
+
+    @property
+    def plans(self) -> Path:
+        return self.path / "plans"
+
+    @property
+    def submissions(self) -> Path:
+        return self.path / "submissions"
 
     @property
     def results(self) -> Path:

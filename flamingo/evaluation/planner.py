@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flamingo.choices import Exclusion, Strategy
 from flamingo.evaluation.planning import PlanSettings, Similar, make_plans
-from flamingo.evaluation.plans import Plan, read_plans
+from flamingo.evaluation.plans import Plan, plan_file, read_plans
 from flamingo.evaluation.pool import Listing, by_content, by_key
 from flamingo.evaluation.prompts import Item
 from flamingo.evaluation_config import DemonstrationsConfig
 
 Retrieve = Callable[[Sequence[Item], Sequence[Item]], Similar]
 """Retrieval features of queries and pool; called only where similarity matters."""
+
+MakePlans = Callable[[str, int, Sequence[Item], Sequence[Item], int], list[Plan]]
+"""Plans of a benchmark's name, seed, queries, pool, and longest shot count: a :class:`Planner`."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,11 @@ class Planner:
 
         Pure in all arguments but the files that ``config.plans`` names and the retrieval features.
         A query's plan does not depend on the other queries. Raises ``ValueError`` as
-        :func:`make_plans` and :func:`read_plans` do, and for a query without a plan.
+        :func:`make_plans` and :func:`stored_plans` do.
         """
         if self.config.plans is not None:
-            return self._read(benchmark, seed, queries, pool)
+            ids, known = [item.id for item in queries], {item.id for item in pool}
+            return stored_plans(Path(self.config.plans), benchmark, seed, ids, known)
         identity = by_content if self.config.exclusion is Exclusion.same_content else by_key
         asked, offered = Listing.of(queries, identity), Listing.of(pool, identity)
         settings = PlanSettings(
@@ -75,18 +79,47 @@ class Planner:
             return min(sum(place not in own for place in places) for own in excluded)
         return len(offered.ids) - max(map(len, excluded))
 
-    def _read(
-        self, benchmark: str, seed: int, queries: Sequence[Item], pool: Sequence[Item]
+
+@dataclass(frozen=True)
+class PlannerByPool:
+    """Plans for queries that each have a pool of their own: ``pools`` holds its ids by query."""
+
+    planner: MakePlans
+    pools: Mapping[str, frozenset[str]]
+
+    def __call__(
+        self,
+        benchmark: str,
+        seed: int,
+        queries: Sequence[Item],
+        pool: Sequence[Item],
+        longest: int,
     ) -> list[Plan]:
-        assert self.config.plans is not None
-        path = Path(self.config.plans) / benchmark / f"seed={seed}.jsonl"
-        ids = [item.id for item in queries]
-        known = {item.id for item in pool}
-        plans = {plan.query: plan for plan in read_plans(path, benchmark=benchmark, pool=known)}
-        missing = [name for name in ids if name not in plans]
-        if missing:
-            raise ValueError(
-                f"{path}: expected a plan for each of {len(ids)} queries, "
-                f"found none for {len(missing)}, such as {missing[0]!r}"
-            )
-        return [plans[name] for name in ids]
+        """As :class:`Planner`, each query with what of ``pool`` is its own."""
+        plans: dict[str, Plan] = {}
+        for ids in dict.fromkeys(self.pools[item.id] for item in queries):
+            own = [item for item in queries if self.pools[item.id] == ids]
+            offered = [item for item in pool if item.id in ids]
+            plans |= {p.query: p for p in self.planner(benchmark, seed, own, offered, longest)}
+        return [plans[item.id] for item in queries]
+
+
+def stored_plans(
+    folder: Path, benchmark: str, seed: int, queries: Sequence[str], pool: Collection[str]
+) -> list[Plan]:
+    """The plan of each of ``queries``, in their order, from a folder of plans.
+
+    Raises ``ValueError`` naming the file if it is missing, as :func:`read_plans` does, and for a
+    query without a plan.
+    """
+    path = plan_file(folder, benchmark, seed)
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a file of plans, found none")
+    plans = {plan.query: plan for plan in read_plans(path, benchmark=benchmark, pool=pool)}
+    missing = [name for name in queries if name not in plans]
+    if missing:
+        raise ValueError(
+            f"{path}: expected a plan for each of {len(queries)} queries, "
+            f"found none for {len(missing)}, such as {missing[0]!r}"
+        )
+    return [plans[name] for name in queries]

@@ -130,6 +130,11 @@ _LINE = TypeAdapter(_Line)
 # ---------------------------------------------------------------------------- files
 
 
+def plan_file(folder: Path, benchmark: str, seed: int) -> Path:
+    """Where a folder of plans keeps those of a benchmark and a draw of demonstrations."""
+    return folder / benchmark / f"seed={seed}.jsonl"
+
+
 def write_plans(plans: Iterable[Plan], path: Path) -> None:
     """One plan a line; an existing file is replaced whole or not at all."""
     write_atomically(path, "".join(plan.to_json() + "\n" for plan in plans))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from flamingo.evaluation.perturbations import Borrowed
+from flamingo.evaluation.plans import Plan
+from flamingo.evaluation.predictions import Prediction
 from flamingo.evaluation.prompts import Episode
 from flamingo.evaluation.tasks import Task
+
+Submission = Callable[[Path, Sequence[Prediction]], Path]
+"""Writes predictions as a benchmark's server wants them, to the path with the suffix of the format,
+which it returns."""
 
 
 @runtime_checkable
@@ -17,7 +24,8 @@ class Benchmark(Protocol):
     ``name`` is that of its folder of predictions, ``title`` is for readers, ``unit`` says what a
     shot is. ``chance`` is the score of a uniform guess among all answers, None where answers are
     open. ``shots`` are the shot counts to run, each with the demonstrations of every one of
-    ``seeds``. ``borrowed`` is what perturbations may take from outside an episode.
+    ``seeds``. ``borrowed`` is what perturbations may take from outside an episode. ``submission``
+    writes the file that a server scores, None for benchmarks without a server.
     """
 
     @property
@@ -38,6 +46,8 @@ class Benchmark(Protocol):
     def seeds(self) -> Sequence[int]: ...
     @property
     def borrowed(self) -> Borrowed: ...
+    @property
+    def submission(self) -> Submission | None: ...
 
     def unfit(self, shots: int) -> str | None:
         """Why ``shots`` do not fit, or None if they do."""
@@ -45,6 +55,10 @@ class Benchmark(Protocol):
 
     def episodes(self, shots: int, seed: int) -> Sequence[Episode]:
         """One episode a query, always in the same order; ``seed`` draws the demonstrations."""
+        ...
+
+    def plans(self, seed: int) -> Sequence[Plan]:
+        """The demonstrations of each query, in the order of the episodes."""
         ...
 
     def prior(self) -> Mapping[str, str] | None:

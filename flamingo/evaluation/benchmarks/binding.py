@@ -9,15 +9,18 @@ whatever the order of its context, so that blind answers and position rules are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 
 from flamingo.choices import Metric
 from flamingo.data.concepts import Concept
 from flamingo.evaluation.decoding import Decoding
 from flamingo.evaluation.demonstrations import generator, plan_balanced
-from flamingo.evaluation.perturbations import Borrowed
+from flamingo.evaluation.perturbations import ZERO_SHOT_TEXTS, Borrowed
+from flamingo.evaluation.planner import stored_plans
+from flamingo.evaluation.plans import Plan
 from flamingo.evaluation.prompts import BINDING, Episode, Item
 from flamingo.evaluation.tasks import Task, first
 from flamingo.types import ImageRef, Media
@@ -30,12 +33,23 @@ BINDING_TASK = Task(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What a query's episode is made of: the concept asked for, and what each class offers."""
+
+    target: int
+    asked: ImageRef
+    words: Sequence[str]
+    views: Sequence[Sequence[ImageRef]]
+
+
+@dataclass(frozen=True, eq=False)
 class BindingBenchmark:
     """``queries`` episodes over ``concepts``; images are never repeated within an episode.
 
     ``k`` shots a class need ``k + 1`` images of every concept. An item's id is its image's key,
-    a query's its number. Raises ``ValueError`` for more ways than concepts or words.
+    a query's its number. ``stored`` is a folder of plans to use instead of drawing. Raises
+    ``ValueError`` for more ways than concepts or words.
     """
 
     name: str
@@ -49,6 +63,8 @@ class BindingBenchmark:
     shots: Sequence[int]
     unit: str = "demonstrations a class"
     task: Task = BINDING_TASK
+    stored: Path | None = None
+    submission: None = None
 
     def __post_init__(self) -> None:
         for kind, available in (("concepts", self.concepts), ("words", self.words)):
@@ -72,32 +88,46 @@ class BindingBenchmark:
         return None
 
     def episodes(self, shots: int, seed: int) -> list[Episode]:
-        return [self._episode(f"{number:05d}", shots, seed) for number in range(self.queries)]
+        return [self._episode(plan, shots) for plan in self.plans(seed)]
 
-    def _episode(self, query: str, shots: int, seed: int) -> Episode:
+    @cache  # noqa: B019 - a benchmark lives as long as its evaluation
+    def plans(self, seed: int) -> list[Plan]:
+        """In rounds over the classes, as long as any shot count needs or the images allow."""
+        queries = [f"{number:05d}" for number in range(self.queries)]
+        if self.stored is not None:
+            known = {view.key for concept in self.concepts for view in concept.views}
+            return stored_plans(self.stored, self.name, seed, queries, known)
+        return [self._plan(query, seed) for query in queries]
+
+    def _plan(self, query: str, seed: int) -> Plan:
+        pools = [[view.key for view in views] for views in self._drawn(query).views]
+        rounds = min(*map(len, pools), max(*self.shots, ZERO_SHOT_TEXTS))
+        return plan_balanced(seed, self.name, query, pools, rounds)
+
+    def _drawn(self, query: str) -> _Drawn:
         draw = generator(self.seed, self.name, query, "episode")
         concepts = draw.sample(list(self.concepts), self.ways)
         words = draw.sample(list(self.words), self.ways)
         target = draw.randrange(self.ways)
         asked = draw.choice(concepts[target].views)
-        views: list[list[ImageRef]] = [
-            [view for view in concept.views if view != asked] for concept in concepts
-        ]
+        views = [[view for view in concept.views if view != asked] for concept in concepts]
+        return _Drawn(target, asked, words, views)
+
+    def _episode(self, plan: Plan, shots: int) -> Episode:
+        drawn = self._drawn(plan.query)
         shown = {
             view.key: Item(view.key, Media((view,)), "", word)
-            for pool, word in zip(views, words, strict=True)
-            for view in pool
+            for views, word in zip(drawn.views, drawn.words, strict=True)
+            for view in views
         }
-        pools = [[view.key for view in pool] for pool in views]
-        longest = min(len(pool) for pool in pools)
-        plan = plan_balanced(seed, self.name, query, pools, longest)
+        word = drawn.words[drawn.target]
         return Episode(
-            query=Item(query, Media((asked,)), "", words[target]),
-            demonstrations=tuple(shown[name] for name in plan.last(shots * self.ways)),
+            query=Item(plan.query, Media((drawn.asked,)), "", word),
+            demonstrations=tuple(demonstrated(plan, shots * self.ways, shown)),
             shots=shots,
-            candidates=tuple(sorted(words)),
-            cluster=asked.key,
-            references=(words[target],),
+            candidates=tuple(sorted(drawn.words)),
+            cluster=drawn.asked.key,
+            references=(word,),
         )
 
     @cached_property
@@ -107,3 +137,18 @@ class BindingBenchmark:
 
     def prior(self) -> None:
         return None
+
+
+def demonstrated(plan: Plan, count: int, shown: Mapping[str, Item]) -> list[Item]:
+    """The ``count`` demonstrations of a plan, of what the query's episode can show.
+
+    Raises ``ValueError`` for one that it cannot (in a plan that was edited).
+    """
+    chosen = plan.presented(count)
+    for name in chosen:
+        if name not in shown:
+            raise ValueError(
+                f"plans of {plan.benchmark}, query {plan.query!r}: expected demonstrations of the "
+                f"classes of its episode, got {name!r}"
+            )
+    return [shown[name] for name in chosen]

@@ -6,10 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 
+from flamingo.evaluation.benchmarks.base import Submission
 from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.draws import generator
 from flamingo.evaluation.perturbations import ZERO_SHOT_TEXTS, Borrowed
-from flamingo.evaluation.planner import Planner
+from flamingo.evaluation.planner import MakePlans
 from flamingo.evaluation.plans import Plan
 from flamingo.evaluation.prompts import Episode, Item
 from flamingo.evaluation.tasks import Task
@@ -21,10 +22,11 @@ class DatasetBenchmark:
 
     Without ``train`` the other examples of ``test`` demonstrate (data sets that have no training
     split). Ids are ``test/<id>`` and ``train/<id>``. ``queries=0`` takes all. Examples of the pool
-    without an answer are passed over. ``seed`` draws queries and pool, ``seeds`` demonstrations.
-    ``chance`` is the score of a uniform guess, by default from
-    the candidates. Raises ``ValueError`` for more queries than there are, and for an example with
-    more than one image.
+    without an answer are passed over, and at most ``pool`` of the others are drawn (0: all).
+    ``seed`` draws queries and pool, ``seeds`` demonstrations. ``chance`` is the score of a uniform
+    guess, by default from the candidates. ``examples`` are those asked, ``offered`` those of the
+    pool. Raises ``ValueError`` for more queries than there are, and for an example with more than
+    one image.
     """
 
     unit = "demonstrations"
@@ -37,22 +39,25 @@ class DatasetBenchmark:
         task: Task,
         test: Sequence[Example],
         train: Sequence[Example] | None,
-        planner: Planner,
+        planner: MakePlans,
         queries: int,
         pool: int,
         seed: int,
         seeds: Sequence[int],
         shots: Sequence[int],
         chance: float | None = None,
+        submission: Submission | None = None,
     ) -> None:
         self.name, self.title, self.task = name, title, task
         self.seed, self.seeds, self.shots = seed, seeds, shots
-        self.examples = _drawn(test, queries, f"evaluation.{name}.queries", seed, name, "queries")
+        self.submission = submission
+        self.examples = drawn_queries(test, queries, seed, name)
         self.chance = _chance(self.examples) if chance is None else chance
         split, offered = ("test", test) if train is None else ("train", train)
         answered = [example for example in offered if example.answers]
-        answered = _drawn(answered, pool, "evaluation.demonstrations.pool", seed, name, "pool")
-        self.pool = [_item(split, example, task) for example in answered]
+        limited = 0 < pool < len(answered)
+        self.offered = _drawn(answered, pool, seed, name, "pool") if limited else answered
+        self.pool = [_item(split, example, task) for example in self.offered]
         self._queries = [_item("test", example, task) for example in self.examples]
         self._by_id = {item.id: item for item in self.pool}
         self._planner = planner
@@ -106,16 +111,26 @@ class DatasetBenchmark:
         return self._prior
 
 
-def _drawn(
-    examples: Sequence[Example], count: int, name: str, seed: int, benchmark: str, what: str
+def drawn_queries(
+    examples: Sequence[Example], count: int, seed: int, benchmark: str
 ) -> list[Example]:
-    """``count`` of the examples; 0: all. A permutation cut short: fewer are the first of more."""
+    """``count`` of a benchmark's examples, fewer being the first of more; 0: all.
+
+    Raises ``ValueError`` for more than there are.
+    """
     if not 0 <= count <= len(examples):
-        raise ValueError(f"{name}: expected 0 (all) to {len(examples)}, got {count}")
-    if not count and what == "pool":
-        return list(examples)
+        raise ValueError(
+            f"evaluation: queries of {benchmark}: expected 0 (all) to {len(examples)}, got {count}"
+        )
+    return _drawn(examples, count or len(examples), seed, benchmark, "queries")
+
+
+def _drawn(
+    examples: Sequence[Example], count: int, seed: int, benchmark: str, what: str
+) -> list[Example]:
+    """The first ``count`` of a permutation."""
     order = generator(seed, benchmark, what).sample(range(len(examples)), len(examples))
-    return [examples[place] for place in order[: count or len(examples)]]
+    return [examples[place] for place in order[:count]]
 
 
 def _item(split: str, example: Example, task: Task) -> Item:

@@ -96,9 +96,9 @@ def image_ref(key: str, folder: Path, name: str) -> ImageRef:
 
 
 def image_file(image: ImageRef) -> str | None:
-    """The path that :func:`image_ref` was given, None for an image that is no file of its own."""
+    """The path that an image is opened from, None for one that is no file of its own."""
     is_file = isinstance(image.open, partial) and image.open.func is open_image
-    return image.open.args[0] if is_file else None
+    return os.fspath(image.open.args[0]) if is_file else None
 
 
 def check_images(examples: Iterable[Example]) -> None:
@@ -107,8 +107,10 @@ def check_images(examples: Iterable[Example]) -> None:
     Each folder is listed once and no file is opened, so that millions are checked in seconds also
     over a network. Images that are not files of their own are not looked at.
     """
-    images = {image.key: image for example in examples for image in example.images}
-    files = [file for image in images.values() if (file := image_file(image)) is not None]
+    images = (image for example in examples for image in example.images)
+    # By file and not by key: a folder that is wrong in one place may be right in another.
+    opened = (image_file(image) for image in images)
+    files = list(dict.fromkeys(file for file in opened if file is not None))
     by_folder: dict[str, set[str]] = defaultdict(set)
     for folder, name in map(os.path.split, files):
         by_folder[folder].add(name)
