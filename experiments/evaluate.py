@@ -7,9 +7,13 @@
     python experiments/evaluate.py run=... benchmark=vizwiz protocol=open_flamingo
 
 What is given under evaluation.* changes the run's own evaluation settings (its config.yaml); the
-defaults listed below hold only where neither says anything. benchmark= adds benchmarks (files of
-conf/benchmark/, which look for the data below data_root) to the run's own: those are switched off
-by evaluation.<benchmark>=null. What evaluation.* says comes after benchmark= and protocol=.
+defaults listed below hold only where neither says anything.
+
+benchmark= ADDS benchmarks to the run's own, which evaluation.<benchmark>=null switches off. One or
+several of: binding, clevr, coco, easy_vqa, flickr30k, gqa, hateful_memes, imagenet, ok_vqa, pope,
+textvqa, vizwiz, vl_icl, vqav2. They are files of conf/benchmark/, which say where below data_root
+(default: data) the data are looked for. protocol=open_flamingo evaluates as OpenFlamingo did. What
+evaluation.* says comes last.
 
 Which demonstrations each query gets is written to the run's plans/. plan_only=true does that and
 ends; evaluation.demonstrations.plans=<folder> evaluates with such plans, as written or edited. For
@@ -232,7 +236,7 @@ def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     ``ValueError`` as every configuration does.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    given = {override.key_or_group: override.value() for override in parsed}
+    given: dict[str, Any] = {override.key_or_group: override.value() for override in parsed}
     values = OmegaConf.create(plain(config))
     for group in GROUPS:
         chosen = given.get(group) or []

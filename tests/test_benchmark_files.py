@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from experiments import evaluate
 from experiments.evaluate import EvaluateConfig, with_overrides
 from flamingo.choices import Condition, Protocol
 from flamingo.composition import CONF, compose
@@ -36,6 +37,10 @@ def texts(values: Any) -> list[str]:
 def test_there_is_a_file_for_every_benchmark_with_a_layout_of_its_own() -> None:
     own = {"folder", "hugging_face"}  # the user's own data
     assert set(SECTION_OF.values()) == SECTIONS - own
+
+
+def test_the_help_names_every_file() -> None:
+    assert ", ".join(FILES) in " ".join(str(evaluate.__doc__).split())
 
 
 @pytest.mark.parametrize("name", FILES)

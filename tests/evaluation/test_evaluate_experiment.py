@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from experiments import ask, evaluate
 from flamingo.build import build_model
 from flamingo.composition import CONF, compose
+from flamingo.evaluation.plans import read_plans
 from flamingo.evaluation.prompts import QUESTION, prompt, prompt_text
 from flamingo.runs import RunDirectory, load_run
 from flamingo.testing import draw, save_tiny_language_model
@@ -201,6 +203,141 @@ def test_a_checkpoint_that_is_not_there_is_an_error(run: Path) -> None:
         evaluate.evaluate(load_run(run), 3)
 
 
+# ---------------------------------------------------------------------------- plans and files
+
+
+@pytest.fixture
+def copy(run: Path, printed: str, tmp_path: Path) -> Path:
+    """An evaluated run that a test may change."""
+    return Path(shutil.copytree(run, tmp_path / "runs" / "seed=0"))
+
+
+def refuse_models(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    def never(*arguments: object, **options: object) -> None:
+        raise AssertionError("a model is loaded that nothing needs")
+
+    for name in names:
+        monkeypatch.setattr(evaluate, name, never)
+
+
+def prompts(run: Path) -> list[tuple[str, ...]]:
+    rows = load_run(run).predictions().to_dict("records")
+    return sorted((r["benchmark"], r["condition"], r["query"], r["prompt"]) for r in rows)
+
+
+def test_an_evaluation_leaves_the_plans_it_used(run: Path, printed: str) -> None:
+    rows = load_run(run).predictions("easy_vqa", "real").to_dict("records")
+    (file,) = (run / "plans" / "easy_vqa").iterdir()
+    assert file.name == "seed=0.jsonl"
+    plans = {p.query: p for p in read_plans(file, benchmark="easy_vqa")}
+    shown = {row["query"]: row["demonstrations"] for row in rows if row["shots"] == 1}
+    assert shown
+    assert {name: list(plans[name].presented(1)) for name in shown} == shown
+    binding = {"twemoji_held_out_2_ways", "twemoji_seen_2_ways"}
+    assert {folder.name for folder in (run / "plans").iterdir()} >= binding
+
+
+def test_the_same_plans_give_the_same_prompts(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_models(monkeypatch, "load_model")
+    shutil.move(copy / "plans", copy / "mine")
+    before = prompts(copy)
+    again = evaluate.evaluate(
+        load_run(copy), None, [f"evaluation.demonstrations.plans='{copy / 'mine'}'"]
+    )
+    assert "0 new predictions." in again
+    assert prompts(copy) == before
+    for written in (copy / "plans").rglob("*.jsonl"):
+        used = copy / "mine" / written.relative_to(copy / "plans")
+        assert set(written.read_text().splitlines()) <= set(used.read_text().splitlines())
+
+
+def test_an_edited_plan_is_used_and_a_wrong_one_refused(copy: Path) -> None:
+    shutil.move(copy / "plans", copy / "mine")
+    overrides = [f"evaluation.demonstrations.plans='{copy / 'mine'}'"]
+    evaluate.evaluate(load_run(copy), None, overrides)
+    file = copy / "mine" / "easy_vqa" / "seed=0.jsonl"
+    first, *rest = [json.loads(line) for line in file.read_text().splitlines()]
+    first["demonstrations"][-1] = next(
+        name for name in ("train/0", "train/5") if name not in first["demonstrations"]
+    )
+    write_lines(file, [first, *rest])
+    # One query at 1 shot, under two conditions: one demonstration cannot be shuffled.
+    assert "2 new predictions." in evaluate.evaluate(load_run(copy), None, overrides)
+    rows = load_run(copy).predictions("easy_vqa", "real").to_dict("records")
+    assert rows[-1]["query"] == first["query"]
+    assert rows[-1]["demonstrations"] == first["demonstrations"][-1:]
+    binding = copy / "mine" / "twemoji_seen_2_ways" / "seed=0.jsonl"
+    first, second, *rest = [json.loads(line) for line in binding.read_text().splitlines()]
+    first["demonstrations"][-1] = next(
+        name for name in second["demonstrations"] if name not in first["demonstrations"]
+    )
+    write_lines(binding, [first, second, *rest])
+    with pytest.raises(ValueError, match="query '00000': expected demonstrations of the classes"):
+        evaluate.evaluate(load_run(copy), None, overrides)
+    with pytest.raises(ValueError, match=r"seed=1.jsonl: expected a file of plans, found none"):
+        evaluate.plan(load_run(copy), None, [*overrides, "evaluation.demonstrations.seeds=[1]"])
+
+
+def write_lines(file: Path, rows: list[dict[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_plans_are_made_without_a_model(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_models(monkeypatch, "load_model", "load_vision_encoder", "load_language_model")
+    shutil.rmtree(copy / "predictions")
+    shutil.rmtree(copy / "plans")
+    overrides = ["evaluation.demonstrations.seeds=[0,1]"]
+    said = evaluate.plan(load_run(copy), None, overrides)
+    assert said == f"{2 * (4 + 3 + 3)} plans in {copy / 'plans'}"
+    assert not (copy / "predictions").exists()
+    files = sorted((copy / "plans" / "easy_vqa").iterdir())
+    assert [file.name for file in files] == ["seed=0.jsonl", "seed=1.jsonl"]
+    assert files[0].read_text() != files[1].read_text()
+
+
+@pytest.mark.parametrize("similarity", ["image", "question", "mixed"])
+def test_retrieval_loads_the_backbone_it_needs(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, similarity: str
+) -> None:
+    needless = {"image": ["load_language_model"], "question": ["load_vision_encoder"], "mixed": []}
+    refuse_models(monkeypatch, "load_model", *needless[similarity])
+    overrides = [
+        "evaluation.binding=null",
+        "evaluation.demonstrations.strategy=rices",
+        f"evaluation.demonstrations.similarity={similarity}",
+        "evaluation.demonstrations.pool=20",
+    ]
+    assert evaluate.plan(load_run(copy), None, overrides).startswith("4 plans")
+    for plan in read_plans(copy / "plans" / "easy_vqa" / "seed=0.jsonl"):
+        names = str(dict(plan.parameters)["features"])
+        assert ("image" in names) == (similarity != "question")
+        assert ("question" in names) == (similarity != "image")
+
+
+def test_a_test_split_gives_a_file_for_the_server(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "write_report", lambda *arguments: None)
+    data = ROOT / "tests" / "data" / "benchmarks"
+    said = evaluate.evaluate(
+        load_run(copy),
+        None,
+        [
+            "evaluation.binding=null",
+            "evaluation.shots=[0]",
+            f"evaluation.hateful_memes.test.annotations={data}/hateful_memes/test_seen.jsonl",
+            f"evaluation.hateful_memes.test.images={data}/hateful_memes",
+            f"evaluation.hateful_memes.train.annotations={data}/hateful_memes/dev_seen.jsonl",
+            f"evaluation.hateful_memes.train.images={data}/hateful_memes",
+        ],
+    )
+    path = copy / "submissions" / "hateful_memes_0_shots.csv"
+    assert f"For the server: {path}" in said
+    header, row = path.read_text().splitlines()
+    assert (header, row.split(",")[0]) == ("id,proba,label", "16395")
+    assert {r["benchmark"] for r in load_run(copy).results["model"]} == {"easy_vqa"}
+
+
 # ---------------------------------------------------------------------------- ask
 
 
@@ -305,6 +442,23 @@ def test_paths_and_questions_are_typed_as_they_are(world: Path, run: Path) -> No
     done = start("ask", world, f"run={run}", "image=query.png", question, demos)
     assert done.returncode == 0, done.stderr
     assert "(probability " in done.stdout
+
+
+@pytest.mark.slow
+def test_a_plan_of_benchmarks_that_the_run_s_own_settings_complete(world: Path, run: Path) -> None:
+    data = ROOT / "tests" / "data" / "benchmarks"
+    typed = [
+        f"run={run}",
+        "evaluation.easy_vqa=null",
+        "evaluation.binding=null",
+        "benchmark=pope",
+        f"data_root={data}",
+        "evaluation.pope.settings=[random]",  # the files of the section come from benchmark=
+        "plan_only=true",
+    ]
+    done = start("evaluate", world, *typed)
+    assert done.returncode == 0, done.stderr
+    assert f"2 plans in {run}" in done.stdout
 
 
 @pytest.mark.slow

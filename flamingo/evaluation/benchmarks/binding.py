@@ -90,9 +90,12 @@ class BindingBenchmark:
     def episodes(self, shots: int, seed: int) -> list[Episode]:
         return [self._episode(plan, shots) for plan in self.plans(seed)]
 
-    @cache  # noqa: B019 - a benchmark lives as long as its evaluation
     def plans(self, seed: int) -> list[Plan]:
         """In rounds over the classes, as long as any shot count needs or the images allow."""
+        return self._plans(seed)
+
+    @cache  # noqa: B019 - a benchmark lives as long as its evaluation
+    def _plans(self, seed: int) -> list[Plan]:
         queries = [f"{number:05d}" for number in range(self.queries)]
         if self.stored is not None:
             known = {view.key for concept in self.concepts for view in concept.views}

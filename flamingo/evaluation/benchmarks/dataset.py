@@ -83,9 +83,12 @@ class DatasetBenchmark:
             for item, example, plan in zip(self._queries, self.examples, plans, strict=True)
         ]
 
-    @cache  # noqa: B019 - a benchmark lives as long as its evaluation
     def plans(self, seed: int) -> Sequence[Plan]:
         """The plan of each query, as long as any shot count needs or the pool allows."""
+        return self._plans(seed)
+
+    @cache  # noqa: B019 - a benchmark lives as long as its evaluation
+    def _plans(self, seed: int) -> Sequence[Plan]:
         longest = max(*self.shots, ZERO_SHOT_TEXTS)
         return self._planner(self.name, seed, self._queries, self.pool, longest)
 

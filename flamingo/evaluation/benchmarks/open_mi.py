@@ -65,9 +65,12 @@ class OpenMIBenchmark:
             for query, plan in zip(self.queries, self.plans(seed), strict=True)
         ]
 
-    @cache  # noqa: B019 - a benchmark lives as long as its evaluation
     def plans(self, seed: int) -> list[Plan]:
         """In rounds over both classes, as long as any shot count needs or the images allow."""
+        return self._plans(seed)
+
+    @cache  # noqa: B019 - a benchmark lives as long as its evaluation
+    def _plans(self, seed: int) -> list[Plan]:
         if self.stored is not None:
             ids = [f"test/{query.id}" for query in self.queries]
             return stored_plans(self.stored, self.name, seed, ids, _named(self.support))
