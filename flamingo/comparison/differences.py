@@ -24,7 +24,8 @@ from flamingo.evaluation.resampling import paired_bootstrap, paired_bootstrap_me
 class Difference:
     """``arm`` minus ``reference`` (samples of the common queries), as fractions.
 
-    ``detectable``: the minimum detectable effect at 80 % power and level 5 %, uncorrected.
+    ``detectable``: the minimum detectable effect at 80 % power and level 5 %, uncorrected; NaN
+    where no query's score differs, or there is a single image.
     ``corrected`` is the permutation test's p-value over all tests of the table.
     """
 
@@ -95,7 +96,7 @@ def _of_means(reference: Sample, arm: Sample, draws: int, seed: int) -> Differen
         bootstrap_p=interval.p_value,
         permutation_p=test.p_value,
         corrected=math.nan,
-        detectable=sensitivity(first, second, clusters).paired,
+        detectable=sensitivity(first, second, clusters).paired or math.nan,
         n=test.n,
         clusters=test.clusters,
     )
@@ -119,7 +120,7 @@ def _of_metrics(reference: Sample, arm: Sample, draws: int, seed: int) -> Differ
         bootstrap_p=interval.p_value,
         permutation_p=test.p_value,
         corrected=math.nan,
-        detectable=math.nan if math.isnan(error) else minimum_detectable_effect(error),
+        detectable=minimum_detectable_effect(error) if error > 0 else math.nan,
         n=test.n,
         clusters=test.clusters,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,8 +23,8 @@ Column = tuple[int, int]
 """Of a shot table: 0 for the text-only "0-shot" and 1 for all others, then the shots."""
 CORRECTIONS = {
     Correction.none: "not corrected for the number of tests",
-    Correction.holm: "corrected by Holm's method",
-    Correction.benjamini_hochberg: "corrected by Benjamini and Hochberg's method",
+    Correction.holm: "corrected by Holm's method over all of them",
+    Correction.benjamini_hochberg: "corrected by Benjamini and Hochberg's method over all of them",
 }
 
 
@@ -120,10 +121,10 @@ def difference_table(rows: Sequence[Difference], correction: Correction) -> Tabl
         f"Difference to “{rows[0].reference.arm.label}” on the queries both have, in points, with "
         "its 95 % bootstrap interval over images; demonstrations are held as they were drawn. "
         f"{len(rows)} test{'s' if len(rows) > 1 else ''}: "
-        f"p of the paired permutation test, {CORRECTIONS[correction]} over all of them "
+        f"p of the paired permutation test, {CORRECTIONS[correction]} "
         "(to be reported), beside the raw p-values of permutation and bootstrap. Detectable: the "
         "smallest true difference that a single test at level 5 % finds with 80 % power, for this "
-        "n."
+        "n. Where no query's score differs there is no interval, and nothing to tell it from."
     )
     header = ["benchmark", "arm", "shots", "difference", "p", "raw p", "bootstrap p"]
     return Table(
@@ -136,7 +137,7 @@ def difference_table(rows: Sequence[Difference], correction: Correction) -> Tabl
                 row.arm.facts.title,
                 row.arm.arm.label,
                 _shots(row.arm),
-                f"{signed(row.value)} [{signed(row.low)}, {signed(row.high)}]",
+                _difference(row),
                 p_value(row.corrected),
                 p_value(row.permutation_p),
                 p_value(row.bootstrap_p),
@@ -172,17 +173,10 @@ def rate_table(rows: Sequence[Rates], reference: str | None) -> Table | None:
     if not rows:
         return None
     changed = f" Changed answers: another answer than “{reference}” gave." if reference else ""
-    return Table(
-        name="biases",
-        title="Biases",
-        caption=(
-            "Per cent with 95 % intervals, clustered by image, of the first draw of "
-            "demonstrations. Yes-ratio: where every right answer is yes or no, the share of yes "
-            f"among the answers (and among the right ones).{changed} ECE: expected calibration "
-            "error of ranked answers."
-        ),
-        header=["benchmark", "arm", "shots", "yes-ratio", "right", "changed answers", "ECE"],
-        rows=[
+    names = ["benchmark", "arm", "shots"]
+    header, lines = _without_empty(
+        [*names, "yes-ratio", "right", "changed answers", "ECE"],
+        [
             [
                 row.sample.facts.title,
                 row.sample.arm.label,
@@ -194,6 +188,19 @@ def rate_table(rows: Sequence[Rates], reference: str | None) -> Table | None:
             ]
             for row in rows
         ],
+        len(names),
+    )
+    return Table(
+        name="biases",
+        title="Biases",
+        caption=(
+            "Per cent with 95 % intervals, clustered by image, of the first draw of "
+            "demonstrations. Yes-ratio: where every right answer is yes or no, the share of yes "
+            f"among the answers (and among the right ones).{changed} ECE: expected calibration "
+            "error of ranked answers."
+        ),
+        header=header,
+        rows=lines,
         records=[
             {
                 **_keys(row.sample),
@@ -208,6 +215,20 @@ def rate_table(rows: Sequence[Rates], reference: str | None) -> Table | None:
 
 
 # ---------------------------------------------------------------------------- cells
+
+
+def _without_empty(
+    header: list[str], rows: list[list[str]], names: int
+) -> tuple[list[str], list[list[str]]]:
+    """Without columns, but for the first ``names``, in which nothing stands."""
+    kept = [i for i in range(len(header)) if i < names or any(r[i] != NOTHING for r in rows)]
+    return [header[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
+def _difference(row: Difference) -> str:
+    if math.isnan(row.detectable):
+        return signed(row.value)
+    return f"{signed(row.value)} [{signed(row.low)}, {signed(row.high)}]"
 
 
 def _interval(estimate: Estimate | None) -> str:
