@@ -140,19 +140,38 @@ def compose(
     return build(composed, schema)
 
 
-def quote_values(arguments: Sequence[str], verbatim: Sequence[str]) -> list[str]:
+def quote_values(
+    arguments: Sequence[str], verbatim: Sequence[str], lists: Sequence[str] = ()
+) -> list[str]:
     """``arguments`` with the values of the keys ``verbatim`` quoted for Hydra's grammar.
 
-    A path such as ``run=runs/a/seed=0`` or a question can then be typed as it is.
+    A path such as ``run=runs/a/seed=0`` or a question can then be typed as it is, and so can the
+    elements of ``lists`` that have no comma: ``runs=[runs/a/seed=0,runs/b/seed=0]``.
     """
     result = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if equals and key in verbatim and value[:1] not in ("'", '"') and value:
-            escaped = value.replace("'", "\\'")
-            argument = f"{key}='{escaped}'"
+        if equals and key in verbatim and value:
+            argument = f"{key}={_in_quotes(value)}"
+        elif equals and key in lists:
+            argument = f"{key}={_quoted_elements(value)}"
         result.append(argument)
     return result
+
+
+def _in_quotes(value: str) -> str:
+    if value[0] in ("'", '"'):
+        return value
+    escaped = value.replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _quoted_elements(value: str) -> str:
+    """A list with its elements quoted; as it is where it is no list or has quotes."""
+    inner = value.removeprefix("[").removesuffix("]")
+    if f"[{inner}]" != value or not inner or "'" in inner or '"' in inner:
+        return value
+    return f"[{','.join(_in_quotes(element.strip()) for element in inner.split(',') if element)}]"
 
 
 def entry_point(
@@ -160,6 +179,7 @@ def entry_point(
     schema: type[Schema] = RunConfig,
     config_name: str = "config",
     verbatim: Sequence[str] = (),
+    verbatim_lists: Sequence[str] = (),
     unbuilt: Sequence[str] = (),
 ) -> None:
     """Run ``task`` with the config of the command line, under Hydra.
@@ -168,11 +188,11 @@ def entry_point(
     a ``ValueError`` or ``OSError`` of the task (``hydra.verbose=true`` shows where). ``--help``
     opens with the docstring of the task's module and ends with the defaults of the optional
     sections. ``--multirun`` and launchers work as Hydra documents them. The values of ``verbatim``
-    keys are taken as they are typed. Of ``unbuilt`` sections, which ``task`` completes from
-    elsewhere, it receives the defaults.
+    keys are taken as they are typed, and so are the elements of ``verbatim_lists``. Of ``unbuilt``
+    sections, which ``task`` completes from elsewhere, it receives the defaults.
     """
     register(schema)
-    arguments = quote_values(sys.argv[1:], verbatim)
+    arguments = quote_values(sys.argv[1:], verbatim, verbatim_lists)
     options = [a for a in arguments if a.startswith("-") or "=" not in a]
     overrides = [a for a in arguments if a not in options]
 

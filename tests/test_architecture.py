@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "interop": BASE | {"backbones", "model"},
     "runs": BASE | {"provenance", "backbones", "model", "data", "training", "evaluation"},
     "build": BASE | {"backbones", "model", "data", "training", "evaluation", "runs"},
+    "comparison": BASE | {"evaluation", "training", "runs"},
     "testing": BASE | {"backbones", "model", "data"},
     "__init__": {"model"},
 }

@@ -1,0 +1,1 @@
+"""Runs and conditions side by side: tables, tests, curves, and a page to browse predictions."""

@@ -1,0 +1,107 @@
+"""The images behind predictions, found again by rebuilding the benchmarks of their run.
+
+Predictions name items by their ids and hold no pixels. Where a run's data are still there, its
+benchmarks are built from the settings in ``results.json`` and give the images; else none are shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from PIL import Image
+
+from flamingo.choices import Order, Strategy
+from flamingo.evaluation.benchmarks import Benchmark, DatasetBenchmark, build_benchmarks
+from flamingo.evaluation.loading import load_tokenizer
+from flamingo.evaluation_config import EvaluationConfig
+from flamingo.runs import Run
+from flamingo.structured import build
+from flamingo.types import ImageRef
+
+SIDE = 144
+"""Longest side of a thumbnail in pixels: a little more than it is shown at."""
+Item = tuple[str, str]
+"""Benchmark and id of a query or demonstration."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the embedded data sets are; a function that raises if one is not there."""
+
+    easy_vqa_folder: Callable[[], Path]
+    twemoji_folder: Callable[[], Path]
+
+
+def find_images(run: Run, items: Sequence[Item], data: Data) -> dict[Item, ImageRef]:
+    """The images of those ``items`` that the run's benchmarks have.
+
+    Demonstrations are looked up in the pool, not planned: no retrieval features are needed. Raises
+    ``ValueError`` or ``OSError`` if the benchmarks cannot be built here.
+    """
+    wanted: dict[str, set[str]] = {}
+    for benchmark, name in items:
+        wanted.setdefault(benchmark, set()).add(name)
+    evaluation = build(run.results["settings"]["evaluation"], EvaluationConfig)
+    unplanned = replace(
+        evaluation.demonstrations,
+        strategy=Strategy.random,
+        order=Order.drawn,
+        fixed=[],
+        plans=None,
+    )
+    config = replace(run.config, evaluation=replace(evaluation, demonstrations=unplanned))
+    tokenizer = load_tokenizer(run.checkpoint(run.results["step"]).path)
+    found: dict[Item, ImageRef] = {}
+    for benchmark in build_benchmarks(config, tokenizer, data.easy_vqa_folder, data.twemoji_folder):
+        own = wanted.get(benchmark.name, set())
+        if own:
+            images = _images(benchmark)
+            found |= {(benchmark.name, name): images[name] for name in own if name in images}
+    return found
+
+
+def _images(benchmark: Benchmark) -> Mapping[str, ImageRef]:
+    """The (first) image of every item that an episode can show, by the item's id."""
+    if isinstance(benchmark, DatasetBenchmark):
+        images = {f"test/{example.id}": example.images[0] for example in benchmark.examples}
+        items = list(benchmark.pool)
+    else:
+        images = {}
+        episodes = [
+            episode
+            for shots in benchmark.shots
+            if benchmark.unfit(shots) is None
+            for seed in benchmark.seeds
+            for episode in benchmark.episodes(shots, seed)
+        ]
+        items = [item for e in episodes for item in (*e.demonstrations, e.query)]
+    return images | {item.id: item.media.frames[0] for item in items if item.media is not None}
+
+
+@dataclass
+class Thumbnails:
+    """Small JPEGs in ``folder``, each image once, named by its key."""
+
+    folder: Path
+    written: dict[str, str] = field(default_factory=dict)
+    damaged: list[str] = field(default_factory=list)
+
+    def of(self, image: ImageRef) -> str | None:
+        """The file's name below the folder's parent; None if the image cannot be opened."""
+        if image.key in self.damaged:
+            return None
+        if image.key not in self.written:
+            name = f"{hashlib.sha256(image.key.encode()).hexdigest()[:16]}.jpg"
+            try:
+                small = image.open().convert("RGB")
+            except (ValueError, OSError):
+                self.damaged.append(image.key)
+                return None
+            small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            small.save(self.folder / name, "JPEG", quality=85)
+            self.written[image.key] = f"{self.folder.name}/{name}"
+        return self.written[image.key]

@@ -1,0 +1,129 @@
+"""Which predictions on disk a number of results.json is made of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flamingo.choices import Condition, Metric
+from flamingo.comparison.arms import make_arms
+from flamingo.comparison.samples import Sample, common, read_samples
+from flamingo.evaluation.metrics.caption import cider_d
+
+from .written import answers, predicted, write_run
+
+REAL = ("bench", "real")
+
+
+def samples(run, benchmark: str = "bench") -> list[Sample]:
+    (arm,) = make_arms([run], [Condition.real])
+    return read_samples(arm, arm.benchmarks[benchmark])
+
+
+def test_scores_are_computed_anew_by_the_benchmark_s_metric(tmp_path: Path) -> None:
+    ten = ["cat"] * 3 + ["dog"] * 7
+    own = [predicted(0, "cat", "cat", references=ten, score=0.123)]
+    run = write_run(tmp_path, "a", {REAL: [own]}, metrics={"bench": Metric.vqa_accuracy})
+    (sample,) = samples(run)
+    assert sample.scores.tolist() == [[pytest.approx(0.9)]]
+
+
+def test_queries_are_in_one_order_whatever_that_of_the_file(tmp_path: Path) -> None:
+    own = answers("1101")
+    run = write_run(tmp_path, "a", {REAL: [own[::-1]]})
+    (sample,) = samples(run)
+    assert sample.queries == [f"test/{i}" for i in range(4)]
+    assert sample.means.tolist() == [1, 1, 0, 1]
+
+
+def test_draws_of_demonstrations_are_averaged_per_query(tmp_path: Path) -> None:
+    first, second = answers("1100", shots=4, seed=0), answers("1010", shots=4, seed=1)
+    run = write_run(tmp_path, "a", {REAL: [[*first, *second]]}, seeds=2)
+    (sample,) = samples(run)
+    assert sample.scores.tolist() == [[1, 1, 0, 0], [1, 0, 1, 0]]
+    assert sample.means.tolist() == [1, 0.5, 0.5, 0]
+
+
+def test_a_prediction_that_two_draws_share_counts_for_both(tmp_path: Path) -> None:
+    first, second = answers("110", shots=4, seed=0), answers("1", shots=4, seed=1)
+    run = write_run(tmp_path, "a", {REAL: [[*first, *second]]}, seeds=2)
+    (sample,) = samples(run)
+    assert sample.scores.tolist() == [[1, 1, 0], [1, 1, 0]]
+
+
+def test_predictions_of_other_weights_are_passed_over(tmp_path: Path) -> None:
+    own, old = answers("1111"), answers("0000", model="step_3-old")
+    run = write_run(tmp_path, "a", {REAL: [own]}, extra={REAL: old})
+    assert samples(run)[0].means.tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("newer", [True, False])
+def test_of_two_settings_that_which_the_results_count_is_taken(tmp_path: Path, newer: bool) -> None:
+    counted = answers("1110", probability=0.9)
+    others = answers("0000", seed=5, probability=0.2)
+    run = write_run(tmp_path, "a", {REAL: [counted]}, extra={REAL: others if newer else []})
+    if not newer:
+        path = run.directory.predictions / "bench" / "real.jsonl"
+        lines = [json.dumps(asdict(p)) for p in others]
+        path.write_text(path.read_text() + "\n".join(lines) + "\n")
+    assert samples(run)[0].means.tolist() == [1, 1, 1, 0]
+
+
+def test_predictions_that_do_not_give_the_results_are_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "a", {REAL: [answers("1110")]})
+    path = run.directory.predictions / "bench" / "real.jsonl"
+    path.write_text(path.read_text().replace('"probability": 0.5', '"probability": 0.6', 1))
+    with pytest.raises(ValueError, match="that do not give its numbers"):
+        samples(run)
+
+
+def test_missing_predictions_are_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "a", {REAL: [answers("1110")]})
+    path = run.directory.predictions / "bench" / "real.jsonl"
+    path.write_text("\n".join(path.read_text().splitlines()[1:]) + "\n")
+    with pytest.raises(ValueError, match="of 4 queries, got 3: evaluate the run again"):
+        samples(run)
+
+
+def test_more_queries_than_counted_are_used_and_counted(tmp_path: Path) -> None:
+    own = answers("111011")
+    run = write_run(tmp_path, "a", {REAL: [own[:4]]}, extra={REAL: own[4:]})
+    (sample,) = samples(run)
+    assert (len(sample.queries), sample.surplus) == (6, 2)
+
+
+def test_arms_meet_on_their_common_queries(tmp_path: Path) -> None:
+    first = samples(write_run(tmp_path, "a", {REAL: [answers("1101")]}))[0]
+    second = samples(write_run(tmp_path, "b", {REAL: [answers("000111")[2:]]}))[0]
+    one, other = common(first, second)
+    assert one.queries == other.queries == ["test/2", "test/3"]
+    assert (one.means.tolist(), other.means.tolist()) == ([0, 1], [0, 1])
+
+
+def test_cider_s_idf_is_that_of_the_common_queries(tmp_path: Path) -> None:
+    texts = ["a cat on a mat", "a dog in the sun", "the cat and a boat", "one red bus"]
+    own = [predicted(i, "a cat in the sun", text) for i, text in enumerate(texts)]
+    run = write_run(tmp_path, "a", {REAL: [own]}, metrics={"bench": Metric.cider})
+    (sample,) = samples(run)
+    _, direct = cider_d({"0": own[0].answer, "1": own[1].answer}, {"0": texts[:1], "1": texts[1:2]})
+    assert sample.only(["test/0", "test/1"]).means.tolist() == pytest.approx(list(direct.values()))
+    assert not np.allclose(sample.means[:2], list(direct.values()))
+
+
+def test_arms_without_a_common_query_are_refused_with_their_seeds(tmp_path: Path) -> None:
+    first = samples(write_run(tmp_path, "a", {REAL: [answers("11")]}))[0]
+    moved = [replace(p, query=f"test/{i + 7}") for i, p in enumerate(answers("11"))]
+    second = samples(write_run(tmp_path, "b", {REAL: [moved]}, seed=3))[0]
+    with pytest.raises(ValueError, match=r"got none \(drawn by the seeds 0 and 3\)"):
+        common(first, second)
+
+
+def test_one_id_for_two_images_is_refused(tmp_path: Path) -> None:
+    first = samples(write_run(tmp_path, "a", {REAL: [answers("11")]}))[0]
+    second = samples(write_run(tmp_path, "b", {REAL: [answers("11", image=9)]}))[0]
+    with pytest.raises(ValueError, match="2 of 2 ids, such as 'test/0', name another image"):
+        common(first, second)

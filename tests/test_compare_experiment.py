@@ -1,0 +1,224 @@
+"""experiments/compare.py on runs of tiny backbones that experiments/evaluate.py evaluated."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from experiments import compare, evaluate
+from flamingo.build import build_model
+from flamingo.choices import Condition
+from flamingo.composition import CONF, quote_values
+from flamingo.composition import compose as composed
+from flamingo.runs import RunDirectory, load_run
+from flamingo.testing import save_tiny_language_model
+from flamingo.training.checkpoint import save_checkpoint
+from tests.tiny_world import save_cache, save_vision_encoder
+
+ROOT = CONF.parent
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    save_tiny_language_model(folder / "language")
+    save_vision_encoder(folder / "vision")
+    save_cache(folder / "cache")
+    return folder
+
+
+def evaluated(world: Path, name: str, gate: float) -> Path:
+    """A run that was trained for no step at all, evaluated on a few queries."""
+    config = composed(
+        [
+            f"name={name}",
+            f"runs={world / 'runs'}",
+            f"vision.name={world / 'vision'}",
+            "vision.revision=null",
+            f"language.name={world / 'language'}",
+            "language.revision=null",
+            "model.resampler.depth=1",
+            f"model.cross_attention.gate_init={gate}",
+            "training.precision=fp32",
+            "evaluation.shots=[0,2]",
+            "evaluation.easy_vqa.queries=6",
+            "evaluation.demonstrations.seeds=[0,1]",
+            "evaluation.binding.queries=5",
+            "evaluation.binding.ways=[2]",
+            "evaluation.binding.views=3",
+        ]
+    )
+    model, processor = build_model(config, torch.device("cpu"))
+    directory = RunDirectory.open(config)
+    save_checkpoint(
+        directory.checkpoints,
+        step=7,
+        models=[model, processor],
+        state={},
+        config_hash=directory.config_hash,
+        keep=1,
+    )
+    evaluate.evaluate(load_run(directory.path))
+    return directory.path
+
+
+@pytest.fixture(scope="module")
+def runs(world: Path) -> list[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLAMINGO_CACHE", str(world / "cache"))
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        return [evaluated(world, "one", 1.0), evaluated(world, "two", 0.2)]
+
+
+@pytest.fixture(autouse=True)
+def tiny_assets(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAMINGO_CACHE", str(world / "cache"))
+
+
+def config(runs: list[Path], out: Path, **settings) -> compare.CompareConfig:
+    return compare.CompareConfig(
+        runs=[str(run) for run in runs], out=str(out), draws=200, **settings
+    )
+
+
+def test_its_numbers_are_those_of_the_evaluations(runs: list[Path], tmp_path: Path) -> None:
+    conditions = [Condition.real, Condition.blank_query]
+    said = compare.compare(config(runs, tmp_path / "out", conditions=conditions), "python ...")
+    assert said.endswith(f"Page: {tmp_path / 'out' / 'index.html'}")
+    found = pd.read_csv(tmp_path / "out" / "shots.csv").set_index(
+        ["arm", "benchmark", "condition", "shots"]
+    )
+    expected = 0
+    for run, name in zip(runs, ("one", "two"), strict=True):
+        for row in load_run(run).results["model"]:
+            if row["condition"] in ("real", "blank_query") and row["group"] == "all":
+                arm = f"{name}, seed 0" + (
+                    ": query image blanked" if row["condition"] == "blank_query" else ""
+                )
+                own = found.loc[(arm, row["benchmark"], row["condition"], row["shots"])]
+                assert own["mean"] == pytest.approx(row["mean"])
+                assert own["low"] == pytest.approx(max(0, row["low"]))
+                assert own["draws"] == row["seeds"]
+                expected += 1
+    assert expected == len(found) == 2 * 3 * 2 * 2
+    differences = pd.read_csv(tmp_path / "out" / "differences.csv")
+    assert set(differences["tests"]) == {3 * 3 * 2}
+
+
+def test_the_page_shows_the_images_of_queries_and_demonstrations(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    compare.compare(config(runs, tmp_path / "out"), "python ...")
+    html = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    found = re.search(r'id="data">(.*?)</script>', html, re.S)
+    assert found is not None
+    data = json.loads(found.group(1))
+    assert {cell["benchmark"] for cell in data["cells"]} == {
+        "easy-VQA",
+        "Emoji, seen concepts, 2 ways",
+        "Emoji, held-out concepts, 2 ways",
+    }
+    examples = [example for cell in data["cells"] for example in cell["examples"]]
+    shown = {example["image"] for example in examples} | {
+        demonstration["image"]
+        for example in examples
+        for answer in example["answers"]
+        for demonstration in answer["demonstrations"]
+    }
+    assert len(examples) == 6 * 2 + 5 * 2 * 2
+    assert None not in shown
+    for name in shown:
+        assert Image.open(tmp_path / "out" / name).format == "JPEG"
+    assert len(list((tmp_path / "out" / "images").iterdir())) == len(shown)
+
+
+def test_without_the_data_images_are_named_and_it_is_said(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLAMINGO_CACHE", str(tmp_path / "empty"))
+    compare.compare(config(runs, tmp_path / "out"), "python ...")
+    html = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "are named, not shown" in html
+    assert "expected the data set easy_vqa, found none" in html
+    assert not (tmp_path / "out" / "images").exists()
+    assert not (tmp_path / "empty").exists(), "nothing is fetched for pictures"
+
+
+def test_nothing_is_written_before_everything_is_checked(runs: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="published: expected some of"):
+        compare.compare(config(runs, tmp_path / "out", published=["GPT"]), "")
+    with pytest.raises(ValueError, match="reference: expected one of"):
+        compare.compare(config(runs, tmp_path / "out", reference="nobody"), "")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "passed"),
+    [
+        ("runs=[runs/a/seed=0,runs/b/seed=0]", "runs=['runs/a/seed=0','runs/b/seed=0']"),
+        ("runs=['a, b']", "runs=['a, b']"),
+        ("runs=[]", "runs=[]"),
+        ("runs=runs/a", "runs=runs/a"),
+        ("question=[is it?]", "question='[is it?]'"),
+        ("other=[a=1]", "other=[a=1]"),
+    ],
+)
+def test_lists_of_paths_are_typed_as_they_are(typed: str, passed: str) -> None:
+    assert quote_values([typed], ["question"], ["runs"]) == [passed]
+
+
+# ---------------------------------------------------------------------------- command line
+
+
+def start(world: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "FLAMINGO_CACHE": str(world / "cache"),
+        "PYTHONPATH": str(ROOT),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    command = [sys.executable, str(ROOT / "experiments" / "compare.py"), *arguments]
+    return subprocess.run(command, env=environment, cwd=world, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_it_runs_from_the_command_line(world: Path, runs: list[Path], tmp_path: Path) -> None:
+    given = f"runs=[{','.join(map(str, runs))}]"
+    done = start(world, given, f"out={tmp_path / 'out'}", "draws=200", "published=[]")
+    assert done.returncode == 0, done.stderr
+    assert "| easy-VQA | one, seed 0 |" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["runs=[nowhere]", "out=x"], "nowhere/config.yaml: expected a run's configuration"),
+        (["runs=[nowhere]"], "out: expected a value"),
+        (["runs=[a]", "out=x", "condition=[real]"], "did you mean conditions?"),
+    ],
+)
+def test_a_mistake_ends_with_its_message_alone(
+    world: Path, arguments: list[str], message: str
+) -> None:
+    done = start(world, *arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_help_says_what_it_does(world: Path) -> None:
+    done = start(world, "--help")
+    assert done.returncode == 0
+    assert "python experiments/compare.py runs=" in done.stdout
+    assert "runs: ???" in done.stdout
