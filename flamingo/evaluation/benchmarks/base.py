@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from flamingo.evaluation.perturbations import Borrowed
-from flamingo.evaluation.prompts import Episode
+from flamingo.evaluation.prompts import Episode, Item
 from flamingo.evaluation.tasks import Task
 
 
@@ -17,7 +17,9 @@ class Benchmark(Protocol):
     ``name`` is that of its folder of predictions, ``title`` is for readers, ``unit`` says what a
     shot is. ``chance`` is the score of a uniform guess among all answers, None where answers are
     open. ``shots`` are the shot counts to run, each with the demonstrations of every one of
-    ``seeds``. ``borrowed`` is what perturbations may take from outside an episode.
+    ``seeds``. ``borrowed`` is what perturbations may take from outside an episode. ``pool`` are the
+    items that demonstrations come from, which text-only baselines look questions up in; empty where
+    there is none.
     """
 
     @property
@@ -38,6 +40,8 @@ class Benchmark(Protocol):
     def seeds(self) -> Sequence[int]: ...
     @property
     def borrowed(self) -> Borrowed: ...
+    @property
+    def pool(self) -> Sequence[Item]: ...
 
     def unfit(self, shots: int) -> str | None:
         """Why ``shots`` do not fit, or None if they do."""
@@ -45,8 +49,4 @@ class Benchmark(Protocol):
 
     def episodes(self, shots: int, seed: int) -> Sequence[Episode]:
         """One episode a query, always in the same order; ``seed`` draws the demonstrations."""
-        ...
-
-    def prior(self) -> Mapping[str, str] | None:
-        """The best answer to each question without its image; None if questions tell nothing."""
         ...
