@@ -302,7 +302,7 @@ def summary(results: dict[str, Any], page: Path, what: str) -> str:
     left = [f"{o['benchmark']} at {o['shots']} shots: {o['reason']}" for o in results["left_out"]]
     lines = [table(results), ""]
     lines += [f"Not run: {', '.join(left)}", ""] if left else []
-    return "\n".join([*lines, what, f"Accuracy in per cent ± standard error. Report: {page}"])
+    return "\n".join([*lines, what, f"100 times each score ± standard error. Report: {page}"])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What answers without the model are worth: text alone, chance, and the features' own ceiling.
 
-A rule that leaves several answers open scores what a uniform choice among them is worth, so that
-no baseline depends on how ties are broken.
+A rule gives all answers that it leaves open. What a uniform choice among them is worth under the
+benchmark's own metric is its score, so that no baseline depends on how ties are broken.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flamingo.evaluation.latents import Key, media_key
-from flamingo.evaluation.metrics.classification import exact_match
+from flamingo.evaluation.metrics.scores import POSITIVE
 from flamingo.evaluation.prompts import Episode, Item
 from flamingo.types import Media, MediaLoader
+
+Guess = tuple[str, ...]
+"""Equally likely answers, all different; none where a rule has nothing to say."""
 
 
 class Baseline(Enum):
@@ -27,30 +30,37 @@ class Baseline(Enum):
     """The most frequent answer of the demonstrations."""
     last = "last"
     """The answer of the last demonstration."""
+    nearest_question = "nearest_question"
+    """The answer of the pool's most similar question."""
     prior = "prior"
-    """The most frequent training answer to the same question."""
+    """The most frequent answer of the pool to the same question."""
     chance = "chance"
     """A uniform guess among all answers."""
     centroid = "centroid"
     """Nearest class centroid of the demonstrations' own features: the ceiling of binding."""
 
 
-def majority(episode: Episode) -> float:
-    """Score of the most frequent answer of the demonstrations, of which there must be some."""
-    counts = Counter(item.answer for item in episode.demonstrations)
-    most = max(counts.values())
-    tied = [answer for answer, count in counts.items() if count == most]
-    return sum(exact_match(answer, episode.query.answer) for answer in tied) / len(tied)
+def majority(episode: Episode) -> Guess:
+    """The most frequent answers of the demonstrations."""
+    return most_frequent(Counter(item.answer for item in episode.demonstrations))
 
 
-def last(episode: Episode) -> float:
-    """Score of the last demonstration's answer; there must be one."""
-    return exact_match(episode.demonstrations[-1].answer, episode.query.answer)
+def last(episode: Episode) -> Guess:
+    """The last demonstration's answer; there must be one."""
+    return (episode.demonstrations[-1].answer,)
 
 
-def prior(episode: Episode, answers: Mapping[str, str]) -> float:
-    """Score of the best answer to the query's question without its image; 0 if it is unknown."""
-    return exact_match(answers.get(episode.query.question, ""), episode.query.answer)
+def most_frequent(counts: Mapping[str, int]) -> Guess:
+    """All answers that no other is more frequent than, in ascending order."""
+    most = max(counts.values(), default=0)
+    return tuple(sorted(answer for answer, count in counts.items() if count == most))
+
+
+def positive(guess: Guess) -> float:
+    """The probability of :data:`POSITIVE`; 0.5, which orders nothing, where there is no guess."""
+    if not guess:
+        return 0.5
+    return sum(answer.strip().lower() == POSITIVE for answer in guess) / len(guess)
 
 
 class PooledFeatures:

@@ -1,4 +1,4 @@
-"""Figures of the report: accuracy against shots, loss and gates over training.
+"""Figures of the report: scores against shots, loss and gates over training.
 
 Colours are those of Okabe and Ito, which stay apart under every colour blindness; every line also
 has a marker or dash of its own, for print.
@@ -13,10 +13,12 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter, StrMethodFormatter
 
-from flamingo.choices import Condition
-from flamingo.evaluation.results import ALL, CONDITION_LABELS, Row
+from flamingo.choices import Condition, Metric
+from flamingo.evaluation.metrics.naming import naming
+from flamingo.evaluation.points import ALL, Row
+from flamingo.evaluation.tables import CONDITION_LABELS
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION = (
     "#0072B2",
@@ -61,6 +63,7 @@ LINES = {
     "text_only_zero_shot": Line(BLACK, "d", "--"),
     "centroid": Line(GREEN, "D", "-"),
     "prior": Line(PURPLE, "", (0, (6, 2))),
+    "nearest_question": Line(GREEN, "*", (0, (1, 2))),
     "majority": Line(SKY, "v", (0, (1, 2))),
     "last": Line(GREY, "x", (0, (1, 2))),
     "chance": Line(BLACK, "", (0, (1, 1)), 1.0),
@@ -68,9 +71,10 @@ LINES = {
 
 
 def plot_shots(results: Mapping[str, Any]) -> Figure:
-    """Accuracy against shots, a panel a benchmark: the model, its controls, the baselines.
+    """Scores against shots, a panel a benchmark: the model, its controls, the baselines.
 
-    Bars are 95 % intervals clustered by image. ``results`` is the content of ``results.json``.
+    Each panel in its benchmark's own metric, times 100. Bars are 95 % intervals clustered by image.
+    ``results`` is the content of ``results.json``.
     """
     benchmarks = [b for b in results["benchmarks"] if _rows(results, b["name"], "real")]
     columns = max(1, min(COLUMNS, len(benchmarks)))
@@ -99,6 +103,7 @@ def _rows(results: Mapping[str, Any], benchmark: str, condition: str) -> list[Ro
         row
         for row in (*results["model"], *results["baselines"])
         if (row["benchmark"], row["condition"], row["group"]) == (benchmark, condition, ALL)
+        and row["mean"] is not None
     ]
     return sorted(rows, key=lambda row: row["shots"])
 
@@ -112,17 +117,20 @@ def _panel(panel: Axes, results: Mapping[str, Any], benchmark: Row) -> None:
         x = [shots.index(row["shots"]) for row in rows]
         y = [row["mean"] for row in rows]
         if condition in Condition.__members__ or condition == "centroid":
-            below = [row["mean"] - row["low"] for row in rows]
-            above = [row["high"] - row["mean"] for row in rows]
+            # No interval: a single image.
+            below = [y[i] - (y[i] if r["low"] is None else r["low"]) for i, r in enumerate(rows)]
+            above = [(y[i] if r["high"] is None else r["high"]) - y[i] for i, r in enumerate(rows)]
             panel.errorbar(x, y, yerr=(below, above), capsize=2.5, **_style(line))
         else:
             panel.plot(x, y, **_style(line))
+    words = naming(Metric(benchmark["metric"]))
     panel.set_title(benchmark["title"], fontsize=10, fontweight="bold", loc="left")
     panel.set_xlabel(f"shots ({benchmark['unit']})", fontsize=9)
     panel.set_xticks(range(len(shots)), [str(count) for count in shots])
     panel.set_xlim(-0.3, len(shots) - 0.7)
-    panel.set_ylim(0, 1.02)
-    panel.yaxis.set_major_formatter(PercentFormatter(1.0))
+    panel.set_ylabel(words.scale, fontsize=9)
+    panel.set_ylim(0, 1.02 if words.share else None)
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}"))
     _tidy(panel)
 
 

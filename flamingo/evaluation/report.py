@@ -16,11 +16,14 @@ from PIL import Image
 
 from flamingo.choices import Condition
 from flamingo.config import RunConfig
+from flamingo.evaluation.metrics.naming import naming
 from flamingo.evaluation.plots import plot_gates, plot_loss, plot_shots
+from flamingo.evaluation.points import Row, scores_of
 from flamingo.evaluation.predictions import Prediction
 from flamingo.evaluation.prompts import Episode, Item, Template
-from flamingo.evaluation.results import ALL, CONDITION_LABELS, Row
+from flamingo.evaluation.report_tables import counted, headline, power_table, sections
 from flamingo.evaluation.runner import Cell, Outcome
+from flamingo.evaluation.tables import CONDITION_LABELS, hundred
 
 DPI = 150
 THUMBNAIL = 96
@@ -57,56 +60,14 @@ def write_report(folder: Path, results: Row, outcome: Outcome, run: RunFacts) ->
         shots=_data_uri(shots, "png"),
         loss=_data_uri(_png(plot_loss(run.metrics)), "png") if run.metrics else None,
         gates=_data_uri(_png(plot_gates(run.metrics)), "png") if run.metrics else None,
-        headlines=[_headline(results, b) for b in results["benchmarks"]],
-        tables=[_table(results, b) for b in results["benchmarks"]],
+        headlines=[h for b in results["benchmarks"] if (h := headline(results, b)) is not None],
+        sections=sections(results),
+        power=power_table(results),
         gallery=gallery(outcome),
     )
     path = folder / "index.html"
     path.write_text(page, encoding="utf-8")
     return path
-
-
-# ---------------------------------------------------------------------------- numbers
-
-
-def _headline(results: Row, benchmark: Row) -> Row:
-    """The model's accuracy at the most shots, beside what it has to be compared with."""
-    rows = [
-        row
-        for row in (*results["model"], *results["baselines"])
-        if row["benchmark"] == benchmark["name"] and row["group"] == ALL
-    ]
-    shots = max((row["shots"] for row in rows if row["condition"] == "real"), default=None)
-    by_condition = {row["condition"]: row for row in rows if row["shots"] == shots}
-    told = None if shots is None else _count(shots, benchmark["unit"])
-    return {**benchmark, "shots": told, "rows": by_condition}
-
-
-def _count(shots: int, unit: str) -> str:
-    """``1 demonstration a class``, ``2 demonstrations a class``."""
-    return f"{shots} {unit.replace('demonstrations', 'demonstration') if shots == 1 else unit}"
-
-
-def _table(results: Row, benchmark: Row) -> Row:
-    """Lines (label, a cell a shot count) of one benchmark; groups of queries under the model's."""
-    rows = [
-        row
-        for row in (*results["model"], *results["baselines"])
-        if row["benchmark"] == benchmark["name"]
-    ]
-    shots = sorted({row["shots"] for row in rows})
-    lines = []
-    for condition, label in CONDITION_LABELS.items():
-        groups = sorted({r["group"] for r in rows if r["condition"] == condition} - {ALL})
-        for group in [ALL, *groups] if condition in Condition.__members__ else [ALL]:
-            cells = {
-                r["shots"]: r for r in rows if (r["condition"], r["group"]) == (condition, group)
-            }
-            if cells:
-                name = label if group == ALL else group
-                line = {"label": name, "group": group != ALL, "condition": condition}
-                lines.append({**line, "cells": [cells.get(count) for count in shots]})
-    return {**benchmark, "shots": shots, "lines": lines}
 
 
 # ---------------------------------------------------------------------------- gallery
@@ -136,17 +97,40 @@ def _benchmark_gallery(cell: Cell, predictions: list[Prediction], outcome: Outco
         if other.condition is not Condition.real
     }
     controlled = {query for _, query in controls}
+    verdicts = _verdicts(cell, predictions)
     ordered = sorted(range(len(predictions)), key=lambda i: predictions[i].query not in controlled)
-    right = [i for i in ordered if predictions[i].score == 1][:GALLERY_RIGHT]
-    wrong = [i for i in ordered if predictions[i].score < 1][:GALLERY_WRONG]
+    right = [i for i in ordered if verdicts[i].right is not False][:GALLERY_RIGHT]
+    wrong = [i for i in ordered if verdicts[i].right is False][:GALLERY_WRONG]
     return {
         "title": cell.benchmark.title,
-        "shots": _count(cell.shots, cell.benchmark.unit),
+        "shots": counted(cell.shots, cell.benchmark.unit),
         "episodes": [
             _shown(cell.episodes[i], predictions[i], cell.benchmark.task.template, controls)
+            | {"right": verdicts[i].right, "score": verdicts[i].score}
             for i in (*right, *wrong)
         ],
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``right`` is None without annotation. ``score`` is told where it is neither 0 nor 1."""
+
+    right: bool | None
+    score: str
+
+
+def _verdicts(cell: Cell, predictions: Sequence[Prediction]) -> list[Verdict]:
+    """Right is a score of at least a half; of captions one above the mean."""
+    scores = scores_of(cell, predictions)
+    if scores is None:
+        return [Verdict(None, "")] * len(predictions)
+    words = naming(cell.benchmark.task.metric)
+    enough = 0.5 if words.share else sum(scores) / len(scores)
+    return [
+        Verdict(s >= enough, "" if words.share and s in (0, 1) else f"{words.name} {hundred(s)}")
+        for s in scores
+    ]
 
 
 def _shown(
@@ -167,7 +151,6 @@ def _shown(
         "demonstrations": [shown(item) for item in episode.demonstrations],
         "query": shown(episode.query),
         "prediction": prediction,
-        "right": prediction.score == 1,
         "controls": [
             (_control_label(condition, control, prediction), control)
             for condition in Condition
@@ -215,6 +198,8 @@ def facts_of(config: RunConfig, provenance: Mapping[str, Any], results: Row) -> 
         "language model": f"{config.language.name} (frozen)",
         "training": f"{results['step']} steps, seed {config.seed}",
         "evaluation": f"seed {results['seed']}, computed in {results['settings']['precision']}",
+        "protocol": f"{config.evaluation.protocol.value} (prompts, decoding, normalisation)",
+        "demonstrations": _demonstrations(config),
         "code": (git.get("commit") or "")[:12] + (", with changes" if git.get("dirty") else ""),
         "packages": ", ".join(f"{name} {packages[name]}" for name in named),
     }
@@ -224,3 +209,12 @@ def facts_of(config: RunConfig, provenance: Mapping[str, Any], results: Row) -> 
             f"({timing['queries_per_second']} a second)"
         )
     return {name: value for name, value in facts.items() if value}
+
+
+def _demonstrations(config: RunConfig) -> str:
+    told = config.evaluation.demonstrations
+    if told.plans is not None:
+        return f"as planned in {told.plans}"
+    pool = f"the first {told.pool} of a random order" if told.pool else "all"
+    seeds = ", ".join(map(str, config.evaluation.demonstration_seeds))
+    return f"{told.strategy.value}, order {told.order.value}, pool: {pool}; seeds {seeds}"

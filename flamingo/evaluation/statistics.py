@@ -57,12 +57,20 @@ def estimate(scores: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
     """
     if not scores:
         raise ValueError("scores: expected at least one, got none")
-    n = len(scores)
-    groups = len(set(clusters))
-    mean = math.fsum(scores) / n
+    mean = math.fsum(scores) / len(scores)
     error = clustered_standard_error(scores, clusters)
-    low, high = _wilson(mean, _effective_size(mean, error, groups))
-    return Estimate(mean, error, low, high, n, groups)
+    return bounded_estimate(mean, error, len(scores), len(set(clusters)))
+
+
+def bounded_estimate(value: float, error: float, n: int, clusters: int) -> Estimate:
+    """A statistic in [0, 1] with its standard error: Wilson's interval as in :func:`estimate`.
+
+    All NaN where the value is.
+    """
+    if math.isnan(value):
+        return Estimate(value, math.nan, math.nan, math.nan, n, clusters)
+    low, high = _wilson(value, _effective_size(value, error, clusters))
+    return Estimate(value, error, low, high, n, clusters)
 
 
 def mean_estimate(scores: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:

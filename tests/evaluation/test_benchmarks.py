@@ -75,11 +75,16 @@ def test_easy_vqa_takes_every_question_for_zero_and_refuses_more_than_there_are(
         easy(easy_vqa_folder, 601)
 
 
-def test_the_prior_is_the_most_frequent_training_answer(easy_vqa_folder: Path) -> None:
-    prior = easy(easy_vqa_folder).prior()
-    assert prior["is there a red shape?"] == "no"  # 1 of 3 images is red
-    assert prior["what shape is in the image?"] == "circle"  # a tie, the first in the alphabet
-    assert easy(easy_vqa_folder).chance == pytest.approx(1 / 13)
+def test_the_pool_are_the_training_items_and_chance_is_one_of_the_answers(
+    easy_vqa_folder: Path,
+) -> None:
+    benchmark = easy(easy_vqa_folder)
+    assert len(benchmark.pool) == 600
+    assert all(item.id.startswith("train/") for item in benchmark.pool)
+    red = [i.answer for i in benchmark.pool if i.question == "is there a red shape?"]
+    assert Counter(red).most_common(1)[0][0] == "no"  # 1 of 3 images is red
+    assert benchmark.chance == pytest.approx(1 / 13)
+    assert tiny.binding().pool == ()
 
 
 # ---------------------------------------------------------------------------- binding

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from flamingo.choices import Metric
 from flamingo.evaluation.baselines import last, majority
 from flamingo.evaluation.bias import (
     ContextRule,
@@ -16,6 +17,7 @@ from flamingo.evaluation.bias import (
     follows,
     recency,
 )
+from flamingo.evaluation.metrics.scores import expected_scores
 from flamingo.evaluation.prompts import Episode, Item
 from flamingo.testing import synthetic_images
 from flamingo.types import Media
@@ -49,8 +51,12 @@ def test_rules_agree_with_the_baselines_of_the_same_name(seed: int) -> None:
     items = tuple(Item(str(i), IMAGE, "", answer) for i, answer in enumerate(answers))
     for target in ("Yes", "no", "red", "2 "):
         episode = Episode(Item("q", IMAGE, "", target), items, shots=5)
-        assert follows(ContextRule.majority_label, target, answers) == majority(episode)
-        assert follows(ContextRule.copy_last, target, answers) == last(episode)
+        for rule, baseline in (
+            (ContextRule.majority_label, majority),
+            (ContextRule.copy_last, last),
+        ):
+            (worth,) = expected_scores(Metric.exact_match, [baseline(episode)], [[target]])
+            assert follows(rule, target, answers) == worth
 
 
 PREDICTIONS = ["yes", "no", "red", "no"]

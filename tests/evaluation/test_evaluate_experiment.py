@@ -124,6 +124,7 @@ def test_an_evaluation_prints_a_table_and_leaves_results_and_a_report(
     assert {row["condition"] for row in results["baselines"]} == {
         "majority",
         "last",
+        "nearest_question",
         "prior",
         "chance",
         "centroid",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from flamingo.evaluation.perturbations import Borrowed
 from flamingo.evaluation.plans import Plan
 from flamingo.evaluation.predictions import Prediction
-from flamingo.evaluation.prompts import Episode
+from flamingo.evaluation.prompts import Episode, Item
 from flamingo.evaluation.tasks import Task
 
 Submission = Callable[[Path, Sequence[Prediction]], Path]
@@ -24,8 +24,10 @@ class Benchmark(Protocol):
     ``name`` is that of its folder of predictions, ``title`` is for readers, ``unit`` says what a
     shot is. ``chance`` is the score of a uniform guess among all answers, None where answers are
     open. ``shots`` are the shot counts to run, each with the demonstrations of every one of
-    ``seeds``. ``borrowed`` is what perturbations may take from outside an episode. ``submission``
-    writes the file that a server scores, None for benchmarks without a server.
+    ``seeds``. ``borrowed`` is what perturbations may take from outside an episode. ``pool`` are the
+    items that demonstrations come from, which text-only baselines look questions up in; empty where
+    there is none. ``submission`` writes the file that a server scores, None for benchmarks without
+    a server.
     """
 
     @property
@@ -47,6 +49,8 @@ class Benchmark(Protocol):
     @property
     def borrowed(self) -> Borrowed: ...
     @property
+    def pool(self) -> Sequence[Item]: ...
+    @property
     def submission(self) -> Submission | None: ...
 
     def unfit(self, shots: int) -> str | None:
@@ -59,8 +63,4 @@ class Benchmark(Protocol):
 
     def plans(self, seed: int) -> Sequence[Plan]:
         """The demonstrations of each query, in the order of the episodes."""
-        ...
-
-    def prior(self) -> Mapping[str, str] | None:
-        """The best answer to each question without its image; None if questions tell nothing."""
         ...

@@ -142,8 +142,10 @@ class BindingBenchmark:
         views = (view for concept in self.concepts for view in concept.views)
         return Borrowed(tuple(Media((view,)) for view in views))
 
-    def prior(self) -> None:
-        return None
+    @property
+    def pool(self) -> tuple[Item, ...]:
+        """None: an item has a word in an episode only."""
+        return ()
 
 
 def demonstrated(plan: Plan, count: int, shown: Mapping[str, Item]) -> list[Item]:

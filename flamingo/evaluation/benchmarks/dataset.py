@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache, cached_property
 
 from flamingo.evaluation.benchmarks.base import Submission
@@ -100,22 +99,6 @@ class DatasetBenchmark:
     def _borrowed(self) -> Borrowed:
         media = {item.media: None for item in self.pool if item.media is not None}
         return Borrowed(tuple(media), tuple(item.answer for item in self.pool))
-
-    @cached_property
-    def _prior(self) -> dict[str, str] | None:
-        counts: dict[str, Counter[str]] = defaultdict(Counter)
-        for item in self.pool:
-            counts[item.question][item.answer] += 1
-        if counts.keys() <= {""}:
-            return None
-        # The most frequent answer; of equally frequent ones the first in the alphabet.
-        return {
-            asked: min(c, key=lambda answer: (-c[answer], answer)) for asked, c in counts.items()
-        }
-
-    def prior(self) -> Mapping[str, str] | None:
-        """The most frequent answer to each question in the pool."""
-        return self._prior
 
 
 def drawn_queries(

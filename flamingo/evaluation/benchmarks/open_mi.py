@@ -112,8 +112,10 @@ class OpenMIBenchmark:
     def _borrowed(self) -> Borrowed:
         return Borrowed(tuple(dict.fromkeys(Media(e.images) for e in self.support.values())))
 
-    def prior(self) -> None:
-        return None
+    @property
+    def pool(self) -> tuple[Item, ...]:
+        """None: a class has its name in an episode only."""
+        return ()
 
 
 def _named(support: Mapping[str, Example]) -> set[str]:

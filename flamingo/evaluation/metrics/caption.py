@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from flamingo.evaluation.metrics.tokenization import tokenize
 
-__all__ = ["bleu_4", "cider_d", "rouge_l", "tokenize"]
+__all__ = ["Consensus", "bleu_4", "cider_d", "rouge_l", "tokenize"]
 
 LONGEST = 4
 """n-grams of 1 to 4 tokens, in CIDEr-D and BLEU-4."""
@@ -45,18 +45,30 @@ def cider_d(candidates: Mapping[str, str], references: Mapping[str, Sequence[str
     image has no reference.
     """
     _check(candidates, references)
-    counts = {i: [_ngrams(tokenize(text)) for text in texts] for i, texts in references.items()}
-    frequency = Counter(gram for texts in counts.values() for gram in set().union(*texts))
-    images = math.log(len(references))
-    idf = {gram: images - math.log(number) for gram, number in frequency.items()}
-
-    scores = {}
-    for image, text in candidates.items():
-        candidate = _Weighted.of(_ngrams(tokenize(text)), idf, images)
-        others = [_Weighted.of(grams, idf, images) for grams in counts[image]]
-        similarity = math.fsum(_similarity(candidate, other) for other in others)
-        scores[image] = 10.0 * similarity / len(others)
+    consensus = Consensus(references)
+    scores = {image: consensus.score(image, text) for image, text in candidates.items()}
     return _mean(scores), scores
+
+
+class Consensus:
+    """The references of a set of images, prepared for CIDEr-D of any number of candidates."""
+
+    def __init__(self, references: Mapping[str, Sequence[str]]) -> None:
+        counts = {i: [_ngrams(tokenize(text)) for text in texts] for i, texts in references.items()}
+        frequency = Counter(gram for texts in counts.values() for gram in set().union(*texts))
+        self._images = math.log(len(references))
+        self._idf = {gram: self._images - math.log(n) for gram, n in frequency.items()}
+        self._references = {
+            image: [_Weighted.of(grams, self._idf, self._images) for grams in texts]
+            for image, texts in counts.items()
+        }
+
+    def score(self, image: str, candidate: str) -> float:
+        """CIDEr-D of one candidate for ``image``."""
+        weighted = _Weighted.of(_ngrams(tokenize(candidate)), self._idf, self._images)
+        others = self._references[image]
+        similarity = math.fsum(_similarity(weighted, other) for other in others)
+        return 10.0 * similarity / len(others)
 
 
 def bleu_4(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> Scores:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from flamingo.choices import Metric
-from flamingo.evaluation.metrics.caption import cider_d
+from flamingo.evaluation.metrics.caption import Consensus, cider_d
 from flamingo.evaluation.metrics.classification import exact_match, relaxed_match, roc_auc
 from flamingo.evaluation.metrics.stemming import stem_answer
 from flamingo.evaluation.metrics.vqa import Mode, vqa_accuracy
@@ -67,6 +67,28 @@ def item_scores(
         return [scores[name] for name in numbered]
     scores = [item_score(metric, a, own) for a, own in zip(answers, references, strict=True)]
     return [score for score in scores if score is not None]
+
+
+def expected_scores(
+    metric: Metric, guesses: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
+) -> list[float]:
+    """What a uniform choice among each query's ``guesses`` is worth: 0 where there is no guess.
+
+    Raises ``ValueError`` for unequal lengths, and for a query without references.
+    """
+    if len(guesses) != len(references):
+        raise ValueError(
+            f"references: expected some for each of {len(guesses)} guesses, got {len(references)}"
+        )
+    if metric is Metric.cider:
+        consensus = Consensus({str(i): own for i, own in enumerate(references)})
+        worth = [[consensus.score(str(i), guess) for guess in own] for i, own in enumerate(guesses)]
+    else:
+        worth = [
+            [item_score(metric, guess, known) or 0.0 for guess in own]
+            for own, known in zip(guesses, references, strict=True)
+        ]
+    return [sum(own) / len(own) if own else 0.0 for own in worth]
 
 
 def measure(

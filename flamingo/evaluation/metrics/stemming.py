@@ -10,6 +10,7 @@ English dictionary in the place of tagger, WordNet and singular rules, which nee
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import simplemma
 
@@ -54,6 +55,7 @@ _EXCEPTIONS = (
 )
 
 
+@lru_cache(maxsize=1 << 16)  # the same short answers over and over
 def stem_answer(text: str) -> str:
     """``text`` in lower case with each word stemmed; for predictions and answers alike.
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import lru_cache
 
 from flamingo.evaluation.metrics.stemming import stem_answer
 
@@ -68,6 +69,7 @@ class Mode(StrEnum):
     """What OpenFlamingo does."""
 
 
+@lru_cache(maxsize=1 << 16)  # the same short answers over and over
 def normalize_answer(text: str) -> str:
     """An answer as the official evaluation compares it (``processPunctuation`` and
     ``processDigitArticle``, with their oddities, after their handling of white space)."""

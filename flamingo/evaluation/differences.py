@@ -1,0 +1,148 @@
+"""The model against its controls on the same queries, and how small an effect that can show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from flamingo.choices import Condition, Metric
+from flamingo.evaluation import influence
+from flamingo.evaluation.metrics.scores import item_scores
+from flamingo.evaluation.points import (
+    ALL,
+    Draw,
+    Point,
+    Row,
+    averaged,
+    labels,
+    positive,
+    result,
+    row,
+    without_nan,
+)
+from flamingo.evaluation.power import minimum_detectable_effect, sensitivity
+from flamingo.evaluation.statistics import paired_difference
+from flamingo.evaluation.variance import decompose
+
+ALPHA, POWER = 0.05, 0.8
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Scores (draw, query) of the real prompt and of a control, on the control's queries and draws.
+
+    ``chances`` are the two's probabilities of yes, for ROC-AUC.
+    """
+
+    real: Sequence[Sequence[float]]
+    control: Sequence[Sequence[float]]
+    chances: Sequence[tuple[Sequence[float], Sequence[float]]]
+
+
+def difference_rows(measured: Sequence[Point]) -> list[Row]:
+    """How much better the model is than under each control, on the same queries.
+
+    Under the benchmark's own metric: of ROC-AUC the difference of two areas, of CIDEr with the idf
+    of the control's queries in both.
+    """
+    real = _real(measured)
+    return [
+        row(point, f"real - {point.condition.value}", ALL, _difference(real[_key(point)], point))
+        for point in measured
+        if point.condition is not Condition.real
+    ]
+
+
+def power_rows(measured: Sequence[Point]) -> list[Row]:
+    """The minimum detectable effect of each benchmark at its largest shot count.
+
+    ``unpaired``: between two runs like this one on different queries, as many as here. Where the
+    query's image was blanked too, ``paired`` is the effect that pairing on the same queries can
+    show for two conditions that agree as much as these; two trained models usually agree more, and
+    show less. Two-sided level 0.05 with power 0.8; one draw of demonstrations, or their mean.
+    """
+    real, rows = _real(measured), []
+    controls = {_key(p): p for p in measured if p.condition is Condition.blank_query}
+    largest = {name: max(s for n, s in real if n == name) for name, _ in real}
+    for key in largest.items():
+        values = {"alpha": ALPHA, "power": POWER, **_effects(real[key], controls.get(key))}
+        rows.append(row(real[key], Condition.real.value, ALL, values))
+    return rows
+
+
+def _key(point: Point) -> tuple[str, int]:
+    return point.benchmark.name, point.shots
+
+
+def _real(measured: Sequence[Point]) -> dict[tuple[str, int], Point]:
+    return {_key(point): point for point in measured if point.condition is Condition.real}
+
+
+def _difference(real: Point, control: Point) -> Row:
+    pair, clusters = _paired(real, control), control.draws[0].clusters
+    if real.benchmark.task.metric is Metric.roc_auc:
+        right = [bool(label) for label in labels(control, range(len(clusters)))]
+        areas = [[influence.roc_auc(np.array(c), right) for c in both] for both in pair.chances]
+        return averaged([first.minus(second, clusters) for first, second in areas])
+    if len(pair.real) == 1:
+        return asdict(paired_difference(pair.real[0], pair.control[0], clusters)) | {"seeds": 1}
+    differences = [
+        [a - b for a, b in zip(one, other, strict=True)]
+        for one, other in zip(pair.real, pair.control, strict=True)
+    ]
+    return asdict(decompose(differences, clusters))
+
+
+def _paired(real: Point, control: Point) -> Pair:
+    by_seed = {draw.cell.seed: draw for draw in real.draws}
+    first, second, chances = [], [], []
+    for draw in control.draws:
+        own = by_seed[draw.cell.seed]
+        assert draw.scores is not None
+        place = {p.query: i for i, p in enumerate(own.predictions)}
+        places = [place[p.query] for p in draw.predictions]
+        first.append(_scores(own, places, real.benchmark.task.metric))
+        second.append(draw.scores)
+        chances.append(
+            ([positive(own.predictions[i]) for i in places], list(map(positive, draw.predictions)))
+        )
+    return Pair(first, second, chances)
+
+
+def _scores(draw: Draw, places: Sequence[int], metric: Metric) -> list[float]:
+    """On a part of the queries; CIDEr as if they were all."""
+    assert draw.scores is not None
+    if metric is not Metric.cider or len(places) == len(draw.scores):
+        return [draw.scores[i] for i in places]
+    answers = [draw.predictions[i].answer for i in places]
+    return item_scores(metric, answers, [draw.cell.episodes[i].references for i in places])
+
+
+def _effects(real: Point, control: Point | None) -> Row:
+    n = len(real.draws[0].predictions)
+    if control is None:
+        error = result(real, range(n))["standard_error"]
+        return {"n": n, "against": None, **_minimum("unpaired", error, math.sqrt(2))}
+    metric, clusters = real.benchmark.task.metric, control.draws[0].clusters
+    against = {"n": n, "against": control.condition.value}
+    if metric is Metric.roc_auc:  # no mean over queries
+        scale = math.sqrt(len(clusters) / n)
+        own = result(real, range(n))["standard_error"]
+        error = _difference(real, control)["standard_error"]
+        paired = _minimum("paired", error, scale)
+        return {**against, **paired, **_minimum("unpaired", own, math.sqrt(2))}
+    pair = _paired(real, control)
+    first, second = (np.mean(scores, axis=0).tolist() for scores in (pair.real, pair.control))
+    found = sensitivity(first, second, clusters, n=n, alpha=ALPHA, power=POWER)
+    agreement = {"correlation": found.correlation, "design_effect": found.design_effect}
+    effects = {"paired": found.paired or None, "unpaired": found.unpaired or None}
+    return without_nan({**against, **effects, **agreement})
+
+
+def _minimum(name: str, error: float | None, scale: float) -> Row:
+    """None where nothing varies: an error of 0 says nothing about other queries."""
+    effect = minimum_detectable_effect(scale * error, alpha=ALPHA, power=POWER) if error else None
+    return {name: effect}
