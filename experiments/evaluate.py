@@ -3,10 +3,13 @@
     python experiments/evaluate.py run=runs/quickstart/seed=0
     python experiments/evaluate.py run=... evaluation.folder.path=photos/     # classes by folder
     python experiments/evaluate.py run=... evaluation.shots=[0,4] evaluation.batch_size=32
+    accelerate launch --num_processes 8 experiments/evaluate.py run=...       # on 8 GPUs
 
 What is given under evaluation.* changes the run's own evaluation settings (its config.yaml); the
 defaults listed below hold only where neither says anything. Predictions are kept as they come, so
-the same command continues after an interruption and does nothing twice.
+the same command continues after an interruption, on any number of processes, and does nothing
+twice. results.json and report/ are of the newest settings; those of other settings before them
+are in evaluations/<date>/ beside them, and asking for these again says so at once.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -32,17 +37,20 @@ from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.build import build_media_loader
 from flamingo.composition import entry_point
 from flamingo.config import RunConfig, config_to_yaml
+from flamingo.evaluation import archive
 from flamingo.evaluation.baselines import PooledFeatures
 from flamingo.evaluation.benchmarks import build_benchmarks
+from flamingo.evaluation.cells import images
 from flamingo.evaluation.loading import (
     compute_dtype,
     evaluation_device,
     load_model,
     load_tokenizer,
 )
+from flamingo.evaluation.processes import ALONE, OtherProcessEnded, Processes, launched
 from flamingo.evaluation.report import RunFacts, facts_of, write_report
 from flamingo.evaluation.results import collect, table
-from flamingo.evaluation.runner import Loaded, images, run_benchmarks
+from flamingo.evaluation.runner import Loaded, run_benchmarks
 from flamingo.evaluation_config import EvaluationConfig
 from flamingo.files import write_atomically
 from flamingo.runs import Run, load_run, plain
@@ -68,30 +76,67 @@ class EvaluateConfig:
 def main(config: EvaluateConfig) -> None:
     """Evaluate, or end the process with a message."""
     overrides = HydraConfig.get().overrides.task
+    processes = launched()
     try:
-        print(evaluate(load_run(config.run), config.step, overrides))
+        with speaking(processes):
+            with processes.main_first():
+                run = load_run(config.run)
+            told = evaluate(run, config.step, overrides, processes)
+    except OtherProcessEnded:
+        ended = "error: another process ended, see above; what was predicted is kept"
+        sys.exit(ended if processes.main else 1)
     except (ValueError, OSError) as error:
         logger.debug("where it happened", exc_info=True)  # hydra.verbose=true
-        sys.exit(f"error: {error}")
+        who = "" if processes.main else f"process {processes.index}: "
+        sys.exit(f"error: {who}{error}")
+    if processes.main:
+        print(told)
 
 
-def evaluate(run: Run, step: int | None = None, overrides: Sequence[str] = ()) -> str:
-    """Do what is left to do of a run's evaluation; returns the table and the report's place."""
-    config = with_overrides(run.config, overrides)
-    checkpoint = run.checkpoint(step)
-    device = evaluation_device()
-    settings = {
-        "evaluation": plain(config)["evaluation"],
+@contextmanager
+def speaking(processes: Processes) -> Iterator[None]:
+    """Progress bars and warnings of the main process alone."""
+    if processes.main:
+        yield
+        return
+    with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+        yield
+
+
+def evaluate(
+    run: Run,
+    step: int | None = None,
+    overrides: Sequence[str] = (),
+    processes: Processes = ALONE,
+) -> str:
+    """Do what is left to do of a run's evaluation; returns the table and the report's place.
+
+    All ``processes`` do it together and return when it is done; the main one alone writes results
+    and report. Raises ``ValueError`` if another launch is evaluating the run.
+    """
+    with processes.main_first():
+        config = with_overrides(run.config, overrides)
+        checkpoint = run.checkpoint(step)
+        device = evaluation_device()
+        settings = settings_of(config, checkpoint, device)
+        done = archive.find(run.path, settings)
+    if done is not None:
+        results = json.loads((done / "results.json").read_text())
+        return summary(results, done, "Everything is evaluated already.")
+    with run.directory.locked_for_evaluation() if processes.main else nullcontext():
+        results = _evaluate(run, config, checkpoint, settings, device, overrides, processes)
+    new = results["timing"]["new_predictions"] if results else 0
+    return summary(results, run.path, f"{new} new predictions.") if results else ""
+
+
+def settings_of(config: RunConfig, checkpoint: Checkpoint, device: torch.device) -> dict[str, Any]:
+    """All that results depend on: not the size of batches."""
+    evaluation = {k: v for k, v in plain(config)["evaluation"].items() if k != "batch_size"}
+    return {
+        "evaluation": evaluation,
         "model": f"step_{checkpoint.step}-{digest(checkpoint.path)}",
         "precision": str(compute_dtype(config, device)).removeprefix("torch."),
     }
-    page = run.directory.report / "index.html"
-    if page.exists() and run.directory.results.exists():
-        results = run.results
-        if results["settings"] == settings:
-            return summary(results, page, "Everything is evaluated already.")
-    results = _evaluate(run, config, checkpoint, settings, device, overrides)
-    return summary(results, page, f"{results['timing']['new_predictions']} new predictions.")
 
 
 def _evaluate(
@@ -101,17 +146,22 @@ def _evaluate(
     settings: dict[str, Any],
     device: torch.device,
     overrides: Sequence[str],
-) -> dict[str, Any]:
-    """Predict what is missing; write ``results.json`` and the report."""
-    tokenizer = load_tokenizer(checkpoint.path)
-    benchmarks = build_benchmarks(config, tokenizer, assets.easy_vqa_folder, assets.twemoji_folder)
+    processes: Processes,
+) -> dict[str, Any] | None:
+    """Predict what is missing; the main process writes ``results.json`` and the report."""
+    with processes.main_first():  # it fetches data sets
+        tokenizer = load_tokenizer(checkpoint.path)
+        benchmarks = build_benchmarks(
+            config, tokenizer, assets.easy_vqa_folder, assets.twemoji_folder
+        )
 
     @cache
     def encoder() -> VisionEncoder:
         return load_vision_encoder(config.vision).to(device)
 
     def load(shown: Sequence[ImageRef]) -> Loaded:
-        media = build_media_loader(config.data, encoder(), shown)
+        with processes.main_first():  # it fills the cache of features
+            media = build_media_loader(config.data, encoder(), shown)
         model = load_model(checkpoint.path, config, encoder(), device)
         return Loaded(model, media, compute_dtype(config, device))
 
@@ -123,7 +173,10 @@ def _evaluate(
         model_id=settings["model"],
         precision=settings["precision"],
         load=load,
+        processes=processes,
     )
+    if not processes.main:
+        return None
     closed = [e for cell, _ in outcome.cells for e in cell.episodes if e.candidates]
     pooled = None
     if closed and config.data.cache_features:
@@ -144,6 +197,7 @@ def _evaluate(
         facts=facts_of(config, provenance(run), results),
         commands=commands(run, provenance(run), overrides),
     )
+    archive.keep_earlier(run.path, settings)
     write_report(run.directory.report, results, outcome, report)
     # Last: these results say that everything is done.
     write_atomically(run.directory.results, json.dumps(results, indent=1) + "\n")
@@ -187,8 +241,9 @@ def commands(run: Run, circumstances: dict[str, Any], overrides: Sequence[str]) 
     return [*lines, shlex.join(["python", "experiments/evaluate.py", f"run={run.path}", *changes])]
 
 
-def summary(results: dict[str, Any], page: Path, what: str) -> str:
-    """What is printed at the end."""
+def summary(results: dict[str, Any], folder: Path, what: str) -> str:
+    """What is printed at the end; ``folder`` has the results and the report."""
+    page = folder / "report" / "index.html"
     left = [f"{o['benchmark']} at {o['shots']} shots: {o['reason']}" for o in results["left_out"]]
     lines = [table(results), ""]
     lines += [f"Not run: {', '.join(left)}", ""] if left else []
