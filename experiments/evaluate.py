@@ -3,7 +3,8 @@
     python experiments/evaluate.py run=runs/quickstart/seed=0
     python experiments/evaluate.py run=... evaluation.folder.path=photos/     # classes by folder
     python experiments/evaluate.py run=... evaluation.shots=[0,4] evaluation.batch_size=32
-    accelerate launch --num_processes 8 experiments/evaluate.py run=...       # on 8 GPUs
+    accelerate launch --num_processes 8 experiments/evaluate.py run=...   # on 8 GPUs
+    torchrun --nproc_per_node 4 experiments/evaluate.py run=...           # on a CPU of many cores
 
 What is given under evaluation.* changes the run's own evaluation settings (its config.yaml); the
 defaults listed below hold only where neither says anything. Predictions are kept as they come, so

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
+import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 PATIENCE = timedelta(days=7)
 """How long a process waits for another, which may be encoding a million images. One that dies is
@@ -65,7 +67,8 @@ def launched() -> Processes:
 
     Each gets its own GPU as the current one.
     """
-    state = PartialState(timeout=PATIENCE)
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    state = PartialState(cpu=cpu, timeout=PATIENCE)
     if state.num_processes == 1:
         return ALONE
     atexit.register(state.destroy_process_group)
