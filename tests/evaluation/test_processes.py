@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from flamingo.composition import CONF
+from flamingo.evaluation import runner
 from flamingo.evaluation.processes import ALONE, Processes, launched
 
 from . import tiny
@@ -39,7 +40,9 @@ def in_threads(count: int, call) -> list:
             barrier.abort()
             raise
 
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(count)]
+    threads = [
+        threading.Thread(target=run, args=(index,), name=str(index)) for index in range(count)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -100,6 +103,20 @@ def test_interrupted_on_two_they_go_on_on_three(alone, tmp_path) -> None:
     assert [each.new for each in together] == [outcome.new - kept] * 3
     assert keys(tmp_path) == keys(folder)
     assert answers(together[0]) == answers(outcome)
+
+
+def test_nothing_is_appended_before_all_have_seen_what_is_missing(tmp_path, monkeypatch) -> None:
+    plan_cells = runner.plan_cells
+
+    def slow(*arguments, **options):
+        if threading.current_thread().name == "1":
+            time.sleep(0.6)  # the other could have predicted its whole share
+        return plan_cells(*arguments, **options)
+
+    monkeypatch.setattr(runner, "plan_cells", slow)
+    models = [tiny.model() for _ in range(2)]
+    together = in_threads(2, lambda own: predict(tmp_path, own, models[own.index], queries=2))
+    assert together[0].new == together[1].new == len(keys(tmp_path)) == len(set(keys(tmp_path)))
 
 
 def test_the_main_process_goes_first() -> None:
