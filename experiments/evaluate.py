@@ -5,6 +5,8 @@
     python experiments/evaluate.py run=... evaluation.shots=[0,4] evaluation.batch_size=32
     python experiments/evaluate.py run=... benchmark=[vqav2,coco] data_root=/data
     python experiments/evaluate.py run=... benchmark=vizwiz protocol=open_flamingo
+    accelerate launch --num_processes 8 experiments/evaluate.py run=...   # on 8 GPUs
+    torchrun --nproc_per_node 4 experiments/evaluate.py run=...           # on a CPU of many cores
 
 What is given under evaluation.* changes the run's own evaluation settings (its config.yaml); the
 defaults listed below hold only where neither says anything.
@@ -19,57 +21,41 @@ Which demonstrations each query gets is written to the run's plans/. plan_only=t
 ends; evaluation.demonstrations.plans=<folder> evaluates with such plans, as written or edited. For
 test splits without annotations a file for the benchmark's server is written to submissions/.
 
-Predictions are kept as they come, so the same command continues after an interruption and does
-nothing twice.
+Predictions are kept as they come, so the same command continues after an interruption, on any
+number of processes, and does nothing twice. results.json and report/ are of the newest settings;
+those of other settings before them are in evaluations/<date>/ beside them, and asking for these
+again says so at once.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import logging
+import os
 import shlex
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import MISSING, OmegaConf
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from flamingo.backbones import assets
-from flamingo.backbones.language import fingerprint as language_fingerprint
-from flamingo.backbones.language import load_language_model
-from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
-from flamingo.build import build_media_loader, feature_cache
 from flamingo.composition import CONF, entry_point
-from flamingo.config import RunConfig, config_to_yaml
-from flamingo.data.features import EncodingLoader
-from flamingo.evaluation.baselines import PooledFeatures
-from flamingo.evaluation.benchmarks import Benchmark, build_benchmarks
-from flamingo.evaluation.loading import (
-    compute_dtype,
-    evaluation_device,
-    load_model,
-    load_tokenizer,
-)
-from flamingo.evaluation.outputs import write_all_plans, write_submissions
-from flamingo.evaluation.report import RunFacts, facts_of, write_report
-from flamingo.evaluation.results import collect, table
-from flamingo.evaluation.retriever import ImageSource, Retriever, TextSource
-from flamingo.evaluation.runner import Loaded, images, run_benchmarks
+from flamingo.config import RunConfig
+from flamingo.evaluation import archive
+from flamingo.evaluation.outputs import write_all_plans
+from flamingo.evaluation.processes import ALONE, OtherProcessEnded, Processes, launched
+from flamingo.evaluation.tables import table
 from flamingo.evaluation_config import EvaluationConfig
-from flamingo.files import write_atomically
-from flamingo.model.configuration import FlamingoConfig
-from flamingo.model.persistence import check_fingerprint
+from flamingo.evaluation_run import Parts, evaluate_run
 from flamingo.runs import Run, load_run, plain
 from flamingo.structured import build
-from flamingo.training.checkpoint import Checkpoint
-from flamingo.training.tracking import read_metrics
-from flamingo.types import ImageRef, MediaLoader
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -88,145 +74,74 @@ class EvaluateConfig:
 
 
 def main(config: EvaluateConfig) -> None:
-    """Evaluate. Raises ``ValueError`` or ``OSError`` for what cannot be evaluated."""
-    run, overrides = load_run(config.run), HydraConfig.get().overrides.task
-    print((plan if config.plan_only else evaluate)(run, config.step, overrides))
+    """Evaluate, or end this process with a message."""
+    overrides = HydraConfig.get().overrides.task
+    processes = launched()
+    try:
+        with speaking(processes):
+            with processes.main_first():
+                run = load_run(config.run)
+            told = (plan if config.plan_only else evaluate)(run, config.step, overrides, processes)
+    except OtherProcessEnded:
+        ended = "error: another process ended, see above; what was predicted is kept"
+        sys.exit(ended if processes.main else 1)
+    except (ValueError, OSError) as error:
+        if processes.main:
+            raise  # told as every task's
+        logger.debug("where it happened", exc_info=True)
+        sys.exit(f"error: process {processes.index}: {error}")
+    if processes.main:
+        print(told)
 
 
-def plan(run: Run, step: int | None = None, overrides: Sequence[str] = ()) -> str:
+@contextmanager
+def speaking(processes: Processes) -> Iterator[None]:
+    """Progress bars and warnings of the main process alone."""
+    if processes.main:
+        yield
+        return
+    with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+        yield
+
+
+def plan(
+    run: Run,
+    step: int | None = None,
+    overrides: Sequence[str] = (),
+    processes: Processes = ALONE,
+) -> str:
     """Write the plans of a run's evaluation; returns how many there are and where."""
-    parts = Parts(with_overrides(run.config, overrides), run.checkpoint(step), evaluation_device())
-    count = write_all_plans(parts.benchmarks(), run.directory.plans)
+    parts = Parts(with_overrides(run.config, overrides), run.checkpoint(step), processes)
+    benchmarks = parts.benchmarks
+    count = write_all_plans(benchmarks, run.directory.plans) if processes.main else 0
     return f"{count} plans in {run.directory.plans}"
 
 
-def evaluate(run: Run, step: int | None = None, overrides: Sequence[str] = ()) -> str:
-    """Do what is left to do of a run's evaluation; returns the table and the report's place."""
-    config = with_overrides(run.config, overrides)
-    checkpoint = run.checkpoint(step)
-    device = evaluation_device()
-    settings = {
-        "evaluation": plain(config)["evaluation"],
-        "model": f"step_{checkpoint.step}-{digest(checkpoint.path)}",
-        "precision": str(compute_dtype(config, device)).removeprefix("torch."),
-    }
-    if config.evaluation.demonstrations.plans is not None:  # a user edits them under one name
-        settings["plans"] = plans_digest(Path(config.evaluation.demonstrations.plans))
-    page = run.directory.report / "index.html"
-    if page.exists() and run.directory.results.exists():
-        results = run.results
-        if results["settings"] == settings:
-            return summary(results, page, "Everything is evaluated already.")
-    results = _evaluate(run, Parts(config, checkpoint, device), settings, overrides)
+def evaluate(
+    run: Run,
+    step: int | None = None,
+    overrides: Sequence[str] = (),
+    processes: Processes = ALONE,
+) -> str:
+    """Do what is left to do of a run's evaluation; returns the table and the report's place.
+
+    All ``processes`` do it together and return when it is done; the main one alone writes results
+    and report. Raises ``ValueError`` if another launch is evaluating the run.
+    """
+    with processes.main_first():
+        config = with_overrides(run.config, overrides)
+        parts = Parts(config, run.checkpoint(step), processes)
+        done = archive.find(run.path, parts.settings)
+    if done is not None:
+        results = json.loads((done / "results.json").read_text())
+        return summary(results, done, "Everything is evaluated already.")
+    with run.directory.locked_for_evaluation() if processes.main else nullcontext():
+        results = evaluate_run(run, parts, commands(run, overrides))
+    if results is None:
+        return ""
     said = [f"{results['timing']['new_predictions']} new predictions."]
     said += [f"For the server: {path}" for path in results["submissions"]]
-    return summary(results, page, "\n".join(said))
-
-
-@dataclass(frozen=True, eq=False)
-class Parts:
-    """What an evaluation is made of; what has to be loaded is loaded when it is asked for."""
-
-    config: RunConfig
-    checkpoint: Checkpoint
-    device: torch.device
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(self.checkpoint.path)
-
-    @cached_property
-    def encoder(self) -> VisionEncoder:
-        return load_vision_encoder(self.config.vision).to(self.device)
-
-    def benchmarks(self) -> list[Benchmark]:
-        return build_benchmarks(
-            self.config,
-            self.tokenizer,
-            assets.easy_vqa_folder,
-            assets.twemoji_folder,
-            self.retriever(),
-        )
-
-    def model(self, shown: Sequence[ImageRef]) -> Loaded:
-        """The trained model, and a loader of the images that it is shown."""
-        media = build_media_loader(self.config.data, self.encoder, shown)
-        model = load_model(self.checkpoint.path, self.config, self.encoder, self.device)
-        return Loaded(model, media, compute_dtype(self.config, self.device))
-
-    def retriever(self) -> Retriever:
-        """By the frozen backbones, as the checkpoint knows them; loads neither."""
-        trained = FlamingoConfig.from_pretrained(self.checkpoint.path)
-        dtype = compute_dtype(self.config, self.device)
-
-        def load_features(shown: Sequence[ImageRef]) -> MediaLoader:
-            check_fingerprint(
-                "vision encoder", trained.vision_fingerprint, self.encoder.fingerprint
-            )
-            if not self.config.data.cache_features:
-                return EncodingLoader(self.encoder)
-            return build_media_loader(self.config.data, self.encoder, shown)
-
-        def load_language() -> PreTrainedModel:
-            model = load_language_model(self.config.language, dtype)
-            own = language_fingerprint(model)
-            check_fingerprint("language model", trained.language_fingerprint, own)
-            return model.to(self.device)  # type: ignore[arg-type]
-
-        demonstrations = self.config.evaluation.demonstrations
-        return Retriever(
-            similarity=demonstrations.similarity,
-            question_weight=demonstrations.question_weight,
-            folder=feature_cache(self.config.data) / "retrieval",
-            images=ImageSource(str(trained.vision_fingerprint), load_features),
-            texts=TextSource(
-                f"{trained.language_fingerprint}, {dtype}", self.tokenizer, load_language
-            ),
-        )
-
-
-def _evaluate(
-    run: Run, parts: Parts, settings: dict[str, Any], overrides: Sequence[str]
-) -> dict[str, Any]:
-    """Predict what is missing; write ``results.json`` and the report."""
-    config, checkpoint, tokenizer = parts.config, parts.checkpoint, parts.tokenizer
-    benchmarks = parts.benchmarks()
-    write_all_plans(benchmarks, run.directory.plans)
-    outcome = run_benchmarks(
-        benchmarks,
-        config.evaluation,
-        tokenizer,
-        run.directory.predictions,
-        model_id=settings["model"],
-        precision=settings["precision"],
-        load=parts.model,
-    )
-    submissions = write_submissions(outcome, run.directory.submissions)
-    closed = [e for cell, _ in outcome.cells for e in cell.episodes if e.candidates]
-    pooled = None
-    if closed and config.data.cache_features:
-        pooled = PooledFeatures(build_media_loader(config.data, parts.encoder, images(closed)))
-    results = collect(
-        benchmarks,
-        outcome,
-        pooled,
-        settings,
-        step=checkpoint.step,
-        seed=config.evaluation.seed,
-    )
-    results["submissions"] = [str(path) for path in submissions]
-    report = RunFacts(
-        name=config.name,
-        step=checkpoint.step,
-        metrics=read_metrics(run.directory.metrics),
-        config=config_to_yaml(config),
-        facts=facts_of(config, provenance(run), results),
-        commands=commands(run, provenance(run), overrides),
-    )
-    write_report(run.directory.report, results, outcome, report)
-    # Last: these results say that everything is done.
-    write_atomically(run.directory.results, json.dumps(results, indent=1) + "\n")
-    return results
+    return summary(results, run.path, "\n".join(said))
 
 
 def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -262,32 +177,10 @@ def preset(group: str, name: str, data_root: str) -> dict[str, Any]:
     return {"evaluation": values["evaluation"]}
 
 
-def digest(checkpoint: Path) -> str:
-    """12 hex digits of the trained weights and of the configuration beside them."""
-    sha = hashlib.sha256()
-    for name in ("model.safetensors", "config.json"):
-        with (checkpoint / name).open("rb") as file:
-            sha.update(hashlib.file_digest(file, "sha256").digest())
-    return sha.hexdigest()[:12]
-
-
-def plans_digest(folder: Path) -> str:
-    """12 hex digits of the plans of a folder."""
-    sha = hashlib.sha256()
-    for file in sorted(folder.glob("*/seed=*.jsonl")):
-        sha.update(f"{file.relative_to(folder)} {file.stat().st_size} ".encode())
-        sha.update(file.read_bytes())
-    return sha.hexdigest()[:12]
-
-
-def provenance(run: Run) -> dict[str, Any]:
-    """The run's provenance, empty if it has none."""
-    return run.provenance if run.directory.provenance.exists() else {}
-
-
-def commands(run: Run, circumstances: dict[str, Any], overrides: Sequence[str]) -> list[str]:
+def commands(run: Run, overrides: Sequence[str]) -> list[str]:
     """What was typed to train and evaluate."""
-    launches = circumstances.get("launches", [])
+    known = run.directory.provenance.exists()
+    launches = run.provenance.get("launches", []) if known else []
     lines = []
     if launches:
         script, *arguments = launches[0]["command"]
@@ -297,8 +190,9 @@ def commands(run: Run, circumstances: dict[str, Any], overrides: Sequence[str]) 
     return [*lines, shlex.join(["python", "experiments/evaluate.py", f"run={run.path}", *changes])]
 
 
-def summary(results: dict[str, Any], page: Path, what: str) -> str:
-    """What is printed at the end."""
+def summary(results: dict[str, Any], folder: Path, what: str) -> str:
+    """What is printed at the end; ``folder`` has the results and the report."""
+    page = folder / "report" / "index.html"
     left = [f"{o['benchmark']} at {o['shots']} shots: {o['reason']}" for o in results["left_out"]]
     lines = [table(results), ""]
     lines += [f"Not run: {', '.join(left)}", ""] if left else []

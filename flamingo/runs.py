@@ -8,6 +8,7 @@
       metrics.jsonl     checkpoints/step_<n>/
       predictions/<benchmark>/<condition>.jsonl   results.json   report/index.html
       plans/<benchmark>/seed=<n>.jsonl   submissions/<benchmark>_<shots>_shots.json
+      evaluations/<date>/   results.json and report/ of earlier evaluations, under other settings
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,21 +188,33 @@ class RunDirectory:
             write_atomically(directory.config_file, config_to_yaml(config))
         return directory
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the directory for one training process at a time (a killed one lets go).
 
         Raises ``ValueError`` if another one holds it.
         """
+        return self._locked(
+            ".lock",
+            "expected no other process training here, but one is; "
+            "wait for it, or give this run another name=",
+        )
+
+    def locked_for_evaluation(self) -> AbstractContextManager[None]:
+        """Hold the directory for one evaluation at a time, as :meth:`locked` does for training."""
+        return self._locked(
+            ".evaluation.lock",
+            "expected no other evaluation of this run, but one is going on; wait for it (what it "
+            "predicts need not be predicted again), or end it",
+        )
+
+    @contextmanager
+    def _locked(self, name: str, refusal: str) -> Iterator[None]:
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
+        lock = FileLock(self.path / name)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(
-                f"{self.path}: expected no other process training here, but one is; "
-                "wait for it, or give this run another name="
-            ) from None
+            raise ValueError(f"{self.path}: {refusal}") from None
         try:
             yield
         finally:

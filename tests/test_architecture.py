@@ -39,6 +39,8 @@ MAY_IMPORT = {
     "runs": BASE | {"provenance", "backbones", "model", "data", "training", "evaluation"},
     "build": BASE | {"backbones", "model", "data", "training", "evaluation", "runs"},
     "comparison": BASE | {"evaluation", "training", "runs"},
+    "evaluation_run": BASE
+    | {"backbones", "model", "data", "training", "evaluation", "runs", "build"},
     "testing": BASE | {"backbones", "model", "data"},
     "__init__": {"model"},
 }

@@ -152,6 +152,16 @@ def test_only_one_process_at_a_time_trains_in_a_directory(tmp_path):
         pass
 
 
+def test_a_run_is_evaluated_once_at_a_time_also_while_it_trains(tmp_path):
+    run = RunDirectory.open(config(tmp_path))
+    refused = pytest.raises(ValueError, match="expected no other evaluation of this run")
+    other = RunDirectory.open(config(tmp_path))
+    with run.locked(), run.locked_for_evaluation(), refused, other.locked_for_evaluation():
+        pass
+    with run.locked_for_evaluation():
+        pass
+
+
 # ---------------------------------------------------------------------------- launches
 
 

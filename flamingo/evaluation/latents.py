@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -13,6 +14,10 @@ from flamingo.types import Media, MediaLoader
 
 Key = tuple[str, ...]
 
+LATENTS_BYTES = 2 * 2**30
+"""Latents kept in memory by each process. OpenFlamingo's are 256 KiB a medium in fp32 (64 latents
+of 1,024 numbers): 8,192 media."""
+
 
 def media_key(medium: Media) -> Key:
     """The keys of a medium's frames."""
@@ -20,52 +25,66 @@ def media_key(medium: Media) -> Key:
 
 
 class MediaLatents:
-    """``encode_media`` of each distinct medium, kept on the CPU until it is forgotten.
+    """``encode_media`` of each distinct medium, kept on the CPU.
 
-    Computed in the precision of the resampler's weights, outside autocast: what is rounded
-    differently with the size of a batch would enter every prompt.
+    At most ``capacity`` bytes are kept: the medium that was not shown for longest is forgotten
+    first, and computed anew if it comes back.
+
+    Computed one medium at a time, in the precision of the resampler's weights and outside autocast:
+    latents are then the same bits whichever media are asked for together, and with them every
+    prompt, whatever the batch size, the number of processes, or what was done before an
+    interruption.
     """
 
     def __init__(
         self,
         model: FlamingoForConditionalGeneration,
         load_media: MediaLoader,
-        batch_size: int = 64,
+        capacity: int = LATENTS_BYTES,
     ) -> None:
         self._model = model
         self._load = load_media
-        self._batch_size = batch_size
-        self._latents: dict[Key, Float[Tensor, "latent dim"]] = {}
+        self._capacity = capacity
+        self._latents: OrderedDict[Key, Float[Tensor, "latent dim"]] = OrderedDict()
+        self._bytes = 0
 
-    @torch.no_grad()
     def prepare(self, media: Iterable[Media]) -> None:
         """Load and resample those of ``media`` that are not there yet."""
-        missing = {
-            key: medium for medium in media if (key := media_key(medium)) not in self._latents
-        }
-        keys = list(missing)
-        parameter = next(self._model.resampler.parameters())
-        for start in range(0, len(keys), self._batch_size):
-            part = keys[start : start + self._batch_size]
-            loaded = self._load([missing[key] for key in part])[None]
-            loaded = loaded.to(parameter.device, parameter.dtype)
-            if loaded.ndim == 6:
-                latents = self._model.encode_media(pixel_values=loaded)
-            else:
-                latents = self._model.encode_media(vision_features=loaded)
-            self._latents.update(zip(part, latents[0].cpu(), strict=True))
+        for medium in media:
+            self._of(medium)
 
     def rows(self, rows: Sequence[Sequence[Media]]) -> Float[Tensor, "batch image latent dim"]:
-        """The latents of each row's media, zeros behind a row's last (a row may have none)."""
-        first = next(medium for row in rows for medium in row)
-        none = self._latents[media_key(first)].new_zeros(0, *self._latents[media_key(first)].shape)
-        own = [torch.stack([self._latents[media_key(m)] for m in row]) if row else none
-               for row in rows]  # fmt: skip
+        """The latents of each row's media, zeros behind a row's last (a row may have none).
+
+        Raises ``StopIteration`` if no row has one.
+        """
+        some = self._of(next(medium for row in rows for medium in row))
+        none = some.new_zeros(0, *some.shape)
+        own = [torch.stack([self._of(m) for m in row]) if row else none for row in rows]
         return torch.nn.utils.rnn.pad_sequence(own, batch_first=True)
 
     def __len__(self) -> int:
         return len(self._latents)
 
-    def forget(self) -> None:
-        """Free everything (between benchmarks)."""
-        self._latents.clear()
+    def _of(self, medium: Media) -> Float[Tensor, "latent dim"]:
+        key = media_key(medium)
+        latents = self._latents.get(key)
+        if latents is None:
+            latents = self._latents[key] = self._encoded(medium)
+            self._bytes += latents.nbytes
+            while self._bytes > self._capacity:
+                _, oldest = self._latents.popitem(last=False)
+                self._bytes -= oldest.nbytes
+        else:
+            self._latents.move_to_end(key)
+        return latents
+
+    @torch.no_grad()
+    def _encoded(self, medium: Media) -> Float[Tensor, "latent dim"]:
+        parameter = next(self._model.resampler.parameters())
+        loaded = self._load([medium])[None].to(parameter.device, parameter.dtype)
+        if loaded.ndim == 6:
+            latents = self._model.encode_media(pixel_values=loaded)
+        else:
+            latents = self._model.encode_media(vision_features=loaded)
+        return latents[0, 0].cpu()

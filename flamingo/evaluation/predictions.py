@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass, field
+from io import FileIO
 from pathlib import Path
+
+from filelock import FileLock
+
+BLOCK = 2**16
+"""Bytes read at once from the end of a log, in search of its last whole line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,34 +56,78 @@ def prediction_key(
 
 
 class PredictionFile:
-    """``predictions/<benchmark>/<condition>.jsonl``.
+    """``predictions/<benchmark>/<condition>.jsonl``, which several processes may append to.
 
-    Opening drops a torn last line (a process was killed while writing). Raises ``ValueError``
-    naming file and line if any other line is not a prediction.
+    A prediction is there once its line is whole. Killed while it writes, a process leaves a torn
+    last line: readers pass it over, and whoever appends next cuts it off, under a lock file beside
+    the log that the system frees when its holder dies.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.by_key: dict[str, Prediction] = {}
-        if not path.exists():
-            return
-        content = path.read_bytes()
+        self._lock = FileLock(path.with_name(f".{path.stem}.lock"))
+        self._bytes = 0
+        self._lines = 0
+        self.read_on()
+
+    def read_on(self) -> int:
+        """Read what this or any other process has appended since; returns how many predictions.
+
+        Raises ``ValueError`` naming file and line if a whole line is not a prediction.
+        """
+        if not self.path.exists():
+            return 0
+        with self.path.open("rb") as file:
+            file.seek(self._bytes)
+            content = file.read()
         *lines, torn = content.split(b"\n")
-        for number, line in enumerate(lines, start=1):
+        for line in lines:
+            self._lines += 1
             try:
                 prediction = Prediction(**json.loads(line))
             except (ValueError, TypeError) as error:
                 raise ValueError(
-                    f"{path}, line {number}: expected a prediction, got {line[:60]!r}"
+                    f"{self.path}, line {self._lines}: expected a prediction, got {line[:60]!r}"
                 ) from error
             self.by_key[prediction.key] = prediction
-        if torn:
-            with path.open("r+b") as file:
-                file.truncate(len(content) - len(torn))
+        self._bytes += len(content) - len(torn)
+        return len(lines)
 
     def append(self, predictions: list[Prediction]) -> None:
-        """Write complete lines and hand them to the system at once."""
+        """Hand complete lines to the system in one write; :meth:`read_on` will find them.
+
+        Raises ``OSError`` naming the file when they cannot be written; earlier lines are intact.
+        """
+        content = "".join(json.dumps(asdict(p)) + "\n" for p in predictions).encode()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(asdict(p)) + "\n" for p in predictions))
-        self.by_key |= {prediction.key: prediction for prediction in predictions}
+        # Others hold the lock for a fraction of a millisecond.
+        with (
+            self._lock.acquire(poll_interval=0.001),
+            self.path.open("a+b", buffering=0) as file,
+        ):
+            _cut_torn_line(file)
+            try:
+                written = file.write(content)
+                if written != len(content):
+                    raise OSError(errno.ENOSPC, f"only {written} of {len(content)} bytes fit")
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f"{error.strerror} while appending to {self.path}; what was predicted before "
+                    "is intact, and the same command continues",
+                ) from error
+
+
+def _cut_torn_line(file: FileIO) -> None:
+    """Cut off what stands behind the last newline."""
+    end = start = file.seek(0, os.SEEK_END)
+    while start:
+        size = min(BLOCK, start)
+        start = file.seek(start - size)
+        newline = file.read(size).rfind(b"\n")
+        if newline >= 0:
+            start += newline + 1
+            break
+    if start < end:
+        file.truncate(start)

@@ -1,11 +1,11 @@
-"""Runs benchmarks: every benchmark x shot count x condition, each prediction once, restartable."""
+"""Runs benchmarks: predicts what is missing, each prediction once, restartable, on any number of
+processes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -13,24 +13,22 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from flamingo.choices import Condition
-from flamingo.data.sequence import tokenize
 from flamingo.evaluation.answering import answer_episodes
 from flamingo.evaluation.benchmarks.base import Benchmark
+from flamingo.evaluation.cells import Cell, LeftOut, PromptLengths, images, plan_cells
 from flamingo.evaluation.latents import MediaLatents
 from flamingo.evaluation.metrics.scores import item_score
-from flamingo.evaluation.perturbations import ZERO_SHOT_TEXTS, perturb
-from flamingo.evaluation.predictions import Prediction, PredictionFile, prediction_key
-from flamingo.evaluation.prompts import Episode, Template, prompt, prompt_hash, prompt_text
+from flamingo.evaluation.predictions import Prediction, PredictionFile
+from flamingo.evaluation.processes import ALONE, Processes
+from flamingo.evaluation.prompts import prompt, prompt_hash, prompt_text
 from flamingo.evaluation.scoring import Answer, Reader
+from flamingo.evaluation.work import Places, in_order, missing_places, share_out
 from flamingo.evaluation_config import EvaluationConfig
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
-from flamingo.types import ImageRef, InterleavedSequence, Media, MediaLoader, Text
+from flamingo.types import ImageRef, MediaLoader
 
-UNLIMITED = 10**9
-SORTED_AT_ONCE = 256
-"""Episodes whose prompts are sorted by length together."""
-LATENTS_KEPT = 4096
-"""Media whose latents are kept in memory (a few hundred MB) before all are forgotten."""
+COUNTED_EVERY = 0.5
+"""Seconds between two looks at what all processes have predicted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,34 +44,12 @@ Loader = Callable[[Sequence[ImageRef]], Loaded]
 """Loads the model and a media loader for the given images; called at most once."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """A shot count that was not run, and why."""
-
-    benchmark: str
-    shots: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One benchmark at one shot count with one draw of demonstrations under one condition.
-
-    ``seed`` drew the demonstrations. ``episodes`` are as the model sees them; ``keys`` identify
-    their predictions.
-    """
-
-    benchmark: Benchmark
-    shots: int
-    seed: int
-    condition: Condition
-    episodes: Sequence[Episode]
-    keys: Sequence[str]
-
-
 @dataclass
 class Outcome:
-    """Every cell's predictions, in the order of its episodes, and how long the new ones took."""
+    """Every cell's predictions, in the order of its episodes, and how long the new ones took.
+
+    ``new`` counts those of all processes.
+    """
 
     cells: list[tuple[Cell, list[Prediction]]] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
@@ -90,172 +66,121 @@ def run_benchmarks(
     model_id: str,
     precision: str,
     load: Loader,
+    processes: Processes = ALONE,
 ) -> Outcome:
     """Predict what ``folder`` (``predictions/`` of a run) lacks, and return all of it.
 
     ``model_id`` identifies the weights and ``precision`` their compute; with prompt and images
-    they key a prediction, so a restart repeats nothing that still holds. ``load`` is called when
-    at least one prediction is missing. Shows a progress bar with queries a second and time left.
+    they key a prediction, so a restart repeats nothing that still holds. When at least one is
+    missing, each of ``processes`` calls ``load`` (the main one with every image, the others with
+    those of their share), predicts its share, and returns the same outcome. The main one shows a
+    progress bar with the queries of all a second and the time left.
     """
-    outcome = Outcome()
-    cells = []
-    for benchmark in benchmarks:
-        for shots in benchmark.shots:
-            reason = benchmark.unfit(shots)
-            seeds = benchmark.seeds if shots else benchmark.seeds[:1]  # nothing to draw at 0 shots
-            draws = {seed: benchmark.episodes(shots, seed) for seed in seeds if reason is None}
-            drawn = [episode for episodes in draws.values() for episode in episodes]
-            reason = reason or too_long(benchmark, drawn, tokenizer, config)
-            if reason is not None:
-                outcome.left_out.append(LeftOut(benchmark.name, shots, reason))
-                continue
-            for seed, episodes in draws.items():
-                cells += _cells(benchmark, shots, seed, episodes, config, model_id, precision)
+    lengths = PromptLengths(tokenizer)
+    cells, left_out = plan_cells(
+        benchmarks, config, lengths, model_id=model_id, precision=precision
+    )
     files = {
         (cell.benchmark.name, cell.condition): PredictionFile(
             folder / cell.benchmark.name / f"{cell.condition.value}.jsonl"
         )
         for cell in cells
     }
+    missing = missing_places(cells, lambda cell: _file(files, cell).by_key)
+    outcome = Outcome(left_out=left_out, new=sum(map(len, missing)))
     started = time.monotonic()
-    outcome.new = _predict(cells, files, config, tokenizer, model_id, load)
+    if outcome.new:
+        processes.wait()  # all have seen the same logs; nothing is appended before
+        own = share_out(cells, missing, lengths, processes.count)[processes.index]
+        loaded = load(_images(cells, missing if processes.main else own))
+        _predict(cells, own, files, config, tokenizer, model_id, loaded, outcome.new, processes)
     outcome.seconds = time.monotonic() - started
     for cell in cells:
-        by_key = files[cell.benchmark.name, cell.condition].by_key
+        by_key = _file(files, cell).by_key
         outcome.cells.append((cell, [by_key[key] for key in cell.keys]))
     return outcome
-
-
-def too_long(
-    benchmark: Benchmark,
-    episodes: Sequence[Episode],
-    tokenizer: PreTrainedTokenizerBase,
-    config: EvaluationConfig,
-) -> str | None:
-    """Why the prompts do not fit into ``evaluation.max_tokens``, or None if they all do."""
-    bare = len(tokenize(InterleavedSequence(()), tokenizer, UNLIMITED).input_ids)
-
-    @cache
-    def length(segment: Text) -> int:
-        alone = tokenize(InterleavedSequence((segment,)), tokenizer, UNLIMITED)
-        return len(alone.input_ids) - bare
-
-    def total(episode: Episode, template: Template) -> int:
-        segments = prompt(episode, template).segments
-        return bare + sum(1 if isinstance(s, Media) else length(s) for s in segments)
-
-    templates = (benchmark.task.template, *benchmark.task.ensemble.templates)
-    tokens = max(total(episode, template) for episode in episodes for template in templates)
-    tokens = tokens + benchmark.task.decoding.max_new_tokens
-    if tokens > config.max_tokens:
-        return (
-            f"its prompts and answers have up to {tokens} tokens, "
-            f"evaluation.max_tokens is {config.max_tokens}"
-        )
-    return None
-
-
-def _cells(
-    benchmark: Benchmark,
-    shots: int,
-    seed: int,
-    episodes: Sequence[Episode],
-    config: EvaluationConfig,
-    model_id: str,
-    precision: str,
-) -> Iterator[Cell]:
-    """The conditions that make sense at this shot count."""
-    decoding = f"{benchmark.task.description}, {precision}"
-    for condition in config.conditions:
-        own = episodes
-        if condition is Condition.text_only_zero_shot:
-            if shots or benchmark.unfit(ZERO_SHOT_TEXTS) is not None:
-                continue
-            own = benchmark.episodes(ZERO_SHOT_TEXTS, seed)
-        if condition is not Condition.real and config.control_queries:
-            own = own[: config.control_queries]
-        name, borrowed = benchmark.name, benchmark.borrowed
-        perturbed = [perturb(e, condition, benchmark.seed, name, borrowed) for e in own]
-        seen = [episode for episode in perturbed if episode is not None]
-        if len(seen) < len(own):
-            continue
-        keys = [
-            prediction_key(
-                model_id,
-                episode.query.id,
-                shots,
-                prompt_hash(prompt(episode, benchmark.task.template), episode.candidates),
-                episode.query.answer,
-                decoding,
-            )
-            for episode in seen
-        ]
-        yield Cell(benchmark, shots, seed, condition, seen, keys)
 
 
 Files = dict[tuple[str, Condition], PredictionFile]
 
 
+def _file(files: Files, cell: Cell) -> PredictionFile:
+    return files[cell.benchmark.name, cell.condition]
+
+
+def _images(cells: Sequence[Cell], places: Places) -> list[ImageRef]:
+    return images([c.episodes[i] for c, own in zip(cells, places, strict=True) for i in own])
+
+
 def _predict(
     cells: Sequence[Cell],
+    own: Places,
     files: Files,
     config: EvaluationConfig,
     tokenizer: PreTrainedTokenizerBase,
     model_id: str,
-    load: Loader,
-) -> int:
-    """Append every missing prediction to its file; returns how many there were."""
-    missing = _missing(cells, files)
-    total = sum(map(len, missing))
-    if total == 0:
-        return 0
-    shown = [c.episodes[i] for c, own in zip(cells, missing, strict=True) for i in own]
-    loaded = load(images(shown))
+    loaded: Loaded,
+    total: int,
+    processes: Processes,
+) -> None:
+    """Append this process's ``own`` predictions to their files; ends when all have done so."""
     latents = MediaLatents(loaded.model, loaded.load_media)
     reader = Reader(loaded.model.eval(), tokenizer, latents, loaded.dtype)
-    with tqdm(total=total, desc="evaluation", unit="query") as bar:
-        for cell, own in zip(cells, missing, strict=True):
-            name = f"{cell.benchmark.name}, {cell.shots} shots, {cell.condition.value}"
-            bar.set_postfix_str(name, refresh=False)
-            for index, answer in _answers(reader, cell, own, config):
+    with _Progress(files.values(), total, shown=processes.main) as progress:
+        for cell, places in in_order(cells, own):
+            progress.names(cell)
+            for index, answer in _answers(reader, cell, places, config):
                 _file(files, cell).append([_prediction(cell, index, answer, model_id)])
-                bar.update()
-    return total
+                progress.look()
+        processes.wait()
 
 
-def _missing(cells: Sequence[Cell], files: Files) -> list[list[int]]:
-    """The places of each cell's episodes without a prediction; equal prompts only once."""
-    planned: set[tuple[str, Condition, str]] = set()
-    missing = []
-    for cell in cells:
-        known, own = _file(files, cell).by_key, []
-        for place, key in enumerate(cell.keys):
-            named = (cell.benchmark.name, cell.condition, key)
-            if key not in known and named not in planned:
-                planned.add(named)
-                own.append(place)
-        missing.append(own)
-    return missing
+class _Progress:
+    """A bar over the predictions of all processes: what the logs have grown by.
+
+    Leaving it, every process has read all of them.
+    """
+
+    def __init__(self, files: Collection[PredictionFile], total: int, *, shown: bool) -> None:
+        self._files = files
+        self._bar = tqdm(total=total, desc="evaluation", unit="query", disable=not shown)
+        self._looked = time.monotonic()
+
+    def names(self, cell: Cell) -> None:
+        """Say what is being read now."""
+        name = f"{cell.benchmark.name}, {cell.shots} shots, {cell.condition.value}"
+        self._bar.set_postfix_str(name, refresh=False)
+
+    def look(self) -> None:
+        """Count, if that was not done just now."""
+        if not self._bar.disable and time.monotonic() - self._looked >= COUNTED_EVERY:
+            self._count()
+
+    def _count(self) -> None:
+        self._bar.update(sum(file.read_on() for file in self._files))
+        self._looked = time.monotonic()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._count()
+        self._bar.close()
 
 
 def _answers(
-    reader: Reader, cell: Cell, missing: Sequence[int], config: EvaluationConfig
+    reader: Reader, cell: Cell, places: Sequence[int], config: EvaluationConfig
 ) -> Iterator[tuple[int, Answer]]:
-    """Answers to the ``missing`` episodes of a cell, with the index of their episode."""
-    for start in range(0, len(missing), SORTED_AT_ONCE):
-        part = missing[start : start + SORTED_AT_ONCE]
-        episodes = [cell.episodes[i] for i in part]
-        if len(reader.latents) > LATENTS_KEPT:
-            reader.latents.forget()
-        answers = answer_episodes(
-            reader,
-            cell.benchmark,
-            episodes,
-            batch_size=config.batch_size,
-            max_tokens=config.max_tokens,
-        )
-        for place, answer in answers:
-            yield part[place], answer
+    """Answers to the episodes of a cell at ``places``, each with its place."""
+    answers = answer_episodes(
+        reader,
+        cell.benchmark,
+        [cell.episodes[place] for place in places],
+        batch_size=config.batch_size,
+        max_tokens=config.max_tokens,
+    )
+    for position, answer in answers:
+        yield places[position], answer
 
 
 def _prediction(cell: Cell, index: int, answer: Answer, model_id: str) -> Prediction:
@@ -280,19 +205,3 @@ def _prediction(cell: Cell, index: int, answer: Answer, model_id: str) -> Predic
         cluster=episode.cluster,
         references=list(episode.references),
     )
-
-
-def _file(files: Files, cell: Cell) -> PredictionFile:
-    return files[cell.benchmark.name, cell.condition]
-
-
-def images(episodes: Sequence[Episode]) -> list[ImageRef]:
-    """Every image of ``episodes`` once."""
-    frames = {
-        frame.key: frame
-        for episode in episodes
-        for item in (*episode.demonstrations, episode.query)
-        if item.media is not None
-        for frame in item.media.frames
-    }
-    return list(frames.values())

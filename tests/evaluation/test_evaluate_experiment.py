@@ -75,14 +75,19 @@ def run(world: Path) -> Path:
     return directory.path
 
 
-def start(script: str, world: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {
+def environment(world: Path) -> dict[str, str]:
+    return os.environ | {
         "FLAMINGO_CACHE": str(world / "cache"),
         "PYTHONPATH": str(ROOT),
         "CUDA_VISIBLE_DEVICES": "",
     }
+
+
+def start(script: str, world: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "experiments" / f"{script}.py"), *arguments]
-    return subprocess.run(command, env=environment, cwd=world, capture_output=True, text=True)
+    return subprocess.run(
+        command, env=environment(world), cwd=world, capture_output=True, text=True
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -179,6 +184,43 @@ def test_more_is_evaluated_on_top(world: Path, run: Path, printed: str) -> None:
     # One more question under 4 conditions; 2 episodes under 3; the rest is there.
     assert "10 new predictions." in more
     assert "Not run: folder_photos_2_ways at 4 shots" in more
+
+
+def test_earlier_evaluations_are_kept_and_found_again(
+    world: Path, run: Path, printed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, fewer = [], ["evaluation.shots=[0]", "evaluation.binding=null"]
+    evaluate.evaluate(load_run(run), None, own)
+    before = load_run(run).results
+    report = (run / "report" / "index.html").read_bytes()
+    assert "0 new predictions." in evaluate.evaluate(load_run(run), None, fewer)
+    assert {row["shots"] for row in load_run(run).results["model"]} == {0}
+
+    kept = [
+        folder
+        for folder in (run / "evaluations").iterdir()
+        if json.loads((folder / "results.json").read_text()) == before
+    ]
+    assert len(kept) == 1
+    assert (kept[0] / "report" / "index.html").read_bytes() == report
+    assert (kept[0] / "report" / "shots.png").exists()
+
+    monkeypatch.setattr(evaluate, "build_benchmarks", None)  # nothing is to be planned
+    again = evaluate.evaluate(load_run(run), None, [*own, "evaluation.batch_size=1"])
+    assert "Everything is evaluated already." in again
+    assert again.split("\n\n")[0] == printed.split("\n\n")[0]
+    assert f"Report: {kept[0] / 'report' / 'index.html'}" in again
+    assert "Everything is evaluated already." in evaluate.evaluate(load_run(run), None, fewer)
+
+
+def test_a_second_evaluation_of_the_run_is_refused_while_one_goes_on(run: Path) -> None:
+    other = ["evaluation.shots=[1]", "evaluation.binding=null"]
+    with load_run(run).directory.locked_for_evaluation():
+        with pytest.raises(ValueError, match="no other evaluation of this run, but one is going"):
+            evaluate.evaluate(load_run(run), None, other)
+        with load_run(run).directory.locked():
+            pass  # training is another matter
+    assert "0 new predictions." in evaluate.evaluate(load_run(run), None, other)
 
 
 def test_overrides_change_the_run_s_own_settings_alone(run: Path) -> None:
@@ -432,6 +474,45 @@ def test_a_mistake_ends_with_its_message_alone(
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def on_two_processes(world: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    launcher = ["torch.distributed.run", "--nproc_per_node", "2", "--standalone", "--no_python"]
+    script = [sys.executable, str(ROOT / "experiments" / "evaluate.py")]
+    return subprocess.run(
+        [sys.executable, "-m", *launcher, *script, *arguments],
+        env=environment(world),
+        cwd=world,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one(world: Path, run: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for copy in (one, two):
+        shutil.copytree(run / "checkpoints", copy / "checkpoints")
+        shutil.copy(run / "config.yaml", copy / "config.yaml")
+    evaluate.evaluate(load_run(one))
+    done = on_two_processes(world, f"run={two}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("46 new predictions.") == 1, "only the main process speaks"
+    assert "46/46" in done.stderr, "its bar counts the predictions of both"
+    results = [load_run(path).results for path in (one, two)]
+    for other in results:
+        del other["timing"]
+        for row in other["model"]:
+            row["probability"] = round(row["probability"], 4)
+    assert results[0] == results[1]
+
+
+@pytest.mark.slow
+def test_a_mistake_on_two_processes_is_told_once(world: Path, run: Path) -> None:
+    done = on_two_processes(world, f"run={run}", "evaluation.seed=1", "step=3")
+    assert done.returncode != 0
+    assert done.stderr.count("error: ") == 1
+    assert "expected a checkpoint of step 3" in done.stderr
 
 
 @pytest.mark.slow

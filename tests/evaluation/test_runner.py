@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from flamingo.choices import Condition
+from flamingo.evaluation import work
 from flamingo.evaluation.perturbations import BLANK
 from flamingo.evaluation.predictions import PredictionFile
 from flamingo.evaluation.runner import Loaded, Outcome, run_benchmarks
 from flamingo.evaluation_config import EvaluationConfig
 from flamingo.testing import synthetic_images
+from flamingo.types import ImageRef
 
 from . import tiny
 
@@ -138,6 +140,37 @@ def test_an_interruption_keeps_what_was_predicted(tmp_path, monkeypatch) -> None
 def test_the_batch_size_changes_no_prediction(done, tmp_path, batch_size: int) -> None:
     _, outcome = done
     assert answers(predict(tmp_path, batch_size=batch_size)) == answers(outcome)
+
+
+def test_how_many_queries_are_read_at_once_changes_no_prediction(
+    done, tmp_path, monkeypatch
+) -> None:
+    _, outcome = done
+    monkeypatch.setattr(work, "QUERIES_AT_ONCE", 2)
+    assert answers(predict(tmp_path)) == answers(outcome)
+
+
+def test_begun_on_few_queries_and_finished_on_all_it_is_the_same(done, tmp_path) -> None:
+    folder, outcome = done
+    assert predict(tmp_path, benchmark=tiny.binding(queries=2, shots=[2])).new == 2 * 3
+    finished = predict(tmp_path)
+    assert finished.new == EXPECTED - 2 * 3
+    assert answers(finished) == answers(outcome)
+    assert len(lines(tmp_path)) == len(lines(folder))
+
+
+def test_each_image_is_resampled_once_for_all_shots_and_conditions(tmp_path) -> None:
+    model = tiny.model()
+    resampled = []
+    model.resampler.register_forward_hook(lambda m, given, _: resampled.append(len(given[0])))
+    shown: list[ImageRef] = []
+
+    def load(images):
+        shown.extend(images)
+        return Loaded(model, tiny.load_media(), torch.float32)
+
+    predict(tmp_path, load=load)
+    assert sum(resampled) == len(shown)
 
 
 def test_other_weights_are_evaluated_anew(done, tmp_path) -> None:

@@ -1,0 +1,55 @@
+"""Evaluations of a run under several settings: none is lost.
+
+::
+
+    <run>/results.json   report/          the newest
+    <run>/evaluations/<date>/...          each earlier one, by when it was finished
+
+``predictions/`` are shared by all: they say themselves what they depend on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+KEPT = ("report", "results.json")
+"""What belongs to one evaluation. The results are moved last: they say that all is there."""
+
+
+def find(run: Path, settings: Mapping[str, Any]) -> Path | None:
+    """The folder of a finished evaluation of these settings: ``run`` itself or an earlier one."""
+    for folder in (run, *sorted((run / "evaluations").glob("*"), reverse=True)):
+        if (folder / "report" / "index.html").exists() and _settings(folder) == settings:
+            return folder
+    return None
+
+
+def keep_earlier(run: Path, settings: Mapping[str, Any]) -> Path | None:
+    """Make room for the evaluation of ``settings``: one of others moves to ``evaluations/<date>``.
+
+    Returns where it is now. Interrupted and called again, it goes on where it was.
+    """
+    found = _settings(run)
+    if found is None or found == settings:
+        return None
+    finished = datetime.fromtimestamp((run / "results.json").stat().st_mtime)
+    date = finished.strftime("%Y-%m-%dT%H-%M-%S")
+    place = run / "evaluations" / date
+    number = 1
+    while (place / "results.json").exists():  # another one, finished within the same second
+        number += 1
+        place = run / "evaluations" / f"{date}-{number}"
+    place.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        if (run / name).exists():
+            (run / name).rename(place / name)
+    return place
+
+
+def _settings(folder: Path) -> Mapping[str, Any] | None:
+    results = folder / "results.json"
+    return json.loads(results.read_text())["settings"] if results.exists() else None

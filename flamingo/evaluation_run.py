@@ -1,0 +1,210 @@
+"""The evaluation of a run: from its checkpoint to predictions, ``results.json`` and the report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from flamingo.backbones import assets
+from flamingo.backbones.language import fingerprint as language_fingerprint
+from flamingo.backbones.language import load_language_model
+from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
+from flamingo.build import build_media_loader, feature_cache
+from flamingo.config import RunConfig, config_to_yaml
+from flamingo.data.features import EncodingLoader
+from flamingo.evaluation import archive
+from flamingo.evaluation.baselines import PooledFeatures
+from flamingo.evaluation.benchmarks import Benchmark, build_benchmarks
+from flamingo.evaluation.cells import images
+from flamingo.evaluation.loading import (
+    compute_dtype,
+    evaluation_device,
+    load_model,
+    load_tokenizer,
+)
+from flamingo.evaluation.outputs import write_all_plans, write_submissions
+from flamingo.evaluation.processes import ALONE, Processes
+from flamingo.evaluation.report import RunFacts, facts_of, write_report
+from flamingo.evaluation.results import collect
+from flamingo.evaluation.retriever import ImageSource, Retriever, TextSource
+from flamingo.evaluation.runner import Loaded, Outcome, run_benchmarks
+from flamingo.files import write_atomically
+from flamingo.model.configuration import FlamingoConfig
+from flamingo.model.persistence import check_fingerprint
+from flamingo.runs import Run, plain
+from flamingo.training.checkpoint import Checkpoint
+from flamingo.training.tracking import read_metrics
+from flamingo.types import ImageRef, MediaLoader
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What an evaluation is made of; what has to be loaded is loaded when it is asked for.
+
+    Of several ``processes`` the main one goes first wherever something is fetched or cached.
+    """
+
+    config: RunConfig
+    checkpoint: Checkpoint
+    processes: Processes = ALONE
+
+    @cached_property
+    def device(self) -> torch.device:
+        return evaluation_device()
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.checkpoint.path)
+
+    @cached_property
+    def encoder(self) -> VisionEncoder:
+        return load_vision_encoder(self.config.vision).to(self.device)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        return compute_dtype(self.config, self.device)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All that results depend on: not the size of batches."""
+        evaluation = plain(self.config)["evaluation"]
+        settings = {
+            "evaluation": {k: v for k, v in evaluation.items() if k != "batch_size"},
+            "model": f"step_{self.checkpoint.step}-{digest(self.checkpoint.path)}",
+            "precision": str(self.dtype).removeprefix("torch."),
+        }
+        if self.config.evaluation.demonstrations.plans is not None:  # edited under one name
+            settings["plans"] = plans_digest(Path(self.config.evaluation.demonstrations.plans))
+        return settings
+
+    @cached_property
+    def benchmarks(self) -> list[Benchmark]:
+        with self.processes.main_first():  # it fetches data sets
+            built = build_benchmarks(
+                self.config,
+                self.tokenizer,
+                assets.easy_vqa_folder,
+                assets.twemoji_folder,
+                self._retriever(),
+            )
+            for benchmark in built:
+                for seed in benchmark.seeds:
+                    benchmark.plans(seed)  # it fills the cache of retrieval features
+        return built
+
+    def load(self, shown: Sequence[ImageRef]) -> Loaded:
+        """The trained model, and a loader of the images that it is shown."""
+        with self.processes.main_first():  # it fills the cache of features
+            media = build_media_loader(self.config.data, self.encoder, shown)
+        model = load_model(self.checkpoint.path, self.config, self.encoder, self.device)
+        return Loaded(model, media, self.dtype)
+
+    def _retriever(self) -> Retriever:
+        """By the frozen backbones, as the checkpoint knows them; loads neither."""
+        trained = FlamingoConfig.from_pretrained(self.checkpoint.path)
+
+        def load_features(shown: Sequence[ImageRef]) -> MediaLoader:
+            check_fingerprint(
+                "vision encoder", trained.vision_fingerprint, self.encoder.fingerprint
+            )
+            if not self.config.data.cache_features:
+                return EncodingLoader(self.encoder)
+            return build_media_loader(self.config.data, self.encoder, shown)
+
+        def load_language() -> PreTrainedModel:
+            model = load_language_model(self.config.language, self.dtype)
+            own = language_fingerprint(model)
+            check_fingerprint("language model", trained.language_fingerprint, own)
+            return model.to(self.device)  # type: ignore[arg-type]
+
+        demonstrations = self.config.evaluation.demonstrations
+        language = f"{trained.language_fingerprint}, {self.dtype}"
+        return Retriever(
+            similarity=demonstrations.similarity,
+            question_weight=demonstrations.question_weight,
+            folder=feature_cache(self.config.data) / "retrieval",
+            images=ImageSource(str(trained.vision_fingerprint), load_features),
+            texts=TextSource(language, self.tokenizer, load_language),
+        )
+
+
+def evaluate_run(run: Run, parts: Parts, commands: Sequence[str]) -> dict[str, Any] | None:
+    """Predict what is missing; the main process writes plans, results and report.
+
+    Returns the content of ``results.json`` (None to the other processes). ``commands`` reproduce
+    it. Results of other settings are kept, in ``evaluations/``.
+    """
+    processes = parts.processes
+    benchmarks = parts.benchmarks
+    if processes.main:
+        write_all_plans(benchmarks, run.directory.plans)
+    outcome = run_benchmarks(
+        benchmarks,
+        parts.config.evaluation,
+        parts.tokenizer,
+        run.directory.predictions,
+        model_id=parts.settings["model"],
+        precision=parts.settings["precision"],
+        load=parts.load,
+        processes=processes,
+    )
+    if not processes.main:
+        return None
+    submissions = write_submissions(outcome, run.directory.submissions)
+    results = collect(
+        benchmarks,
+        outcome,
+        _pooled(parts, outcome),
+        parts.settings,
+        step=parts.checkpoint.step,
+        seed=parts.config.evaluation.seed,
+    )
+    results["submissions"] = [str(path) for path in submissions]
+    provenance = run.provenance if run.directory.provenance.exists() else {}
+    facts = RunFacts(
+        name=parts.config.name,
+        step=parts.checkpoint.step,
+        metrics=read_metrics(run.directory.metrics),
+        config=config_to_yaml(parts.config),
+        facts=facts_of(parts.config, provenance, results),
+        commands=commands,
+    )
+    archive.keep_earlier(run.path, parts.settings)
+    write_report(run.directory.report, results, outcome, facts)
+    # Last: these results say that everything is done.
+    write_atomically(run.directory.results, json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def _pooled(parts: Parts, outcome: Outcome) -> PooledFeatures | None:
+    """Frozen features for the ceiling of closed questions, where they are cached."""
+    closed = [e for cell, _ in outcome.cells for e in cell.episodes if e.candidates]
+    if not closed or not parts.config.data.cache_features:
+        return None
+    return PooledFeatures(build_media_loader(parts.config.data, parts.encoder, images(closed)))
+
+
+def digest(checkpoint: Path) -> str:
+    """12 hex digits of the trained weights and of the configuration beside them."""
+    sha = hashlib.sha256()
+    for name in ("model.safetensors", "config.json"):
+        with (checkpoint / name).open("rb") as file:
+            sha.update(hashlib.file_digest(file, "sha256").digest())
+    return sha.hexdigest()[:12]
+
+
+def plans_digest(folder: Path) -> str:
+    """12 hex digits of the plans of a folder."""
+    sha = hashlib.sha256()
+    for file in sorted(folder.glob("*/seed=*.jsonl")):
+        sha.update(f"{file.relative_to(folder)} {file.stat().st_size} ".encode())
+        sha.update(file.read_bytes())
+    return sha.hexdigest()[:12]
