@@ -133,8 +133,12 @@ class BindingBenchmark:
             references=(word,),
         )
 
-    @cached_property
+    @property
     def borrowed(self) -> Borrowed:
+        return self._borrowed
+
+    @cached_property
+    def _borrowed(self) -> Borrowed:
         views = (view for concept in self.concepts for view in concept.views)
         return Borrowed(tuple(Media((view,)) for view in views))
 

@@ -92,8 +92,12 @@ class DatasetBenchmark:
         longest = max(*self.shots, ZERO_SHOT_TEXTS)
         return self._planner(self.name, seed, self._queries, self.pool, longest)
 
-    @cached_property
+    @property
     def borrowed(self) -> Borrowed:
+        return self._borrowed
+
+    @cached_property
+    def _borrowed(self) -> Borrowed:
         media = {item.media: None for item in self.pool if item.media is not None}
         return Borrowed(tuple(media), tuple(item.answer for item in self.pool))
 

@@ -104,8 +104,12 @@ class OpenMIBenchmark:
             references=query.answers,
         )
 
-    @cached_property
+    @property
     def borrowed(self) -> Borrowed:
+        return self._borrowed
+
+    @cached_property
+    def _borrowed(self) -> Borrowed:
         return Borrowed(tuple(dict.fromkeys(Media(e.images) for e in self.support.values())))
 
     def prior(self) -> None:
