@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from flamingo.evaluation.prompts import prompt, prompt_text
 from flamingo.evaluation.runner import Loaded, run_benchmarks
 from flamingo.evaluation_config import EvaluationConfig
 from flamingo.structured import build
+from flamingo.types import Text
 from tests.evaluation.benchmarks.fixtures import DATA, edited
 
 from . import tiny
@@ -389,6 +391,8 @@ def test_prompts_are_word_for_word_those_of_the_protocol(section: str, protocol:
     if protocol == "open_flamingo":
         own = tiny.tokenizer()
         for sequence in sequences:
+            texts = [isinstance(segment, Text) for segment in sequence.segments]
+            assert not any(a and b for a, b in pairwise(texts)), "one text between two images"
             joined = own(prompt_text(sequence), add_special_tokens=False)["input_ids"]
             assert list(tokenize(sequence, own, 10_000).input_ids)[-len(joined) :] == joined
 
