@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 
 from flamingo.evaluation.baselines import Guess, most_frequent
 from flamingo.evaluation.prompts import Item
@@ -36,10 +36,12 @@ class PoolAnswers:
         """Whether there is more than one question, of which one can be nearest."""
         return len(self._answers) > 1
 
+    @cache  # noqa: B019 - lives as long as the baselines; every shot count asks the same
     def prior(self, query: Item) -> Guess:
         """The most frequent answers to the same question; none where nobody asked it."""
         return most_frequent(self._elsewhere(query.question, query))
 
+    @cache  # noqa: B019
     def nearest_question(self, query: Item) -> Guess:
         """The most frequent answers to the questions most like the query's, itself the first."""
         barred = frozenset(
