@@ -17,9 +17,10 @@ textvqa, vizwiz, vl_icl, vqav2. They are files of conf/benchmark/, which say whe
 (default: data) the data are looked for. protocol=open_flamingo evaluates as OpenFlamingo did. What
 evaluation.* says comes last.
 
-Which demonstrations each query gets is written to the run's plans/. plan_only=true does that and
-ends; evaluation.demonstrations.plans=<folder> evaluates with such plans, as written or edited. For
-test splits without annotations a file for the benchmark's server is written to submissions/.
+Which demonstrations each query gets is written to the run's plans/. plan_only=true writes it to
+planned/ and ends; evaluation.demonstrations.plans=<folder> evaluates with such plans, as written
+or edited. For test splits without annotations a file for the benchmark's server is written to
+submissions/.
 
 Predictions are kept as they come, so the same command continues after an interruption, on any
 number of processes, and does nothing twice. results.json and report/ are of the newest settings;
@@ -113,8 +114,8 @@ def plan(
     """Write the plans of a run's evaluation; returns how many there are and where."""
     parts = Parts(with_overrides(run.config, overrides), run.checkpoint(step), processes)
     benchmarks = parts.benchmarks
-    count = write_all_plans(benchmarks, run.directory.plans) if processes.main else 0
-    return f"{count} plans in {run.directory.plans}"
+    count = write_all_plans(benchmarks, run.directory.planned) if processes.main else 0
+    return f"{count} plans in {run.directory.planned}"
 
 
 def evaluate(

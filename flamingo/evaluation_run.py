@@ -140,12 +140,10 @@ def evaluate_run(run: Run, parts: Parts, commands: Sequence[str]) -> dict[str, A
     """Predict what is missing; the main process writes plans, results and report.
 
     Returns the content of ``results.json`` (None to the other processes). ``commands`` reproduce
-    it. Results of other settings are kept, in ``evaluations/``.
+    it. What an evaluation of other settings left is kept, in ``evaluations/``.
     """
     processes = parts.processes
     benchmarks = parts.benchmarks
-    if processes.main:
-        write_all_plans(benchmarks, run.directory.plans)
     outcome = run_benchmarks(
         benchmarks,
         parts.config.evaluation,
@@ -158,6 +156,8 @@ def evaluate_run(run: Run, parts: Parts, commands: Sequence[str]) -> dict[str, A
     )
     if not processes.main:
         return None
+    archive.keep_earlier(run.path, parts.settings)
+    write_all_plans(benchmarks, run.directory.plans)
     submissions = write_submissions(outcome, run.directory.submissions)
     results = collect(
         benchmarks,
@@ -177,7 +177,6 @@ def evaluate_run(run: Run, parts: Parts, commands: Sequence[str]) -> dict[str, A
         facts=facts_of(parts.config, provenance, results),
         commands=commands,
     )
-    archive.keep_earlier(run.path, parts.settings)
     write_report(run.directory.report, results, outcome, facts)
     # Last: these results say that everything is done.
     write_atomically(run.directory.results, json.dumps(results, indent=1) + "\n")

@@ -7,7 +7,7 @@
       provenance.json   git state, packages, machine, backbone fingerprints; one entry a launch
       metrics.jsonl     checkpoints/step_<n>/
       predictions/<benchmark>/<condition>.jsonl   results.json   report/index.html
-      plans/<benchmark>/seed=<n>.jsonl   submissions/<benchmark>_<shots>_shots.json
+      plans/<benchmark>/seed=<n>.jsonl   planned/   submissions/<benchmark>_<shots>_shots.json
       evaluations/<date>/   results.json and report/ of earlier evaluations, under other settings
 """
 
@@ -146,6 +146,11 @@ class RunDirectory:
     @property
     def plans(self) -> Path:
         return self.path / "plans"
+
+    @property
+    def planned(self) -> Path:
+        """Plans that no evaluation has used yet."""
+        return self.path / "planned"
 
     @property
     def submissions(self) -> Path:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from flamingo.choices import Metric
 from flamingo.comparison.samples import Sample
-from flamingo.evaluation.metrics.scores import measure
+from flamingo.evaluation.points import Scored, summary
 from flamingo.evaluation.resampling import bootstrap_metric
 from flamingo.evaluation.results import ALL
 from flamingo.evaluation.statistics import Estimate
-from flamingo.evaluation.variance import decompose
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +18,7 @@ class Measured:
     """The metric of a sample's queries of ``group`` with its 95 % interval, clustered by image.
 
     Over several draws of demonstrations the interval is that of new demonstrations and new images
-    together (ROC-AUC: of new images alone), cut to the values that the metric can have: with few
-    draws Student's t reaches beyond them.
+    together (ROC-AUC: of new images alone), as in ``results.json``.
     """
 
     sample: Sample
@@ -49,23 +46,25 @@ def _measured(sample: Sample, group: str, places: Sequence[int], draws: int) -> 
     own = list(places)
     clusters = [sample.clusters[i] for i in own]
     scores = sample.scores[:, own]
-    if not sample.is_mean:
-        found = _corpus(sample, own, clusters, draws)
-    elif len(scores) == 1:
-        found = measure(sample.facts.metric, scores[0].tolist(), clusters, [], [])
+    if sample.is_mean:
+        found = summary(
+            sample.facts.metric, [Scored(row, []) for row in scores.tolist()], clusters, []
+        )
     else:
-        found = decompose(scores.tolist(), clusters)
+        found = asdict(_corpus(sample, own, clusters, draws))
     return Measured(
         sample=sample,
         group=group,
-        mean=found.mean,
-        standard_error=found.standard_error,
-        low=max(0.0, found.low) if not math.isnan(found.low) else math.nan,
-        high=found.high if sample.facts.metric is Metric.cider else min(found.high, 1.0),
-        n=found.n,
-        clusters=found.clusters,
+        n=found["n"],
+        clusters=found["clusters"],
         draws=len(scores),
+        **{name: _number(found[name]) for name in ("mean", "standard_error", "low", "high")},
     )
+
+
+def _number(value: float | None) -> float:
+    """NaN for the None that JSON has instead."""
+    return math.nan if value is None else value
 
 
 def _corpus(sample: Sample, places: Sequence[int], clusters: Sequence[str], draws: int) -> Estimate:

@@ -2,8 +2,8 @@
 
 ::
 
-    <run>/results.json   report/          the newest
-    <run>/evaluations/<date>/...          each earlier one, by when it was finished
+    <run>/results.json   report/   plans/   submissions/   the newest
+    <run>/evaluations/<date>/...   each earlier one, by when it was finished
 
 ``predictions/`` are shared by all: they say themselves what they depend on.
 """
@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-KEPT = ("report", "results.json")
+KEPT = ("plans", "submissions", "report", "results.json")
 """What belongs to one evaluation. The results are moved last: they say that all is there."""
 
 

@@ -55,5 +55,5 @@ def test_a_corrupt_image_ends_it_with_a_message(
     main = runpy.run_path(str(SCRIPT))["main"]
     main.__globals__["load_tokenizer"] = lambda _: tokenizer
     main.__globals__["load_vision_encoder"] = lambda _: tiny_vision_encoder()
-    with pytest.raises(SystemExit, match=r"error: .*\.png"):
+    with pytest.raises(ValueError, match=r"\.png: expected an image"):
         main(config)

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from experiments import ask, evaluate
+from flamingo import evaluation_run
 from flamingo.build import build_model
 from flamingo.composition import CONF, compose
 from flamingo.evaluation.plans import read_plans
@@ -144,7 +145,7 @@ def test_done_again_it_says_so_opens_nothing_and_changes_nothing(
         raise AssertionError("it is done, yet something is loaded")
 
     for name in ("load_model", "load_tokenizer", "load_vision_encoder", "build_benchmarks"):
-        monkeypatch.setattr(evaluate, name, never)
+        monkeypatch.setattr(evaluation_run, name, never)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     again = evaluate.evaluate(load_run(run))
     assert "Everything is evaluated already." in again
@@ -158,7 +159,7 @@ def test_a_report_that_was_lost_is_written_again_without_the_model(
     def never(*arguments: object, **options: object) -> None:
         raise AssertionError("nothing is to be predicted, yet the model is loaded")
 
-    monkeypatch.setattr(evaluate, "load_model", never)
+    monkeypatch.setattr(evaluation_run, "load_model", never)
     results = load_run(run).results
     (run / "report" / "index.html").unlink()
     assert "0 new predictions." in evaluate.evaluate(load_run(run))
@@ -205,7 +206,7 @@ def test_earlier_evaluations_are_kept_and_found_again(
     assert (kept[0] / "report" / "index.html").read_bytes() == report
     assert (kept[0] / "report" / "shots.png").exists()
 
-    monkeypatch.setattr(evaluate, "build_benchmarks", None)  # nothing is to be planned
+    monkeypatch.setattr(evaluation_run, "build_benchmarks", None)  # nothing is to be planned
     again = evaluate.evaluate(load_run(run), None, [*own, "evaluation.batch_size=1"])
     assert "Everything is evaluated already." in again
     assert again.split("\n\n")[0] == printed.split("\n\n")[0]
@@ -235,7 +236,7 @@ def test_overrides_change_the_run_s_own_settings_alone(run: Path) -> None:
 
 def test_the_report_repeats_the_command_with_its_overrides(run: Path) -> None:
     typed = [f"run={run}", "evaluation.easy_vqa.queries=3", "hydra.verbose=true"]
-    *_, last = evaluate.commands(load_run(run), {}, typed)
+    *_, last = evaluate.commands(load_run(run), typed)
     assert last == (
         f"python experiments/evaluate.py run={load_run(run).path} evaluation.easy_vqa.queries=3"
     )
@@ -260,7 +261,7 @@ def refuse_models(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         raise AssertionError("a model is loaded that nothing needs")
 
     for name in names:
-        monkeypatch.setattr(evaluate, name, never)
+        monkeypatch.setattr(evaluation_run, name, never)
 
 
 def prompts(run: Path) -> list[tuple[str, ...]]:
@@ -275,7 +276,9 @@ def test_an_evaluation_leaves_the_plans_it_used(run: Path, printed: str) -> None
     plans = {p.query: p for p in read_plans(file, benchmark="easy_vqa")}
     shown = {row["query"]: row["demonstrations"] for row in rows if row["shots"] == 1}
     assert shown
-    assert {name: list(plans[name].presented(1)) for name in shown} == shown
+    assert {name: list(plans[name].presented(1)) for name in plans} == {
+        name: shown[name] for name in plans
+    }
     binding = {"twemoji_held_out_2_ways", "twemoji_seen_2_ways"}
     assert {folder.name for folder in (run / "plans").iterdir()} >= binding
 
@@ -328,12 +331,11 @@ def write_lines(file: Path, rows: list[dict[str, Any]]) -> None:
 def test_plans_are_made_without_a_model(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_models(monkeypatch, "load_model", "load_vision_encoder", "load_language_model")
     shutil.rmtree(copy / "predictions")
-    shutil.rmtree(copy / "plans")
     overrides = ["evaluation.demonstrations.seeds=[0,1]"]
     said = evaluate.plan(load_run(copy), None, overrides)
-    assert said == f"{2 * (4 + 3 + 3)} plans in {copy / 'plans'}"
+    assert said == f"{2 * (4 + 3 + 3)} plans in {copy / 'planned'}"
     assert not (copy / "predictions").exists()
-    files = sorted((copy / "plans" / "easy_vqa").iterdir())
+    files = sorted((copy / "planned" / "easy_vqa").iterdir())
     assert [file.name for file in files] == ["seed=0.jsonl", "seed=1.jsonl"]
     assert files[0].read_text() != files[1].read_text()
 
@@ -351,7 +353,7 @@ def test_retrieval_loads_the_backbone_it_needs(
         "evaluation.demonstrations.pool=20",
     ]
     assert evaluate.plan(load_run(copy), None, overrides).startswith("4 plans")
-    for plan in read_plans(copy / "plans" / "easy_vqa" / "seed=0.jsonl"):
+    for plan in read_plans(copy / "planned" / "easy_vqa" / "seed=0.jsonl"):
         names = str(dict(plan.parameters)["features"])
         assert ("image" in names) == (similarity != "question")
         assert ("question" in names) == (similarity != "image")
@@ -360,7 +362,6 @@ def test_retrieval_loads_the_backbone_it_needs(
 def test_a_test_split_gives_a_file_for_the_server(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "write_report", lambda *arguments: None)
     data = ROOT / "tests" / "data" / "benchmarks"
     said = evaluate.evaluate(
         load_run(copy),

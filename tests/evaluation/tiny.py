@@ -73,7 +73,7 @@ def binding(
 def prompts(reader: Reader) -> list[TokenizedSequence]:
     """Nine prompts of three lengths, with their latents prepared."""
     benchmark = binding(queries=3)
-    sequences = [prompt(e, BINDING) for shots in (2, 0, 1) for e in benchmark.episodes(shots)]
+    sequences = [prompt(e, BINDING) for shots in (2, 0, 1) for e in benchmark.episodes(shots, 0)]
     result = [tokenize(s, reader.tokenizer, 500) for s in sequences]
     reader.latents.prepare(medium for p in result for medium in p.media)
     return result
