@@ -187,9 +187,17 @@ def test_more_is_evaluated_on_top(world: Path, run: Path, printed: str) -> None:
     assert "Not run: folder_photos_2_ways at 4 shots" in more
 
 
+def forget(run: Path) -> None:
+    """All evaluations of a run but the predictions."""
+    (run / "results.json").unlink(missing_ok=True)
+    for name in ("evaluations", "plans", "report"):
+        shutil.rmtree(run / name, ignore_errors=True)
+
+
 def test_earlier_evaluations_are_kept_and_found_again(
     world: Path, run: Path, printed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    forget(run)
     own, fewer = [], ["evaluation.shots=[0]", "evaluation.binding=null"]
     evaluate.evaluate(load_run(run), None, own)
     before = load_run(run).results
@@ -270,6 +278,8 @@ def prompts(run: Path) -> list[tuple[str, ...]]:
 
 
 def test_an_evaluation_leaves_the_plans_it_used(run: Path, printed: str) -> None:
+    forget(run)
+    evaluate.evaluate(load_run(run))
     rows = load_run(run).predictions("easy_vqa", "real").to_dict("records")
     (file,) = (run / "plans" / "easy_vqa").iterdir()
     assert file.name == "seed=0.jsonl"
@@ -285,7 +295,8 @@ def test_an_evaluation_leaves_the_plans_it_used(run: Path, printed: str) -> None
 
 def test_the_same_plans_give_the_same_prompts(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_models(monkeypatch, "load_model")
-    shutil.move(copy / "plans", copy / "mine")
+    evaluate.plan(load_run(copy))
+    shutil.move(copy / "planned", copy / "mine")
     before = prompts(copy)
     again = evaluate.evaluate(
         load_run(copy), None, [f"evaluation.demonstrations.plans='{copy / 'mine'}'"]
@@ -298,7 +309,8 @@ def test_the_same_plans_give_the_same_prompts(copy: Path, monkeypatch: pytest.Mo
 
 
 def test_an_edited_plan_is_used_and_a_wrong_one_refused(copy: Path) -> None:
-    shutil.move(copy / "plans", copy / "mine")
+    evaluate.plan(load_run(copy))
+    shutil.move(copy / "planned", copy / "mine")
     overrides = [f"evaluation.demonstrations.plans='{copy / 'mine'}'"]
     evaluate.evaluate(load_run(copy), None, overrides)
     file = copy / "mine" / "easy_vqa" / "seed=0.jsonl"
