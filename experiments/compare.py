@@ -6,8 +6,9 @@
 
 An arm is a run under a condition; each is compared with the first (or with reference=), on the
 queries both have. Runs must have been evaluated (experiments/evaluate.py). Nothing is predicted:
-this reads results.json and predictions/. out= gets tables as Markdown, LaTeX and CSV, the curves as
-shots.png and shots.svg, and index.html with all of it and the single predictions side by side.
+this reads results.json, and from predictions/ what it counts. out= gets tables as Markdown, LaTeX
+and CSV, the curves as shots.png and shots.svg, and index.html with all of it and the single
+predictions side by side.
 """
 
 from __future__ import annotations

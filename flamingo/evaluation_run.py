@@ -30,7 +30,7 @@ from flamingo.evaluation.loading import (
     load_model,
     load_tokenizer,
 )
-from flamingo.evaluation.outputs import write_all_plans, write_submissions
+from flamingo.evaluation.outputs import write_all_plans, write_cells, write_submissions
 from flamingo.evaluation.processes import ALONE, Processes
 from flamingo.evaluation.report import RunFacts, facts_of, write_report
 from flamingo.evaluation.results import collect
@@ -137,7 +137,7 @@ class Parts:
 
 
 def evaluate_run(run: Run, parts: Parts, commands: Sequence[str]) -> dict[str, Any] | None:
-    """Predict what is missing; the main process writes plans, results and report.
+    """Predict what is missing; the main process writes all else.
 
     Returns the content of ``results.json`` (None to the other processes). ``commands`` reproduce
     it. What an evaluation of other settings left is kept, in ``evaluations/``.
@@ -157,6 +157,7 @@ def evaluate_run(run: Run, parts: Parts, commands: Sequence[str]) -> dict[str, A
     if not processes.main:
         return None
     archive.keep_earlier(run.path, parts.settings)
+    write_cells(outcome, run.directory.cells)
     write_all_plans(benchmarks, run.directory.plans)
     submissions = write_submissions(outcome, run.directory.submissions)
     results = collect(

@@ -7,19 +7,20 @@
       provenance.json   git state, packages, machine, backbone fingerprints; one entry a launch
       metrics.jsonl     checkpoints/step_<n>/
       predictions/<benchmark>/<condition>.jsonl   results.json   report/index.html
+      cells.jsonl       which predictions results.json counts: a line a cell, with their keys
       plans/<benchmark>/seed=<n>.jsonl   planned/   submissions/<benchmark>_<shots>_shots.json
-      evaluations/<date>/   results.json and report/ of earlier evaluations, under other settings
+      evaluations/<date>/   all but predictions/ of earlier evaluations, under other settings
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from filelock import FileLock, Timeout
@@ -143,6 +144,9 @@ class RunDirectory:
     def predictions(self) -> Path:
         return self.path / "predictions"
 
+    def predictions_of(self, benchmark: str, condition: str) -> Path:
+        return self.predictions / benchmark / f"{condition}.jsonl"
+
     @property
     def plans(self) -> Path:
         return self.path / "plans"
@@ -155,6 +159,10 @@ class RunDirectory:
     @property
     def submissions(self) -> Path:
         return self.path / "submissions"
+
+    @property
+    def cells(self) -> Path:
+        return self.path / "cells.jsonl"
 
     @property
     def results(self) -> Path:
@@ -299,6 +307,20 @@ class Run:
             )
         return json.loads(self.directory.results.read_text())
 
+    @property
+    def cells(self) -> list[dict[str, Any]]:
+        """Which predictions ``results.json`` counts: ``cells.jsonl``, in its order.
+
+        Of each benchmark, condition, shot count and seed of demonstrations the ``keys`` of the
+        predictions, in the order of the queries. Raises ``ValueError`` if there is none.
+        """
+        if not self.directory.cells.exists():
+            raise ValueError(
+                f"{self.directory.cells}: expected the keys of the predictions that results.json "
+                "counts, found no such file (an earlier version wrote none): evaluate the run again"
+            )
+        return read_metrics(self.directory.cells)
+
     def checkpoint(self, step: int | None = None) -> Checkpoint:
         """The checkpoint of ``step``, or the newest. Raises ``ValueError`` if there is none."""
         saved = {c.step: c for c in complete_checkpoints(self.directory.checkpoints)}
@@ -318,9 +340,20 @@ class Run:
         return model, FlamingoProcessor.from_pretrained(folder)
 
     def predictions(
-        self, benchmark: str | None = None, condition: str | None = None
+        self,
+        benchmark: str | None = None,
+        condition: str | None = None,
+        *,
+        counted: bool = False,
     ) -> pd.DataFrame:
-        """All predictions, or those of one benchmark or condition, which are columns of it."""
+        """All predictions, or those of one benchmark or condition, which are columns of it.
+
+        ``counted``: only those that ``results.json`` counts, as often as it does, with the ``seed``
+        of their draw of demonstrations as a further column. Raises ``ValueError`` then if it is not
+        known which these are, or if one is missing.
+        """
+        if counted:
+            return pd.DataFrame(self._counted(benchmark, condition))
         rows: list[dict[str, Any]] = []
         for file in sorted(self.directory.predictions.rglob("*.jsonl")):
             name = file.parent.relative_to(self.directory.predictions).as_posix()
@@ -328,3 +361,29 @@ class Run:
                 labels = {"benchmark": name, "condition": file.stem}
                 rows += [{**labels, **row} for row in read_metrics(file)]
         return pd.DataFrame(rows)
+
+    def _counted(self, benchmark: str | None, condition: str | None) -> Iterator[dict[str, Any]]:
+        files: dict[Path, dict[str, dict[str, Any]]] = {}
+        for cell in self.cells:
+            labels = {name: cell[name] for name in ("benchmark", "condition", "seed")}
+            if benchmark in (None, cell["benchmark"]) and condition in (None, cell["condition"]):
+                file = self.directory.predictions_of(cell["benchmark"], cell["condition"])
+                if file not in files:
+                    files[file] = {row["key"]: row for row in read_metrics(file)}
+                yield from ({**labels, **row} for row in of_keys(files[file], cell["keys"], file))
+
+
+Entry = TypeVar("Entry")
+
+
+def of_keys(by_key: Mapping[str, Entry], keys: Sequence[str], file: Path) -> list[Entry]:
+    """The predictions of ``keys``, in their order, among those that ``file`` holds.
+
+    Raises ``ValueError`` naming the file and the first key that it lacks.
+    """
+    if lacking := [key for key in keys if key not in by_key]:
+        raise ValueError(
+            f"{file}: expected a prediction of key {lacking[0]!r}, which results.json counts, "
+            "found none: remove results.json and evaluate the run again"
+        )
+    return [by_key[key] for key in keys]

@@ -220,6 +220,26 @@ def test_predictions_come_as_one_table_labelled_by_benchmark_and_condition(moved
     assert moved.predictions("easy_vqa", "shots=4").empty
 
 
+def test_only_the_predictions_behind_the_results_with_their_seeds(moved):
+    log = moved.directory.predictions_of("easy_vqa", "real")
+    rows = [{"key": key, "score": score} for key, score in (("old", 0), ("a", 1), ("b", 2))]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="cells.jsonl: expected the keys"):
+        moved.predictions(counted=True)
+    where = {"benchmark": "easy_vqa", "condition": "real", "shots": 4}
+    cells = [{**where, "seed": 5, "keys": ["b", "a"]}, {**where, "seed": 3, "keys": ["b", "b"]}]
+    cells.append({**where, "benchmark": "other", "seed": 3, "keys": ["c"]})
+    moved.directory.cells.write_text("".join(json.dumps(cell) + "\n" for cell in cells))
+    found = moved.predictions("easy_vqa", "real", counted=True)
+    assert found["key"].tolist() == ["b", "a", "b", "b"]
+    assert found["score"].tolist() == [2, 1, 2, 2]
+    assert found["seed"].tolist() == [5, 5, 3, 3]
+    assert set(found["condition"]) == {"real"}
+    assert moved.predictions("easy_vqa", "blank_query", counted=True).empty
+    with pytest.raises(ValueError, match=r"other/real.jsonl: expected a prediction of key 'c'"):
+        moved.predictions(counted=True)
+
+
 def test_what_is_not_there_is_named(tmp_path, moved):
     with pytest.raises(ValueError, match="expected a checkpoint of step 11, got .9, 10."):
         moved.checkpoint(11)

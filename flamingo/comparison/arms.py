@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from flamingo.choices import Condition, Metric
@@ -32,11 +33,6 @@ class Arm:
     results: Row
 
     @property
-    def model(self) -> str:
-        """Identifies the weights that the results are of."""
-        return self.results["settings"]["model"]
-
-    @property
     def benchmarks(self) -> dict[str, Facts]:
         """By name. Raises ``ValueError`` for results of a version that did not note the metric."""
         rows = self.results["benchmarks"]
@@ -60,6 +56,11 @@ class Arm:
             for row in self.results["model"]
             if row["condition"] == self.condition.value and row["group"] == ALL
         }
+
+    @cached_property
+    def counted(self) -> list[Row]:
+        """The lines of ``cells.jsonl`` under its condition. Raises as :attr:`Run.cells`."""
+        return [cell for cell in self.run.cells if cell["condition"] == self.condition.value]
 
 
 def make_arms(

@@ -79,24 +79,12 @@ def read(
             )
         pairs += own
     samples = [sample for own in by_arm.values() for sample in own]
-    notes = [*cautions(arms), *_surplus(samples), *_partial(pairs, samples)]
+    notes = [*cautions(arms), *_partial(pairs, samples)]
     return Comparison(arms, first, facts, samples, pairs, notes)
 
 
 def _cells(samples: Sequence[Sample]) -> str:
     return ", ".join(f"{s.facts.name} at {s.shots}" for s in samples) or "nothing"
-
-
-def _surplus(samples: Sequence[Sample]) -> list[str]:
-    own = [s for s in samples if s.surplus]
-    told = "; ".join(
-        f"{s.facts.title} at {s.shots} shots, {s.arm.label}: {s.surplus} more" for s in own
-    )
-    return (
-        [f"Arms with predictions of more queries than their results count, all used: {told}."]
-        if own
-        else []
-    )
 
 
 def _partial(pairs: Sequence[tuple[Sample, Sample]], samples: Sequence[Sample]) -> list[str]:

@@ -15,28 +15,21 @@ from flamingo.comparison.arms import Arm, Facts
 from flamingo.evaluation.metrics.classification import roc_auc
 from flamingo.evaluation.metrics.scores import POSITIVE, item_scores
 from flamingo.evaluation.points import positive
-from flamingo.evaluation.predictions import Prediction
-from flamingo.evaluation.results import Row
-from flamingo.training.tracking import read_metrics
-
-TOLERANCE = 1e-6
-"""By which a mean probability may differ from that of ``results.json``: the order of its terms."""
+from flamingo.evaluation.predictions import Prediction, PredictionFile
+from flamingo.runs import of_keys
 
 
 @dataclass(frozen=True)
 class Sample:
     """Predictions (draw of demonstrations, query), the queries in the order of their ids.
 
-    A query whose draws coincide has one prediction for several; it is repeated then. ``surplus`` is
-    the number of queries beyond those that ``results.json`` counts: the arm was evaluated on more
-    of them before.
+    A query whose draws coincide has one prediction for several; it is repeated then.
     """
 
     arm: Arm
     facts: Facts
     shots: int
     draws: Sequence[Sequence[Prediction]]
-    surplus: int = 0
 
     @cached_property
     def queries(self) -> list[str]:
@@ -104,66 +97,36 @@ def mean_roc_auc(
 def read_samples(arm: Arm, facts: Facts) -> list[Sample]:
     """The predictions behind the numbers of ``results.json`` on a benchmark, by rising shots.
 
-    The file may also hold predictions of other weights and settings. Those of other weights are
-    told by their ``model``. Where a query has more of the others than there are draws, the newest
-    or the oldest are taken, whichever have the mean probability that ``results.json`` notes.
-    Raises ``ValueError`` naming the file if neither does, or if predictions are missing.
+    The draws of each are in the order of their seeds. Raises ``ValueError`` naming the file if it
+    is not known which predictions these are, or if one is missing or without references.
     """
-    rows = {shots: row for (name, shots), row in arm.cells.items() if name == facts.name}
-    path = arm.run.directory.predictions / facts.name / f"{arm.condition.value}.jsonl"
-    by_key = {entry["key"]: Prediction(**entry) for entry in read_metrics(path)} if rows else {}
-    own = [p for p in by_key.values() if p.model == arm.model and p.references]
+    counted = sorted(shots for name, shots in arm.cells if name == facts.name)
+    if not counted:
+        return []
+    directory = arm.run.directory
+    path = directory.predictions_of(facts.name, arm.condition.value)
+    by_key = PredictionFile(path).by_key
+    draws: dict[int, dict[int, list[Prediction]]] = {shots: {} for shots in counted}
+    for cell in arm.counted:
+        if cell["benchmark"] == facts.name and cell["shots"] in draws:
+            found = of_keys(by_key, cell["keys"], path)
+            draws[cell["shots"]][cell["seed"]] = sorted(found, key=lambda p: p.query)
+    for shots, by_seed in draws.items():
+        if not by_seed:
+            raise ValueError(
+                f"{directory.cells}: expected a cell of {facts.name}, {arm.condition.value} at "
+                f"{shots} shots, which results.json has, found none"
+            )
+        if bare := [p.key for own in by_seed.values() for p in own if not p.references]:
+            raise ValueError(
+                f"{path}: expected the references of each prediction, found none with key "
+                f"{bare[0]!r} (an earlier version wrote none): remove the file and results.json, "
+                "and evaluate the run again"
+            )
     return [
-        _sample(arm, facts, shots, [p for p in own if p.shots == shots], f"{path}, {shots} shots")
-        for shots in sorted(rows)
+        Sample(arm, facts, shots, [by_seed[seed] for seed in sorted(by_seed)])
+        for shots, by_seed in draws.items()
     ]
-
-
-def _sample(
-    arm: Arm, facts: Facts, shots: int, predictions: Sequence[Prediction], place: str
-) -> Sample:
-    row = arm.cells[facts.name, shots]
-    by_query: dict[str, list[Prediction]] = {}
-    for prediction in predictions:
-        by_query.setdefault(prediction.query, []).append(prediction)
-    if len(by_query) < row["n"]:
-        raise ValueError(
-            f"{place}: expected predictions with references of {row['n']} queries, "
-            f"got {len(by_query)}: evaluate the run again"
-        )
-    chosen = _chosen(by_query, row, place)
-    ordered = [chosen[query] for query in sorted(chosen)]
-    draws = max(map(len, ordered))
-    matrix = [[query[draw % len(query)] for query in ordered] for draw in range(draws)]
-    return Sample(arm, facts, shots, matrix, len(by_query) - row["n"])
-
-
-def _chosen(
-    by_query: dict[str, list[Prediction]], row: Row, place: str
-) -> dict[str, list[Prediction]]:
-    """At most one prediction a query and draw, those that ``row`` counts."""
-    seeds = row["seeds"]
-    newest = {query: own[-seeds:] for query, own in by_query.items()}
-    oldest = {query: own[:seeds] for query, own in by_query.items()}
-    if len(by_query) == row["n"]:
-        for candidate in (newest, oldest):
-            if _told(candidate, row):
-                return candidate
-    elif newest == oldest:  # more queries than counted: their numbers cannot be checked
-        return newest
-    raise ValueError(
-        f"{place}: expected the {row['n']} queries x {seeds} draws that results.json counts, got "
-        f"{sum(map(len, by_query.values()))} predictions of {len(by_query)} queries that do not "
-        "give its numbers: they are of other settings too; evaluate into another run directory"
-    )
-
-
-def _told(chosen: dict[str, list[Prediction]], row: Row) -> bool:
-    """Whether these predictions have the mean probability that ``row`` notes."""
-    if not {len(own) for own in chosen.values()} <= {1, row["seeds"]}:
-        return True  # some draws coincide, and it is not known how often each counts
-    means = [math.fsum(p.probability for p in own) / len(own) for own in chosen.values()]
-    return abs(math.fsum(means) / len(means) - row["probability"]) <= TOLERANCE
 
 
 def common(first: Sample, second: Sample) -> tuple[Sample, Sample]:

@@ -2,10 +2,10 @@
 
 ::
 
-    <run>/results.json   report/   plans/   submissions/   the newest
+    <run>/results.json   report/   cells.jsonl   plans/   submissions/   the newest
     <run>/evaluations/<date>/...   each earlier one, by when it was finished
 
-``predictions/`` are shared by all: they say themselves what they depend on.
+``predictions/`` are shared by all: ``cells.jsonl`` says which of them are counted.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-KEPT = ("plans", "submissions", "report", "results.json")
+KEPT = ("plans", "submissions", "report", "cells.jsonl", "results.json")
 """What belongs to one evaluation. The results are moved last: they say that all is there."""
+
+ALWAYS = ("plans", "report/index.html", "cells.jsonl", "results.json")
+"""What every evaluation writes; one without some of it (of an earlier version) is done again."""
 
 
 def find(run: Path, settings: Mapping[str, Any]) -> Path | None:
     """The folder of a finished evaluation of these settings: ``run`` itself or an earlier one."""
     for folder in (run, *sorted((run / "evaluations").glob("*"), reverse=True)):
-        if (folder / "report" / "index.html").exists() and _settings(folder) == settings:
+        whole = all((folder / name).exists() for name in ALWAYS)
+        if whole and _settings(folder) == settings:
             return folder
     return None
 

@@ -1,7 +1,8 @@
-"""What an evaluation leaves besides predictions and results: plans, and files for servers."""
+"""What an evaluation leaves besides predictions and results: plans, cells, files for servers."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from flamingo.choices import Condition
 from flamingo.evaluation.benchmarks.base import Benchmark
 from flamingo.evaluation.plans import plan_file, write_plans
 from flamingo.evaluation.runner import Outcome
+from flamingo.files import write_atomically
 
 
 def write_all_plans(benchmarks: Sequence[Benchmark], folder: Path) -> int:
@@ -20,6 +22,25 @@ def write_all_plans(benchmarks: Sequence[Benchmark], folder: Path) -> int:
             write_plans(plans, plan_file(folder, benchmark.name, seed))
             count += len(plans)
     return count
+
+
+def write_cells(outcome: Outcome, path: Path) -> None:
+    """A JSON line a cell: the keys of its predictions, in the order of its queries.
+
+    They tell which lines of ``predictions/`` the results count: those hold what was predicted under
+    any settings.
+    """
+    cells = [
+        {
+            "benchmark": cell.benchmark.name,
+            "condition": cell.condition.value,
+            "shots": cell.shots,
+            "seed": cell.seed,
+            "keys": list(cell.keys),
+        }
+        for cell, _ in outcome.cells
+    ]
+    write_atomically(path, "".join(json.dumps(cell) + "\n" for cell in cells))
 
 
 def write_submissions(outcome: Outcome, folder: Path) -> list[Path]:

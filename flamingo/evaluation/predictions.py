@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from io import FileIO
 from pathlib import Path
 
@@ -55,6 +55,17 @@ def prediction_key(
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
+def read_prediction(line: str | bytes) -> Prediction:
+    """The prediction of a line. Raises ``ValueError`` or ``TypeError`` if it holds none.
+
+    Before ``references`` were written only queries of one right answer, ``target``, were scored.
+    """
+    prediction = Prediction(**json.loads(line))
+    if prediction.score is not None and not prediction.references:
+        return replace(prediction, references=[prediction.target])
+    return prediction
+
+
 class PredictionFile:
     """``predictions/<benchmark>/<condition>.jsonl``, which several processes may append to.
 
@@ -85,7 +96,7 @@ class PredictionFile:
         for line in lines:
             self._lines += 1
             try:
-                prediction = Prediction(**json.loads(line))
+                prediction = read_prediction(line)
             except (ValueError, TypeError) as error:
                 raise ValueError(
                     f"{self.path}, line {self._lines}: expected a prediction, got {line[:60]!r}"

@@ -53,7 +53,8 @@ def estimate(scores: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
 
     The effective size is that of independent yes-no scores with the same standard error
     (Korn & Graubard 1998). Unlike mean +- 1.96 SE the interval stays within [0, 1] and keeps a
-    width when every answer is right. Raises ``ValueError`` without scores.
+    width when every answer is right, or wrong. A mean between 0 and 1 whose error is 0 is exact,
+    as that of a rule that ties on every query. Raises ``ValueError`` without scores.
     """
     if not scores:
         raise ValueError("scores: expected at least one, got none")
@@ -69,6 +70,8 @@ def bounded_estimate(value: float, error: float, n: int, clusters: int) -> Estim
     """
     if math.isnan(value):
         return Estimate(value, math.nan, math.nan, math.nan, n, clusters)
+    if error == 0 and 0 < value < 1:
+        return Estimate(value, error, value, value, n, clusters)
     low, high = _wilson(value, _effective_size(value, error, clusters))
     return Estimate(value, error, low, high, n, clusters)
 
@@ -95,7 +98,7 @@ def paired_difference(
 
 def _effective_size(mean: float, error: float, groups: int) -> float:
     spread = mean * (1 - mean)
-    if math.isnan(error) or error == 0 or spread == 0:
+    if math.isnan(error) or spread == 0:
         return float(groups)
     return spread / error**2
 

@@ -25,7 +25,7 @@ def hundred(value: float | None) -> str:
 
 
 def interval(row: Mapping[str, Any]) -> str:
-    """``[48.2, 61.7]``; empty for a number without one (chance, a single image)."""
+    """``[48.2, 61.7]``; empty for an exact number (chance) and where it is unknown."""
     low, high = row.get("low"), row.get("high")
     if low is None or high is None or hundred(low) == hundred(high):
         return ""
@@ -36,7 +36,7 @@ def table(results: Row) -> str:
     """The scores of the model, its controls and baselines: a line a benchmark and condition.
 
     100 times each benchmark's metric ± a standard error, or the 95 % interval where the error is
-    0 or unknown. The text-only "0-shot" has a line of its own.
+    0 or unknown; an exact number stands alone. The text-only "0-shot" has a line of its own.
     """
     shots = sorted({row["shots"] for row in results["model"]})
     lines = [["benchmark", "", *(f"{count} shots" for count in shots)]]

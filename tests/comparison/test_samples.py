@@ -13,6 +13,8 @@ from flamingo.choices import Condition, Metric
 from flamingo.comparison.arms import make_arms
 from flamingo.comparison.samples import Sample, common, read_samples
 from flamingo.evaluation.metrics.caption import cider_d
+from flamingo.evaluation.predictions import Prediction
+from flamingo.runs import Run
 
 from .written import answers, predicted, write_run
 
@@ -22,6 +24,10 @@ REAL = ("bench", "real")
 def samples(run, benchmark: str = "bench") -> list[Sample]:
     (arm,) = make_arms([run], [Condition.real])
     return read_samples(arm, arm.benchmarks[benchmark])
+
+
+def predictions(run: Run) -> Path:
+    return run.directory.predictions_of(*REAL)
 
 
 def test_scores_are_computed_anew_by_the_benchmark_s_metric(tmp_path: Path) -> None:
@@ -55,45 +61,75 @@ def test_a_prediction_that_two_draws_share_counts_for_both(tmp_path: Path) -> No
     assert sample.scores.tolist() == [[1, 1, 0], [1, 1, 0]]
 
 
-def test_predictions_of_other_weights_are_passed_over(tmp_path: Path) -> None:
-    own, old = answers("1111"), answers("0000", model="step_3-old")
-    run = write_run(tmp_path, "a", {REAL: [own]}, extra={REAL: old})
-    assert samples(run)[0].means.tolist() == [1, 1, 1, 1]
-
-
 @pytest.mark.parametrize("newer", [True, False])
-def test_of_two_settings_that_which_the_results_count_is_taken(tmp_path: Path, newer: bool) -> None:
-    counted = answers("1110", probability=0.9)
-    others = answers("0000", seed=5, probability=0.2)
-    run = write_run(tmp_path, "a", {REAL: [counted]}, extra={REAL: others if newer else []})
-    if not newer:
-        path = run.directory.predictions / "bench" / "real.jsonl"
-        lines = [json.dumps(asdict(p)) for p in others]
-        path.write_text(path.read_text() + "\n".join(lines) + "\n")
-    assert samples(run)[0].means.tolist() == [1, 1, 1, 0]
-
-
-def test_predictions_that_do_not_give_the_results_are_refused(tmp_path: Path) -> None:
-    run = write_run(tmp_path, "a", {REAL: [answers("1110")]})
-    path = run.directory.predictions / "bench" / "real.jsonl"
-    path.write_text(path.read_text().replace('"probability": 0.5', '"probability": 0.6', 1))
-    with pytest.raises(ValueError, match="that do not give its numbers"):
-        samples(run)
-
-
-def test_missing_predictions_are_refused(tmp_path: Path) -> None:
-    run = write_run(tmp_path, "a", {REAL: [answers("1110")]})
-    path = run.directory.predictions / "bench" / "real.jsonl"
-    path.write_text("\n".join(path.read_text().splitlines()[1:]) + "\n")
-    with pytest.raises(ValueError, match="of 4 queries, got 3: evaluate the run again"):
-        samples(run)
-
-
-def test_more_queries_than_counted_are_used_and_counted(tmp_path: Path) -> None:
-    own = answers("111011")
-    run = write_run(tmp_path, "a", {REAL: [own[:4]]}, extra={REAL: own[4:]})
+@pytest.mark.parametrize(
+    "others",
+    [
+        answers("0000", model="step_3-old"),
+        answers("0000", seed=5),
+        answers("111000")[3:],  # of other queries, the first of which is counted
+    ],
+)
+def test_of_all_predictions_those_that_the_results_count_are_taken(
+    tmp_path: Path, newer: bool, others: list[Prediction]
+) -> None:
+    counted = answers("1110")
+    run = write_run(tmp_path, "a", {REAL: [counted]}, extra={REAL: [] if newer else others})
+    if newer:
+        lines = [json.dumps(asdict(p)) + "\n" for p in others]
+        log = predictions(run)
+        log.write_text(log.read_text() + "".join(lines))
     (sample,) = samples(run)
-    assert (len(sample.queries), sample.surplus) == (6, 2)
+    assert sample.queries == [f"test/{i}" for i in range(4)]
+    assert sample.means.tolist() == [1, 1, 1, 0]
+
+
+def test_draws_are_in_the_order_of_their_seeds(tmp_path: Path) -> None:
+    first, second = answers("1100", shots=4, seed=0), answers("1010", shots=4, seed=1)
+    run = write_run(tmp_path, "a", {REAL: [[*first, *second]]}, seeds=2)
+    lines = run.directory.cells.read_text().splitlines(keepends=True)
+    run.directory.cells.write_text("".join(reversed(lines)))
+    assert samples(run)[0].scores.tolist() == [[1, 1, 0, 0], [1, 0, 1, 0]]
+
+
+def test_a_missing_prediction_is_named(tmp_path: Path) -> None:
+    own = answers("1110")
+    run = write_run(tmp_path, "a", {REAL: [own]})
+    log = predictions(run)
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[1:]))
+    message = rf"bench/real.jsonl: expected a prediction of key '{own[0].key}'"
+    with pytest.raises(ValueError, match=message):
+        samples(run)
+
+
+def test_an_evaluation_of_an_earlier_version_is_to_be_repeated(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "a", {REAL: [answers("1110")]})
+    run.directory.cells.unlink()
+    with pytest.raises(ValueError, match=r"cells.jsonl: expected .*: evaluate the run again"):
+        samples(run)
+
+
+def test_results_without_their_cell_are_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "a", {REAL: [answers("11"), answers("11", shots=4)]})
+    lines = run.directory.cells.read_text().splitlines(keepends=True)
+    run.directory.cells.write_text(lines[0])
+    with pytest.raises(ValueError, match="expected a cell of bench, real at 4 shots"):
+        samples(run)
+
+
+def test_a_prediction_of_before_there_were_references_has_its_target(tmp_path: Path) -> None:
+    old = [replace(p, references=[], score=1.0) for p in answers("110", target="no")]
+    run = write_run(tmp_path, "a", {REAL: [old]})
+    (sample,) = samples(run)
+    assert sample.means.tolist() == [1, 1, 0]
+    assert [p.references for p in sample.draws[0]] == [["no"]] * 3
+
+
+def test_a_prediction_without_references_or_score_is_refused(tmp_path: Path) -> None:
+    bare = [replace(p, references=[]) for p in answers("110")]
+    run = write_run(tmp_path, "a", {REAL: [bare]}, metrics={"bench": Metric.cider})
+    with pytest.raises(ValueError, match=rf"none with key '{bare[0].key}'"):
+        samples(run)
 
 
 def test_arms_meet_on_their_common_queries(tmp_path: Path) -> None:

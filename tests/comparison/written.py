@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
@@ -69,8 +68,15 @@ def row(
         "mean": 0.0,
         "n": len({p.query for p in predictions}),
         "seeds": seeds,
-        "probability": math.fsum(p.probability for p in predictions) / len(predictions),
     }
+
+
+def keys(predictions: Sequence[Prediction], draw: int) -> list[str]:
+    """Of each query the ``draw``-th prediction; of those that draws share, the shared one."""
+    by_query: dict[str, list[str]] = {}
+    for prediction in predictions:
+        by_query.setdefault(prediction.query, []).append(prediction.key)
+    return [own[draw % len(own)] for own in by_query.values()]
 
 
 def write_run(
@@ -88,13 +94,25 @@ def write_run(
     ``extra`` ones at the head of the files, which its results do not count."""
     config = replace(default(), name=name, runs=str(runs))
     directory = RunDirectory.open(config)
-    rows = []
+    rows, counted = [], []
     for (benchmark, condition), lists in cells.items():
         path = directory.predictions / benchmark / f"{condition}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = [*(extra or {}).get((benchmark, condition), []), *(p for own in lists for p in own)]
         path.write_text("".join(json.dumps(asdict(p)) + "\n" for p in lines))
-        rows += [row(benchmark, own, condition, seeds if own[0].shots else 1) for own in lists]
+        for own in lists:
+            draws = seeds if own[0].shots else 1
+            rows.append(row(benchmark, own, condition, draws))
+            counted += [
+                {
+                    "benchmark": benchmark,
+                    "condition": condition,
+                    "shots": own[0].shots,
+                    "seed": draw,
+                    "keys": keys(own, draw),
+                }
+                for draw in range(draws)
+            ]
     results = {
         "step": 7,
         "seed": seed,
@@ -115,6 +133,7 @@ def write_run(
         "differences": [],
         "left_out": [],
     }
+    directory.cells.write_text("".join(json.dumps(cell) + "\n" for cell in counted))
     directory.results.write_text(json.dumps(results))
     return load_run(directory.path)
 

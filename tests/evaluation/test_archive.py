@@ -17,6 +17,8 @@ def finish(run: Path, settings: dict, page: str = "page") -> None:
     """What an evaluation of ``settings`` leaves, as if it always took no time."""
     (run / "report").mkdir(exist_ok=True)
     (run / "report" / "index.html").write_text(page)
+    (run / "plans").mkdir(exist_ok=True)
+    (run / "cells.jsonl").write_text(f"cells of {page}")
     (run / "results.json").write_text(json.dumps({"settings": settings}))
     os.utime(run / "results.json", (FINISHED, FINISHED))
 
@@ -32,6 +34,7 @@ def test_each_settings_evaluation_is_found_where_it_is(tmp_path) -> None:
     for number, place in enumerate(places):
         assert place is not None
         assert (place / "report" / "index.html").read_text() == f"page {number}"
+        assert (place / "cells.jsonl").read_text() == f"cells of page {number}"
     assert places[0] is not None and places[0].parent == tmp_path / "evaluations"
 
 
@@ -42,9 +45,10 @@ def test_the_same_settings_stay_where_they_are(tmp_path) -> None:
     assert find(tmp_path, {"shots": 1}) == tmp_path
 
 
-def test_an_evaluation_without_its_report_is_not_finished(tmp_path) -> None:
+@pytest.mark.parametrize("name", ["report/index.html", "cells.jsonl"])
+def test_an_evaluation_without_one_of_its_files_is_not_finished(tmp_path, name) -> None:
     finish(tmp_path, {"shots": 1})
-    (tmp_path / "report" / "index.html").unlink()
+    (tmp_path / name).unlink()
     assert find(tmp_path, {"shots": 1}) is None
 
 

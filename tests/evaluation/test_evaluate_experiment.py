@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,8 @@ def test_more_is_evaluated_on_top(world: Path, run: Path, printed: str) -> None:
 
 def forget(run: Path) -> None:
     """All evaluations of a run but the predictions."""
-    (run / "results.json").unlink(missing_ok=True)
+    for name in ("results.json", "cells.jsonl"):
+        (run / name).unlink(missing_ok=True)
     for name in ("evaluations", "plans", "report"):
         shutil.rmtree(run / name, ignore_errors=True)
 
@@ -275,6 +277,37 @@ def refuse_models(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 def prompts(run: Path) -> list[tuple[str, ...]]:
     rows = load_run(run).predictions().to_dict("records")
     return sorted((r["benchmark"], r["condition"], r["query"], r["prompt"]) for r in rows)
+
+
+def test_an_evaluation_of_an_earlier_version_gets_its_cells_without_the_model(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget(copy)
+    evaluate.evaluate(load_run(copy))
+    cells = load_run(copy).cells
+    (copy / "cells.jsonl").unlink()
+    refuse_models(monkeypatch, "load_model")
+    assert "0 new predictions." in evaluate.evaluate(load_run(copy))
+    assert load_run(copy).cells == cells
+    assert "evaluated already" in evaluate.evaluate(load_run(copy))
+
+
+def test_the_counted_predictions_give_the_results(copy: Path) -> None:
+    more = ["evaluation.easy_vqa.queries=5", "evaluation.demonstrations.seeds=[0,1]"]
+    evaluate.evaluate(load_run(copy), None, more)
+    forget(copy)
+    evaluate.evaluate(load_run(copy), None, ["evaluation.demonstrations.seeds=[1,0]"])
+    run = load_run(copy)
+    found = run.predictions(counted=True)
+    assert len(found) < len(run.predictions())
+    assert set(found["seed"]) == {0, 1}
+    place, records = ("benchmark", "condition", "shots"), found.to_dict("records")
+    rows = [row for row in run.results["model"] if row["group"] == "all"]
+    assert sum(row["n"] * row["seeds"] for row in rows) == len(found)
+    for row in rows:
+        own = [r for r in records if all(r[name] == row[name] for name in place)]
+        assert sum(r["score"] for r in own) / len(own) == pytest.approx(row["mean"])
+        assert list(Counter(r["seed"] for r in own).values()) == [row["n"]] * row["seeds"]
 
 
 def test_an_evaluation_leaves_the_plans_it_used(run: Path, printed: str) -> None:

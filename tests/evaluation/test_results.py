@@ -19,6 +19,7 @@ from flamingo.evaluation.baselines import (
 from flamingo.evaluation.metrics.classification import exact_match
 from flamingo.evaluation.predictions import Prediction
 from flamingo.evaluation.prompts import Episode, Item
+from flamingo.evaluation.report_tables import sections
 from flamingo.evaluation.results import collect, table
 from flamingo.evaluation.runner import Cell, Outcome
 from flamingo.testing import synthetic_images
@@ -154,6 +155,19 @@ def test_the_printed_table() -> None:
     assert cells[-1] == ["", "chance", "50.0", "50.0"]
     assert lines[1].endswith(" | ---------: | ------------------: |")
     assert len({len(line) for line in lines}) == 1
+
+
+def test_a_rule_that_ties_on_every_query_is_exact_wherever_it_is_shown() -> None:
+    benchmark = tiny.binding(queries=8, shots=[1])
+    results = collect([benchmark], outcome_of(benchmark, {1: [1.0] * 8}), None, {}, step=1, seed=0)
+    tied = next(row for row in results["baselines"] if row["condition"] == "majority")
+    numbers = [tied[name] for name in ("mean", "standard_error", "low", "high")]
+    assert numbers == [0.5, 0, 0.5, 0.5], "each word is shown once"
+    (printed,) = [line for line in table(results).splitlines() if "majority" in line]
+    assert printed.split("|")[3].strip() == "50.0"
+    (section,) = sections(results)
+    (line,) = [line for line in section["scores"].lines if line.label.startswith("majority")]
+    assert [(cell.main, cell.small) for cell in line.cells] == [("50.0", "")]
 
 
 def test_every_baseline_and_condition_has_a_label_and_a_line() -> None:

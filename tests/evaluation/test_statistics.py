@@ -67,6 +67,13 @@ def test_all_right_still_leaves_doubt() -> None:
     assert (result.mean, result.high, result.standard_error) == (1.0, 1.0, 0.0)
 
 
+@pytest.mark.parametrize("score", [0.5, 1 / 3, 0.9])
+def test_equal_scores_that_are_neither_right_nor_wrong_leave_no_doubt(score: float) -> None:
+    result = estimate([score] * 97, range(97))
+    for number in (result.low, result.mean, result.high):
+        assert number == pytest.approx(score, abs=1e-12)
+
+
 def test_an_interval_always_holds_its_mean() -> None:
     for n in range(2, 200):
         for score in (0.0, 1.0):
