@@ -51,6 +51,9 @@ class DemonstrationsConfig:
     """Strategy diverse: similarity to the query against that among the demonstrations."""
     candidates: int = 128
     """Strategy diverse: how many of the most similar are considered."""
+    faiss: str | None = None
+    """Search in an index of faiss (``pip install 'flamingo[faiss]'``) by its factory: ``Flat`` is
+    exact, ``HNSW32`` or ``IVF1024,Flat`` approximate; null: exact search in torch."""
     fixed: list[str] = field(default_factory=list)
     """Strategy fixed: ids of training items, in reading order."""
     plans: str | None = None
@@ -356,6 +359,11 @@ class EvaluationConfig:
     batch_size: int = 16
     max_new_tokens: int | None = None
     """Of an open answer, instead of the protocol's for the benchmark."""
+    beams: int | None = None
+    """Of an open answer, instead of the protocol's; 1: greedy."""
+    normalize_by_length: bool | None = None
+    """Rank candidates by the mean, not the sum, of their tokens' log-likelihoods; null: as the
+    protocol does."""
     max_tokens: int = 2048
     """A longer prompt does not fit: its shot count is left out, and the report says so."""
 
@@ -368,8 +376,9 @@ class EvaluationConfig:
         )
         for name in ("batch_size", "max_tokens"):
             require(getattr(self, name) >= 1, f"evaluation.{name}", ">= 1", getattr(self, name))
-        new = self.max_new_tokens
-        require(new is None or new >= 1, "evaluation.max_new_tokens", ">= 1 or null", new)
+        for name in ("max_new_tokens", "beams"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"evaluation.{name}", ">= 1 or null", value)
         told = [condition.value for condition in self.conditions]
         once = len(set(told)) == len(told) and Condition.real in self.conditions
         require(once, "evaluation.conditions", "each once, real among them", told)

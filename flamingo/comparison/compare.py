@@ -90,16 +90,18 @@ def _cells(samples: Sequence[Sample]) -> str:
 def _partial(pairs: Sequence[tuple[Sample, Sample]], samples: Sequence[Sample]) -> list[str]:
     """Where paired differences are on fewer queries than the tables of single arms."""
     whole = {(s.arm.label, s.facts.name, s.shots): len(s.queries) for s in samples}
-    told = []
+    # A line an arm and benchmark; its shot counts nearly always have as many queries as each other.
+    told: dict[str, dict[str, None]] = {}
     for pair in pairs:
-        counts = [whole[s.arm.label, s.facts.name, s.shots] for s in pair]
+        first, second = [whole[s.arm.label, s.facts.name, s.shots] for s in pair]
         common = len(pair[0].queries)
-        if max(counts) > common:
-            name = f"{pair[0].facts.title} at {pair[0].shots} shots, {pair[1].arm.label}"
-            told.append(f"{name}: {common} of {counts[0]} and {counts[1]}")
-    return (
-        [f"Differences are on the queries that both arms have: {'; '.join(told)}."] if told else []
-    )
+        if max(first, second) > common:
+            counts = f"{common} of {first} and {second} ({pair[0].facts.title})"
+            told.setdefault(pair[1].arm.label, {})[counts] = None
+    return [
+        f"Differences from {label} are on the queries that both have: {', '.join(counts)}."
+        for label, counts in told.items()
+    ]
 
 
 # ---------------------------------------------------------------------------- numbers

@@ -11,6 +11,7 @@ from flamingo.evaluation.planning import PlanSettings, Similar, make_plans
 from flamingo.evaluation.plans import Plan, plan_file, read_plans
 from flamingo.evaluation.pool import Listing, by_content, by_key
 from flamingo.evaluation.prompts import Item
+from flamingo.evaluation.retrieval_faiss import FaissFinder, load_faiss
 from flamingo.evaluation_config import DemonstrationsConfig
 
 Retrieve = Callable[[Sequence[Item], Sequence[Item]], Similar]
@@ -64,8 +65,13 @@ class Planner:
                     f"evaluation.demonstrations: {benchmark} has no retrieval features for "
                     f"strategy={settings.strategy.value}, order={settings.order.value}"
                 )
+            if self.config.faiss is not None:
+                load_faiss()  # refuses before anything is encoded
             similar = self.retrieve(queries, pool)
-        return make_plans(settings, benchmark, asked, offered, similar)
+        finder = None
+        if similar is not None and self.config.faiss is not None:
+            finder = FaissFinder(similar.index, self.config.faiss)
+        return make_plans(settings, benchmark, asked, offered, similar, finder)
 
     def _available(self, asked: Listing, offered: Listing) -> int:
         """Demonstrations that every query can be shown."""

@@ -176,9 +176,14 @@ def caption(output: str) -> str:
 
 
 def adapted(own: Task, config: EvaluationConfig) -> Task:
-    """``own`` with what the evaluation's configuration says about length and ensembling."""
-    new, orders = config.max_new_tokens, config.ensemble.permutations
-    decoding = own.decoding if new is None else replace(own.decoding, max_new_tokens=new)
+    """``own`` with what the evaluation's configuration says about decoding and ensembling."""
+    told = {
+        "max_new_tokens": config.max_new_tokens,
+        "beams": config.beams,
+        "normalize_by_length": config.normalize_by_length,
+    }
+    changes = {name: value for name, value in told.items() if value is not None}
+    decoding, orders = replace(own.decoding, **changes), config.ensemble.permutations
     more = tuple(_template(text, own.template) for text in config.ensemble.templates)
     permutations = own.ensemble.permutations if orders is None else orders
     return replace(own, decoding=decoding, ensemble=Ensemble(permutations, more))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,31 @@ def test_rices_without_features_is_an_error_that_says_so(tmp_path: Path) -> None
     (benchmark,) = built(config)
     with pytest.raises(ValueError, match="no retrieval features for strategy=rices"):
         benchmark.unfit(1)
+
+
+def by_faiss(tmp_path: Path, factory: str | None, loaded: list[str]):
+    folder = str(save_classes(tmp_path / "classes", views=3))
+    demonstrations = {"strategy": "rices", "faiss": factory}
+    config = evaluation(
+        "classification", {"test": folder, "train": folder}, demonstrations=demonstrations
+    )
+    (benchmark,) = built(config, retriever(tmp_path, Similarity.image, loaded))
+    return benchmark
+
+
+def test_faiss_without_the_extra_is_refused_before_anything_is_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    loaded: list[str] = []
+    with pytest.raises(ValueError, match=r"expected the package faiss \(pip install"):
+        by_faiss(tmp_path, "Flat", loaded).unfit(1)
+    assert loaded == []
+
+
+def test_faiss_by_configuration_plans_as_torch_does(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    exact, torch_alone = (by_faiss(tmp_path / str(f), f, []) for f in ("Flat", None))
+    assert [p.demonstrations for p in exact.plans(0)] == [
+        p.demonstrations for p in torch_alone.plans(0)
+    ]

@@ -116,6 +116,17 @@ def test_the_most_frequent_reference_is_shown_the_first_of_several() -> None:
     assert most_frequent(["red", "blue", "blue"]) == "blue"
 
 
+def test_the_configuration_changes_beams_and_normalisation() -> None:
+    own = task(Kind.classification, Protocol.native)
+    changed = adapted(own, EvaluationConfig(beams=2, normalize_by_length=True)).decoding
+    assert (changed.beams, changed.normalize_by_length) == (2, True)
+    theirs = task(Kind.classification, Protocol.open_flamingo)
+    plain = adapted(theirs, EvaluationConfig(beams=1, normalize_by_length=False)).decoding
+    assert (plain.beams, plain.normalize_by_length) == (1, False)
+    with pytest.raises(ValueError, match="evaluation.beams: expected >= 1 or null, got 0"):
+        EvaluationConfig(beams=0)
+
+
 def test_the_configuration_changes_length_and_ensemble_alone() -> None:
     own = task(Kind.caption, Protocol.open_flamingo)
     ensemble = EnsembleConfig(permutations=2, templates=["Q: {question} A: {answer}"])
