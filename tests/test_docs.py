@@ -40,7 +40,7 @@ def test_every_benchmark_file_is_told_of() -> None:
 
 def test_every_option_of_evaluation_in_the_readme_exists() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"evaluate\.py (run=[^\n`]*(?:\\\n[^\n`]*)*)", readme)
+    commands = re.findall(r"evaluate\.py (run=(?:\\\n|[^\n`])*)", readme)
     assert commands
     for command in commands:
         words = shlex.split(command.replace("\\\n", " "), comments=True)
