@@ -92,9 +92,7 @@ def plot_shots(results: Mapping[str, Any]) -> Figure:
         Line2D([], [], **_style(LINES[condition]), label=CONDITION_LABELS[condition])
         for condition in drawn
     ]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(4, columns + 1), frameon=False
-    )
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
