@@ -163,3 +163,15 @@ def test_one_id_for_two_images_is_refused(tmp_path: Path) -> None:
     second = samples(write_run(tmp_path, "b", {REAL: [answers("11", image=9)]}))[0]
     with pytest.raises(ValueError, match="2 of 2 ids, such as 'test/0', name another image"):
         common(first, second)
+
+
+def test_a_torn_last_line_is_left_alone_and_a_line_of_another_form_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "a", {REAL: [answers("1110")]})
+    path = run.directory.predictions / "bench" / "real.jsonl"
+    torn = path.read_text() + '{"key": "x", "mo'
+    path.write_text(torn)
+    assert samples(run)[0].means.tolist() == [1, 1, 1, 0]
+    assert path.read_text() == torn
+    path.write_text('{"key": "x"}\n')
+    with pytest.raises(ValueError, match=r"real.jsonl, line 1: expected a prediction"):
+        samples(run)
