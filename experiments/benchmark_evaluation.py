@@ -14,7 +14,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -152,20 +151,17 @@ class Line:
 
 
 def main(config: BenchmarkConfig) -> None:
-    """Print the table, or end the process with a message."""
-    try:
-        world = load_world(config.run)
-        with tempfile.TemporaryDirectory() as folder:
-            measured = lines(config, world, Path(folder))
-            once, every = measured[0].image_seconds, measured[-1].image_seconds
-            print(table(measured))
-            print(
-                f"\nThe images of {config.queries} prompts of {config.shots} shots: {once:.2f} s; "
-                f"anew for every prompt {every:.2f} s, {every / once:.1f} times as long."
-            )
-            print(killed(config, world, Path(folder) / "killed"))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    """Print the table. Raises ``ValueError`` or ``OSError`` for a run that cannot be opened."""
+    world = load_world(config.run)
+    with tempfile.TemporaryDirectory() as folder:
+        measured = lines(config, world, Path(folder))
+        once, every = measured[0].image_seconds, measured[-1].image_seconds
+        print(table(measured))
+        print(
+            f"\nThe images of {config.queries} prompts of {config.shots} shots: {once:.2f} s; "
+            f"anew for every prompt {every:.2f} s, {every / once:.1f} times as long."
+        )
+        print(killed(config, world, Path(folder) / "killed"))
 
 
 def load_world(run: str | None) -> World:

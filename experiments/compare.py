@@ -13,9 +13,7 @@ predictions side by side.
 
 from __future__ import annotations
 
-import logging
 import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,8 +32,6 @@ from flamingo.composition import entry_point
 from flamingo.evaluation.corrections import Correction
 from flamingo.runs import load_run
 from flamingo.structured import require
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -70,13 +66,9 @@ class CompareConfig:
 
 
 def main(config: CompareConfig) -> None:
-    """Compare, or end the process with a message."""
+    """Compare. Raises ``ValueError`` or ``OSError`` for what cannot be compared."""
     typed = HydraConfig.get().overrides.task
-    try:
-        print(compare(config, shlex.join(["python", "experiments/compare.py", *typed])))
-    except (ValueError, OSError) as error:
-        logger.debug("where it happened", exc_info=True)  # hydra.verbose=true
-        sys.exit(f"error: {error}")
+    print(compare(config, shlex.join(["python", "experiments/compare.py", *typed])))
 
 
 def compare(config: CompareConfig, command: str) -> str:

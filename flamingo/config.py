@@ -13,7 +13,15 @@ from pathlib import Path
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from flamingo.choices import Activation, Collection, MediaVisibility, Precision, Schedule, WandbMode
+from flamingo.choices import (
+    Activation,
+    Collection,
+    MediaVisibility,
+    Pooling,
+    Precision,
+    Schedule,
+    WandbMode,
+)
 from flamingo.evaluation_config import EvaluationConfig, check_collection
 from flamingo.structured import build, require
 
@@ -301,6 +309,11 @@ class RunConfig:
         one_folder = self.name == Path(self.name).name and self.name not in ("", "..")
         require(one_folder, "name", "the name of one folder, without slashes", self.name)
         require(self.seed >= 0, "seed", ">= 0", self.seed)
+        if self.evaluation.demonstrations.pooling is Pooling.cls and not self.vision.keep_cls:
+            raise ValueError(
+                "evaluation.demonstrations.pooling: expected mean with vision.keep_cls=false, "
+                "got cls"
+            )
         sources = [s for s in (self.data.easy_vqa, self.data.binding) if s is not None]
         sequences = sum(source.sequences for source in sources)
         if sources and self.training.micro_batches > sequences:

@@ -6,7 +6,7 @@ without annotations gets predictions and a submission file, and no score.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from omegaconf import MISSING
 
@@ -19,6 +19,7 @@ from flamingo.choices import (
     KarpathySplit,
     Metric,
     Order,
+    Pooling,
     POPESetting,
     Protocol,
     Similarity,
@@ -43,14 +44,18 @@ class DemonstrationsConfig:
     pool: int = 0
     """Demonstrations come from at most this many training items, drawn by ``evaluation.seed``;
     0: all. (OpenFlamingo: 2,048 for random ones, all for RICES.)"""
+    order_seed: int | None = None
+    """Of the order shuffled: other orders of the same demonstrations; default: the draw's seed."""
     similarity: Similarity = Similarity.image
     """For the strategies rices and diverse, and the orders by similarity."""
+    pooling: Pooling = Pooling.mean
+    """Of the features of an image; cls needs ``vision.keep_cls``."""
     question_weight: float = 0.5
     """Of the question against the image, for ``similarity=mixed``."""
     relevance: float = 0.5
     """Strategy diverse: similarity to the query against that among the demonstrations."""
     candidates: int = 128
-    """Strategy diverse: how many of the most similar are considered."""
+    """Strategy diverse: how many of the most similar are considered; at least the most shots."""
     faiss: str | None = None
     """Search in an index of faiss (``pip install 'flamingo[faiss]'``) by its factory: ``Flat`` is
     exact, ``HNSW32`` or ``IVF1024,Flat`` approximate; null: exact search in torch."""
@@ -249,6 +254,7 @@ class ClassificationBenchmarkConfig(DatasetBenchmarkConfig):
     """Image classification; a split is a directory with a sub-directory a class."""
 
     test: str = MISSING
+    """A directory of images alone has no labels: its images get predictions and no score."""
     train: str = MISSING
     class_names: str | None = None
     """A JSON object from sub-directory to class name."""
@@ -382,6 +388,11 @@ class EvaluationConfig:
         told = [condition.value for condition in self.conditions]
         once = len(set(told)) == len(told) and Condition.real in self.conditions
         require(once, "evaluation.conditions", "each once, real among them", told)
+        given = [getattr(self, section.name) for section in fields(self)]
+        shots = [own for own in (getattr(section, "shots", None) for section in given) if own]
+        if Condition.text_only_zero_shot in self.conditions:
+            zero = any(0 in own for own in (self.shots, *shots))
+            require(zero, "evaluation.shots", "0 among them for text_only_zero_shot", self.shots)
         if self.folder is not None:
             actual = self.folder.collection
             name = "evaluation.folder.collection"

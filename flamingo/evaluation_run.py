@@ -18,6 +18,7 @@ from flamingo.backbones.language import fingerprint as language_fingerprint
 from flamingo.backbones.language import load_language_model
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.build import build_media_loader, feature_cache
+from flamingo.choices import Condition
 from flamingo.config import RunConfig, config_to_yaml
 from flamingo.data.features import EncodingLoader
 from flamingo.evaluation import archive
@@ -133,6 +134,7 @@ class Parts:
             folder=feature_cache(self.config.data) / "retrieval",
             images=ImageSource(str(trained.vision_fingerprint), load_features),
             texts=TextSource(language, self.tokenizer, load_language),
+            pooling=demonstrations.pooling,
         )
 
 
@@ -186,7 +188,8 @@ def evaluate_run(run: Run, parts: Parts, commands: Sequence[str]) -> dict[str, A
 
 def _pooled(parts: Parts, outcome: Outcome) -> PooledFeatures | None:
     """Frozen features for the ceiling of closed questions, where they are cached."""
-    closed = [e for cell, _ in outcome.cells for e in cell.episodes if e.candidates]
+    real = (cell for cell, _ in outcome.cells if cell.condition is Condition.real)
+    closed = [episode for cell in real for episode in cell.episodes if episode.candidates]
     if not closed or not parts.config.data.cache_features:
         return None
     return PooledFeatures(build_media_loader(parts.config.data, parts.encoder, images(closed)))

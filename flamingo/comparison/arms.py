@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from flamingo.choices import Condition, Metric
-from flamingo.evaluation.results import ALL, Row
+from flamingo.evaluation.points import ALL, Row
 from flamingo.runs import Run
 
 

@@ -18,6 +18,7 @@ from flamingo.comparison.arms import Facts
 from flamingo.comparison.estimates import Measured
 from flamingo.comparison.published import Published, beside
 from flamingo.comparison.tables import Column, column, column_title, place_of
+from flamingo.evaluation.metrics.naming import naming
 from flamingo.evaluation.plots import (
     BLACK,
     BLUE,
@@ -30,22 +31,14 @@ from flamingo.evaluation.plots import (
     SKY,
     VERMILLION,
     Line,
+    style,
+    tidy,
 )
-from flamingo.evaluation.results import ALL
+from flamingo.evaluation.points import ALL
 
 COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (3, 1, 1, 1)))
-TITLES = {
-    Metric.exact_match: "exact match, %",
-    Metric.relaxed_match: "relaxed match, %",
-    Metric.vqa_accuracy: "VQA accuracy, %",
-    Metric.vqa_accuracy_always: "VQA accuracy, %",
-    Metric.ok_vqa_accuracy: "VQA accuracy (stemmed), %",
-    Metric.ok_vqa_accuracy_always: "VQA accuracy (stemmed), %",
-    Metric.cider: "CIDEr x 100",
-    Metric.roc_auc: "ROC-AUC x 100",
-}
 
 
 def plot_curves(
@@ -77,7 +70,7 @@ def plot_curves(
         drawn |= {label: styles[label] for label in labels if label not in drawn}
         drawn |= {name: printed[name] for name in theirs}
     handles = [
-        Line2D([], [], **_style(line), label=name if name in styles else f"{name} (published)")
+        Line2D([], [], **style(line), label=name if name in styles else f"{name} (published)")
         for name, line in drawn.items()
     ]
     figure.legend(
@@ -128,7 +121,7 @@ def _panel(
         points = {column(row.condition, row.shots): 100 * row.value for row in rows}
         for part in _parts(sorted(points)):
             y = [points[place] for place in part]
-            panel.plot([x[place] for place in part], y, **_style(printed[name]), alpha=0.75)
+            panel.plot([x[place] for place in part], y, **style(printed[name]), alpha=0.75)
     labels = list(dict.fromkeys(label for label, _ in places))
     for order, label in enumerate(reversed(labels)):
         # Neighbouring arms are moved apart a little, so that their intervals can be told.
@@ -139,18 +132,15 @@ def _panel(
             below = [max(0.0, 100 * (own[p].mean - own[p].low)) for p in part]
             above = [max(0.0, 100 * (own[p].high - own[p].mean)) for p in part]
             spots = [x[place] + shift for place in part]
-            panel.errorbar(spots, y, yerr=(below, above), capsize=2.5, **_style(styles[label]))
+            panel.errorbar(spots, y, yerr=(below, above), capsize=2.5, **style(styles[label]))
     panel.set_title(facts.title, fontsize=10, fontweight="bold", loc="left")
     panel.set_xlabel(f"shots ({facts.unit})", fontsize=9)
-    panel.set_ylabel(TITLES[facts.metric], fontsize=9)
+    panel.set_ylabel(naming(facts.metric).scale, fontsize=9)
     panel.set_xticks(range(len(columns)), [_tick(place) for place in columns])
     panel.set_xlim(-0.4, len(columns) - 0.6)
     if facts.metric is not Metric.roc_auc:
         panel.set_ylim(bottom=0)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(axis="y", color="#dddddd", linewidth=0.6)
-    panel.set_axisbelow(True)
-    panel.tick_params(labelsize=9)
+    tidy(panel)
 
 
 def _parts(places: Sequence[Column]) -> list[list[Column]]:
@@ -161,13 +151,3 @@ def _parts(places: Sequence[Column]) -> list[list[Column]]:
 
 def _tick(place: Column) -> str:
     return column_title(place).replace(" ", "\n")
-
-
-def _style(line: Line) -> dict[str, Any]:
-    return {
-        "color": line.colour,
-        "marker": line.marker,
-        "linestyle": line.dash,
-        "linewidth": line.width,
-        "markersize": 5 if line.width > 1 else 4,
-    }

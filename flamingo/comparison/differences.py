@@ -15,9 +15,17 @@ from jaxtyping import Bool
 
 from flamingo.comparison.samples import Sample, common, mean_roc_auc
 from flamingo.evaluation.corrections import Correction, correct
-from flamingo.evaluation.permutation import paired_permutation, paired_permutation_metric
+from flamingo.evaluation.permutation import (
+    Permutation,
+    paired_permutation,
+    paired_permutation_metric,
+)
 from flamingo.evaluation.power import minimum_detectable_effect, sensitivity
-from flamingo.evaluation.resampling import paired_bootstrap, paired_bootstrap_metric
+from flamingo.evaluation.resampling import (
+    PairedBootstrap,
+    paired_bootstrap,
+    paired_bootstrap_metric,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +95,7 @@ def _of_means(reference: Sample, arm: Sample, draws: int, seed: int) -> Differen
     first, second, clusters = arm.means.tolist(), reference.means.tolist(), arm.clusters
     interval = paired_bootstrap(first, second, clusters, seed=seed, draws=draws)
     test = paired_permutation(first, second, clusters, seed=seed, draws=draws)
-    return Difference(
-        arm=arm,
-        reference=reference,
-        value=interval.difference.value,
-        low=interval.difference.low,
-        high=interval.difference.high,
-        bootstrap_p=interval.p_value,
-        permutation_p=test.p_value,
-        corrected=math.nan,
-        detectable=sensitivity(first, second, clusters).paired or math.nan,
-        n=test.n,
-        clusters=test.clusters,
-    )
+    return _row(reference, arm, interval, test, sensitivity(first, second, clusters).paired)
 
 
 def _of_metrics(reference: Sample, arm: Sample, draws: int, seed: int) -> Difference:
@@ -111,6 +107,12 @@ def _of_metrics(reference: Sample, arm: Sample, draws: int, seed: int) -> Differ
     )
     test = paired_permutation_metric(swapped, arm.clusters, seed=seed, draws=draws)
     error = interval.difference.standard_error
+    return _row(reference, arm, interval, test, minimum_detectable_effect(error) if error else 0.0)
+
+
+def _row(
+    reference: Sample, arm: Sample, interval: PairedBootstrap, test: Permutation, detectable: float
+) -> Difference:
     return Difference(
         arm=arm,
         reference=reference,
@@ -120,7 +122,7 @@ def _of_metrics(reference: Sample, arm: Sample, draws: int, seed: int) -> Differ
         bootstrap_p=interval.p_value,
         permutation_p=test.p_value,
         corrected=math.nan,
-        detectable=minimum_detectable_effect(error) if error > 0 else math.nan,
+        detectable=detectable or math.nan,
         n=test.n,
         clusters=test.clusters,
     )

@@ -14,11 +14,11 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from flamingo.comparison.arms import Arm
-from flamingo.comparison.curves import TITLES
 from flamingo.comparison.examples import Agreement, Cell, Example
 from flamingo.comparison.formats import Table
 from flamingo.comparison.published import Published
 from flamingo.comparison.tables import column, column_title
+from flamingo.evaluation.metrics.naming import naming
 from flamingo.evaluation.predictions import Prediction
 from flamingo.types import END_OF_CHUNK_TOKEN
 
@@ -79,7 +79,7 @@ def browser_data(cells: Sequence[Cell], picture: Picture) -> dict[str, Any]:
                 "first": cell.first.arm.label,
                 "second": cell.second.arm.label,
                 "benchmark": cell.first.facts.title,
-                "metric": TITLES[cell.first.facts.metric],
+                "metric": naming(cell.first.facts.metric).scale,
                 "shots": _shots(cell),
                 "totals": {agreement.name: n for agreement, n in cell.totals.items()},
                 "examples": [_example(cell, e, prompts, picture) for e in cell.examples],

@@ -16,7 +16,7 @@ from flamingo.comparison.published import Published, beside
 from flamingo.comparison.rates import Rates
 from flamingo.comparison.samples import Sample
 from flamingo.evaluation.corrections import Correction
-from flamingo.evaluation.results import ALL
+from flamingo.evaluation.points import ALL
 from flamingo.evaluation.statistics import Estimate
 
 Column = tuple[int, int]

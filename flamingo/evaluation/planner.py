@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 from flamingo.choices import Exclusion, Strategy
 from flamingo.evaluation.planning import PlanSettings, Similar, make_plans
 from flamingo.evaluation.plans import Plan, plan_file, read_plans
-from flamingo.evaluation.pool import Listing, by_content, by_key
+from flamingo.evaluation.pool import Identity, Listing, by_content, by_key
 from flamingo.evaluation.prompts import Item
 from flamingo.evaluation.retrieval_faiss import FaissFinder, load_faiss
 from flamingo.evaluation_config import DemonstrationsConfig
@@ -45,25 +46,16 @@ class Planner:
         if self.config.plans is not None:
             ids, known = [item.id for item in queries], {item.id for item in pool}
             return stored_plans(Path(self.config.plans), benchmark, seed, ids, known)
-        identity = by_content if self.config.exclusion is Exclusion.same_content else by_key
-        asked, offered = Listing.of(queries, identity), Listing.of(pool, identity)
+        asked, offered = Listing.of(queries, self._identity), Listing.of(pool, self._identity)
         settings = PlanSettings(
-            strategy=self.config.strategy,
-            order=self.config.order,
-            exclusion=self.config.exclusion,
-            seed=seed,
-            order_seed=seed,
-            longest=min(longest, self._available(asked, offered)),
-            fixed=tuple(self.config.fixed),
-            relevance=self.config.relevance,
-            candidates=max(self.config.candidates, longest),
+            config=self.config, seed=seed, longest=min(longest, self._available(asked, offered))
         )
         similar = None
         if settings.needs_similarity and settings.longest:
             if self.retrieve is None:
                 raise ValueError(
                     f"evaluation.demonstrations: {benchmark} has no retrieval features for "
-                    f"strategy={settings.strategy.value}, order={settings.order.value}"
+                    f"strategy={self.config.strategy.value}, order={self.config.order.value}"
                 )
             if self.config.faiss is not None:
                 load_faiss()  # refuses before anything is encoded
@@ -72,6 +64,11 @@ class Planner:
         if similar is not None and self.config.faiss is not None:
             finder = FaissFinder(similar.index, self.config.faiss)
         return make_plans(settings, benchmark, asked, offered, similar, finder)
+
+    @cached_property
+    def _identity(self) -> Identity:
+        """What makes two images the same; each is opened once, whatever the number of seeds."""
+        return cache(by_content) if self.config.exclusion is Exclusion.same_content else by_key
 
     def _available(self, asked: Listing, offered: Listing) -> int:
         """Demonstrations that every query can be shown."""

@@ -14,54 +14,41 @@ from flamingo.evaluation.plans import Parameter, Plan
 from flamingo.evaluation.pool import Listing
 from flamingo.evaluation.retrieval import Finder, Index, Neighbours, search
 from flamingo.evaluation.similarity import plan_diverse, plan_rices, with_order
+from flamingo.evaluation_config import DemonstrationsConfig
 
 SIMILAR_ORDERS = (Order.similar_last, Order.similar_first)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSettings:
-    """How the demonstrations of a benchmark are chosen and ordered.
+    """``config`` says how demonstrations are chosen and ordered, ``seed`` draws them.
 
     ``longest`` is the largest number of shots; a shorter plan is the end of a longer one.
-    ``fixed`` are the ids of the strategy fixed, in reading order. ``relevance`` and ``candidates``
-    belong to the strategy diverse: the weight of the query's similarity against that among the
-    demonstrations, and how many of the most similar ones are considered.
     """
 
-    strategy: Strategy = Strategy.random
-    order: Order = Order.drawn
-    exclusion: Exclusion = Exclusion.same_image
+    config: DemonstrationsConfig
     seed: int = 0
-    order_seed: int = 0
     longest: int = 32
-    fixed: tuple[str, ...] = ()
-    relevance: float = 0.5
-    candidates: int = 128
 
     def __post_init__(self) -> None:
         if self.longest < 0:
             raise ValueError(f"longest: expected >= 0, got {self.longest}")
-        if not 0 <= self.relevance <= 1:
-            raise ValueError(f"relevance: expected a number of [0, 1], got {self.relevance}")
-        if (self.strategy is Strategy.fixed) != bool(self.fixed):
+        if self.config.strategy is Strategy.diverse and self.config.candidates < self.longest:
             raise ValueError(
-                "fixed: expected ids with strategy=fixed and only then, "
-                f"got strategy={self.strategy.value}, {len(self.fixed)} ids"
+                "evaluation.demonstrations.candidates: expected at least the longest plan's "
+                f"{self.longest} demonstrations, got {self.config.candidates}"
             )
-        if self.strategy is Strategy.balanced:
-            raise ValueError(
-                "strategy: expected label_balanced for a pool with labels (balanced belongs to "
-                "benchmarks whose episodes have classes of their own), got balanced"
-            )
-        if self.strategy is Strategy.diverse and self.candidates < self.longest:
-            raise ValueError(
-                f"candidates: expected at least the {self.longest} longest, got {self.candidates}"
-            )
+
+    @property
+    def order_seed(self) -> int:
+        own = self.config.order_seed
+        return self.seed if own is None else own
 
     @property
     def needs_similarity(self) -> bool:
         """Whether :class:`Similar` features must be given."""
-        return self.strategy in (Strategy.rices, Strategy.diverse) or self.order in SIMILAR_ORDERS
+        by_strategy = self.config.strategy in (Strategy.rices, Strategy.diverse)
+        return by_strategy or self.config.order in SIMILAR_ORDERS
 
 
 @dataclass(frozen=True)
@@ -87,7 +74,7 @@ def make_plans(
     """One plan for each of ``queries``, in their order.
 
     A query's plan is the same whichever other queries there are. ``queries`` and ``pool`` must
-    identify images alike, and as ``settings.exclusion`` says. ``finder`` searches the index
+    identify images alike, and as ``settings.config.exclusion`` says. ``finder`` searches the index
     (default: in torch on the CPU). Raises ``ValueError`` if the pool has too few demonstrations for
     a query, or features are missing or of other numbers of items.
     """
@@ -98,8 +85,8 @@ def make_plans(
     drawn = _drawn(settings, benchmark, queries, pool, excluded, similar, finder)
     for number, plan in enumerate(drawn):
         index, vector = (similar.index, similar.vectors[number]) if similar else (None, None)
-        plan = with_order(plan, settings.order, settings.order_seed, pool, index, vector)
-        plans.append(replace(plan, exclusion=settings.exclusion, parameters=parameters))
+        plan = with_order(plan, settings.config.order, settings.order_seed, pool, index, vector)
+        plans.append(replace(plan, exclusion=settings.config.exclusion, parameters=parameters))
     return plans
 
 
@@ -113,7 +100,7 @@ def _drawn(
     finder: Finder | None,
 ) -> Iterator[Plan]:
     seed, longest = settings.seed, settings.longest
-    match settings.strategy:
+    match settings.config.strategy:
         case Strategy.random:
             for query, own in zip(queries.ids, excluded, strict=True):
                 yield plan_random(seed, benchmark, query, pool.ids, longest, own)
@@ -122,7 +109,7 @@ def _drawn(
                 yield plan_label_balanced(seed, benchmark, query, pool, longest, own)
         case Strategy.fixed:
             for query, own in zip(queries.ids, excluded, strict=True):
-                yield plan_fixed(seed, benchmark, query, pool, settings.fixed, longest, own)
+                yield plan_fixed(seed, benchmark, query, pool, settings.config.fixed, longest, own)
         case Strategy.rices:
             assert similar is not None
             found = _search(similar, longest, excluded, finder)
@@ -130,7 +117,7 @@ def _drawn(
                 yield plan_rices(seed, benchmark, query, pool, found.of(number), longest)
         case Strategy.diverse:
             assert similar is not None
-            found = _search(similar, settings.candidates, excluded, finder)
+            found = _search(similar, settings.config.candidates, excluded, finder)
             for number, query in enumerate(queries.ids):
                 nearest = found.of(number)
                 yield plan_diverse(
@@ -142,7 +129,7 @@ def _drawn(
                     found.scores[number, : len(nearest)],
                     similar.index,
                     longest,
-                    settings.relevance,
+                    settings.config.relevance,
                 )
         case Strategy.balanced:
             raise AssertionError("refused by the settings")
@@ -158,16 +145,16 @@ def _search(
 def _excluded(
     settings: PlanSettings, pool: Listing, queries: Listing, query: int
 ) -> frozenset[int]:
-    images = () if settings.exclusion is Exclusion.nothing else queries.images[query]
+    images = () if settings.config.exclusion is Exclusion.nothing else queries.images[query]
     return pool.excluded(queries.ids[query], images)
 
 
 def _parameters(settings: PlanSettings, similar: Similar | None) -> Iterator[tuple[str, Parameter]]:
     if settings.needs_similarity and similar is not None:
         yield "features", similar.name
-    if settings.strategy is Strategy.diverse:
-        yield "relevance", settings.relevance
-        yield "candidates", settings.candidates
+    if settings.config.strategy is Strategy.diverse:
+        yield "relevance", settings.config.relevance
+        yield "candidates", settings.config.candidates
 
 
 def _check_similar(
@@ -176,8 +163,9 @@ def _check_similar(
     if similar is None:
         if settings.needs_similarity:
             raise ValueError(
-                f"similar: expected retrieval features with strategy={settings.strategy.value} and "
-                f"order={settings.order.value}, got none"
+                "similar: expected retrieval features with "
+                f"strategy={settings.config.strategy.value} and "
+                f"order={settings.config.order.value}, got none"
             )
         return
     for name, features, ids in (

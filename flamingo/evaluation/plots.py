@@ -89,7 +89,7 @@ def plot_shots(results: Mapping[str, Any]) -> Figure:
         _panel(panel, results, benchmark)
     drawn = [c for c in LINES if any(_rows(results, b["name"], c) for b in benchmarks)]
     handles = [
-        Line2D([], [], **_style(LINES[condition]), label=CONDITION_LABELS[condition])
+        Line2D([], [], **style(LINES[condition]), label=CONDITION_LABELS[condition])
         for condition in drawn
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
@@ -118,9 +118,9 @@ def _panel(panel: Axes, results: Mapping[str, Any], benchmark: Row) -> None:
             # No interval: a single image.
             below = [y[i] - (y[i] if r["low"] is None else r["low"]) for i, r in enumerate(rows)]
             above = [(y[i] if r["high"] is None else r["high"]) - y[i] for i, r in enumerate(rows)]
-            panel.errorbar(x, y, yerr=(below, above), capsize=2.5, **_style(line))
+            panel.errorbar(x, y, yerr=(below, above), capsize=2.5, **style(line))
         else:
-            panel.plot(x, y, **_style(line))
+            panel.plot(x, y, **style(line))
     words = naming(Metric(benchmark["metric"]))
     panel.set_title(benchmark["title"], fontsize=10, fontweight="bold", loc="left")
     panel.set_xlabel(f"shots ({benchmark['unit']})", fontsize=9)
@@ -129,20 +129,22 @@ def _panel(panel: Axes, results: Mapping[str, Any], benchmark: Row) -> None:
     panel.set_ylabel(words.scale, fontsize=9)
     panel.set_ylim(0, 1.02 if words.share else None)
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}"))
-    _tidy(panel)
+    tidy(panel)
 
 
-def _style(line: Line) -> dict[str, Any]:
+def style(line: Line) -> dict[str, Any]:
+    """A line as matplotlib's arguments; a thin one has small markers."""
     return {
         "color": line.colour,
         "marker": line.marker,
         "linestyle": line.dash,
         "linewidth": line.width,
-        "markersize": 5,
+        "markersize": 5 if line.width >= 1 else 4,
     }
 
 
-def _tidy(panel: Axes) -> None:
+def tidy(panel: Axes) -> None:
+    """Nothing drawn that carries nothing."""
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(axis="y", color="#dddddd", linewidth=0.6)
     panel.set_axisbelow(True)
@@ -179,7 +181,7 @@ def plot_loss(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     low, high = panel.get_ylim()
     panel.yaxis.set_major_formatter(plain)
     panel.yaxis.set_minor_formatter(plain if high / low < 20 else NullFormatter())
-    _tidy(panel)
+    tidy(panel)
     panel.tick_params(which="minor", labelsize=8)
     if names:
         figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
@@ -212,7 +214,7 @@ def plot_gates(metrics: Sequence[Mapping[str, Any]]) -> Figure:
         panel.axhline(0, color=BLACK, linewidth=0.6)
     panel.set_xlabel("step", fontsize=9)
     panel.set_ylabel("tanh(gate)", fontsize=9)
-    _tidy(panel)
+    tidy(panel)
     if names:
         figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from flamingo.data.features import FeatureStore, content_hash
+from flamingo.data.features import content_hash
 from flamingo.evaluation.prompts import Item
 from flamingo.types import ImageRef
 
@@ -26,15 +26,6 @@ def by_content(image: ImageRef) -> str:
     Opens the image. Copies that were scaled or compressed anew are different images.
     """
     return content_hash(image.open().convert("RGB")).hex()
-
-
-def by_stored_content(store: FeatureStore) -> Identity:
-    """As :func:`by_content`, from a feature store, which has hashed its images already."""
-
-    def identity(image: ImageRef) -> str:
-        return f"row {store.rows[image.key]}"
-
-    return identity
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,7 @@ from flamingo.evaluation.points import ALL, Point, Row, groups, points, result, 
 from flamingo.evaluation.prompts import Template
 from flamingo.evaluation.runner import Outcome
 from flamingo.evaluation.secondary import calibration_bins, secondary
-from flamingo.evaluation.tables import CONDITION_LABELS, table
 from flamingo.types import END_OF_CHUNK_TOKEN, IMAGE_TOKEN
-
-__all__ = ["ALL", "CONDITION_LABELS", "Row", "collect", "table"]
 
 
 def collect(

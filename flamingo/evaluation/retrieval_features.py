@@ -74,26 +74,6 @@ def text_features(texts: Sequence[str], encode: TextEncoder) -> Float[Tensor, "i
 
 
 @dataclass(frozen=True)
-class InputEmbeddings:
-    """Mean of the frozen LM's input embeddings over a text's tokens: its words, without order.
-
-    Quick, needs no forward pass, and good enough to find questions of the same wording. Raises
-    ``ValueError`` for a text without tokens.
-    """
-
-    language_model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-
-    def __call__(self, texts: Sequence[str]) -> Float[Tensor, "text dim"]:
-        matrix = input_matrix(self.language_model).detach()
-        vectors = [
-            matrix[torch.tensor(ids, device=matrix.device)].double().mean(dim=0)
-            for ids in _token_ids(self.tokenizer, texts)
-        ]
-        return torch.stack(vectors).float().cpu()
-
-
-@dataclass(frozen=True)
 class HiddenStates:
     """Mean of the frozen LM's hidden states over a text's tokens, standardised per channel.
 

@@ -1,9 +1,8 @@
 """Retrieval features of queries and pool, from a run's own frozen backbones, kept on disk.
 
-Images: the frozen encoder's features, averaged over the patches. Questions: the frozen LM's hidden
-states at a quarter of its depth, averaged over the tokens. Of SmolLM2's 30 layers the 8th puts
-questions about the same thing together best; the input embeddings, which need no forward pass, know
-the words but neither their order nor what they have to do with each other.
+Images: the frozen encoder's features, averaged over the patches, or its class token. Questions:
+the frozen LM's hidden states at a quarter of its depth, averaged over the tokens. Of SmolLM2's 30
+layers the 8th puts questions about the same thing together best.
 
 An encoder or a language model is loaded only for vectors that are not on disk yet.
 """
@@ -21,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from flamingo.choices import Similarity
+from flamingo.choices import Pooling, Similarity
 from flamingo.data.features import content_hash
 from flamingo.evaluation.benchmarks.files import image_file
 from flamingo.evaluation.draws import generator
@@ -70,6 +69,7 @@ class Retriever:
     folder: Path
     images: ImageSource
     texts: TextSource
+    pooling: Pooling = Pooling.mean
 
     def __call__(self, queries: Sequence[Item], pool: Sequence[Item]) -> Similar:
         """Index of ``pool`` and vectors of ``queries``.
@@ -89,9 +89,9 @@ class Retriever:
         return Similar(Index.build(offered), asked, name)
 
     def _by_image(self, queries: Sequence[Item], pool: Sequence[Item]) -> _Vectors:
-        source = f"mean of the patches, {self.images.fingerprint}"
+        source = f"{_POOLED[self.pooling]}, {self.images.fingerprint}"
         asked, offered = (self._image_vectors(items, source) for items in (queries, pool))
-        return asked, offered, f"image, mean of {self.images.fingerprint[:16]}"
+        return asked, offered, f"image, {self.pooling.value} of {self.images.fingerprint[:16]}"
 
     def _image_vectors(self, items: Sequence[Item], source: str) -> Float[Tensor, "item dim"]:
         media = {media_key(item.media): item.media for item in items if item.media is not None}
@@ -109,7 +109,7 @@ class Retriever:
 
     def _encoded(self, media: Sequence[Media]) -> Float[Tensor, "item dim"]:
         frames = [frame for medium in media for frame in medium.frames]
-        return image_features(media, self.images.load(frames))
+        return image_features(media, self.images.load(frames), self.pooling)
 
     def _by_question(self, queries: Sequence[Item], pool: Sequence[Item]) -> _Vectors:
         offered = sorted({item.question for item in pool})
@@ -147,6 +147,9 @@ class Retriever:
         model = self.texts.load()
         layers = model.config.get_text_config().num_hidden_layers
         return HiddenStates(model, self.texts.tokenizer, reference, layer=-(-layers // 4))
+
+
+_POOLED = {Pooling.mean: "mean of the patches", Pooling.cls: "class token"}
 
 
 def _identity(image: ImageRef, known: dict[str, str]) -> str:

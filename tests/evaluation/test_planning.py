@@ -14,6 +14,7 @@ from flamingo.evaluation.plans import Plan, read_plans, write_plans
 from flamingo.evaluation.pool import Listing
 from flamingo.evaluation.retrieval import Index
 from flamingo.evaluation.retrieval_blocks import BlockFinder
+from flamingo.evaluation_config import DemonstrationsConfig
 
 ITEMS, QUERIES, LONGEST = 120, 15, 8
 POOL = Listing(
@@ -41,11 +42,10 @@ SIMILAR = Similar(
 STRATEGIES = [s for s in Strategy if s is not Strategy.balanced]
 
 
-def settings(strategy: Strategy, **options) -> PlanSettings:
-    fixed = tuple(POOL.ids[i] for i in range(3, 60, 4)) if strategy is Strategy.fixed else ()
-    return PlanSettings(
-        **{"strategy": strategy, "longest": LONGEST, "fixed": fixed, "candidates": 30, **options}
-    )
+def settings(strategy: Strategy, longest: int = LONGEST, seed: int = 0, **options) -> PlanSettings:
+    fixed = [POOL.ids[i] for i in range(3, 60, 4)] if strategy is Strategy.fixed else []
+    config = {"strategy": strategy, "fixed": fixed, "candidates": 30, **options}
+    return PlanSettings(config=DemonstrationsConfig(**config), seed=seed, longest=longest)
 
 
 def plans(own: PlanSettings, places=range(QUERIES), finder=None) -> dict[str, Plan]:
@@ -148,16 +148,16 @@ def test_a_label_that_runs_out_is_named() -> None:
 
 
 def test_fixed_demonstrations_are_those_the_user_listed_and_move_up_for_an_excluded_one() -> None:
-    own = settings(Strategy.fixed, fixed=("train/90", "train/4", "train/99"), longest=2)
+    own = settings(Strategy.fixed, fixed=["train/90", "train/4", "train/99"], longest=2)
     made = plans(own)
     assert made["test/0"].demonstrations == ("train/4", "train/99")
     assert made["test/1"].demonstrations == ("train/90", "train/99")  # train/4 shows image/1
     with pytest.raises(ValueError, match="3 fixed demonstrations less 1 excluded for query"):
         plans(replace(own, longest=3))
     with pytest.raises(ValueError, match="expected ids of the pool of b, got 'train/x'"):
-        plans(replace(own, fixed=("train/x",)))
+        plans(settings(Strategy.fixed, fixed=["train/x"], longest=2))
     with pytest.raises(ValueError, match="expected each once, got 'train/4' twice"):
-        plans(replace(own, fixed=("train/4", "train/4"), longest=2), [0])
+        plans(settings(Strategy.fixed, fixed=["train/4", "train/4"], longest=2), [0])
 
 
 def test_plans_say_what_they_were_made_of_and_survive_the_disk(tmp_path: Path) -> None:
@@ -191,17 +191,17 @@ def test_seeds_draw_anew_and_the_order_seed_only_orders(strategy: Strategy) -> N
 
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="fixed: expected ids with strategy=fixed and only then"):
-        PlanSettings(strategy=Strategy.fixed)
+        DemonstrationsConfig(strategy=Strategy.fixed)
     with pytest.raises(ValueError, match="fixed: expected ids"):
-        PlanSettings(fixed=("a",))
-    with pytest.raises(ValueError, match="strategy: expected label_balanced"):
-        PlanSettings(strategy=Strategy.balanced)
-    with pytest.raises(ValueError, match="candidates: expected at least the 32 longest, got 8"):
-        PlanSettings(strategy=Strategy.diverse, candidates=8)
+        DemonstrationsConfig(fixed=["a"])
+    with pytest.raises(ValueError, match="strategy: expected another"):
+        DemonstrationsConfig(strategy=Strategy.balanced)
     with pytest.raises(ValueError, match="relevance"):
-        PlanSettings(relevance=-0.1)
+        DemonstrationsConfig(relevance=-0.1)
+    with pytest.raises(ValueError, match="candidates: expected at least .* 9 demonstr.*, got 8"):
+        settings(Strategy.diverse, candidates=8, longest=9)
     with pytest.raises(ValueError, match="longest: expected >= 0, got -1"):
-        PlanSettings(longest=-1)
+        settings(Strategy.random, longest=-1)
     for own in (settings(Strategy.rices), settings(Strategy.random, order=Order.similar_first)):
         with pytest.raises(ValueError, match="similar: expected retrieval features"):
             make_plans(own, "b", ASKED, POOL)

@@ -12,8 +12,9 @@ from flamingo.choices import Condition
 from flamingo.evaluation.plots import plot_shots
 from flamingo.evaluation.report import RunFacts, gallery, write_report
 from flamingo.evaluation.report_tables import Table, headline, power_table, sections
-from flamingo.evaluation.results import collect, table
+from flamingo.evaluation.results import collect
 from flamingo.evaluation.runner import Outcome
+from flamingo.evaluation.tables import table
 
 from . import toys
 

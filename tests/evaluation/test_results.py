@@ -20,8 +20,9 @@ from flamingo.evaluation.metrics.classification import exact_match
 from flamingo.evaluation.predictions import Prediction
 from flamingo.evaluation.prompts import Episode, Item
 from flamingo.evaluation.report_tables import sections
-from flamingo.evaluation.results import collect, table
+from flamingo.evaluation.results import collect
 from flamingo.evaluation.runner import Cell, Outcome
+from flamingo.evaluation.tables import table
 from flamingo.testing import synthetic_images
 from flamingo.types import Media
 

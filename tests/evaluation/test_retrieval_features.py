@@ -9,7 +9,6 @@ from flamingo.choices import Pooling
 from flamingo.data.features import EncodingLoader, PixelLoader
 from flamingo.evaluation.retrieval_features import (
     HiddenStates,
-    InputEmbeddings,
     image_features,
     text_features,
 )
@@ -79,18 +78,6 @@ def test_equal_texts_are_encoded_once() -> None:
     assert vectors.tolist() == [[2, 1], [1, 1], [2, 1], [3, 1]]
     with pytest.raises(ValueError, match="a vector for each of 2 texts, got 1"):
         text_features(["a", "b"], lambda texts: torch.ones(1, 2))
-
-
-def test_input_embeddings_are_the_mean_over_the_tokens_of_a_text() -> None:
-    model, tokenizer = tiny_language_model(), tiny_tokenizer()
-    vectors = InputEmbeddings(model, tokenizer)(TEXTS)
-    matrix = model.get_input_embeddings().weight.detach()
-    for text, vector in zip(TEXTS, vectors, strict=True):
-        ids = tokenizer(text, add_special_tokens=False).input_ids
-        torch.testing.assert_close(vector, matrix[ids].mean(dim=0))
-    assert not vectors.requires_grad
-    with pytest.raises(ValueError, match="at least one token in each, got ''"):
-        InputEmbeddings(model, tokenizer)(["a", ""])
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "mpt", "bloom"])

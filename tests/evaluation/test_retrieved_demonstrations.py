@@ -7,11 +7,12 @@ from pathlib import Path
 from flamingo.choices import Exclusion, Strategy
 from flamingo.data.features import FeatureStore
 from flamingo.evaluation.planning import PlanSettings, Similar, make_plans
-from flamingo.evaluation.pool import Listing, by_stored_content
+from flamingo.evaluation.pool import Listing, by_content
 from flamingo.evaluation.prompts import Item
 from flamingo.evaluation.retrieval import Index
 from flamingo.evaluation.retrieval_features import image_features
 from flamingo.evaluation.vector_cache import cached_vectors
+from flamingo.evaluation_config import DemonstrationsConfig
 from flamingo.testing import synthetic_images, tiny_vision_encoder
 from flamingo.types import ImageRef, Media
 
@@ -28,8 +29,7 @@ def items(images: list[ImageRef]) -> list[Item]:
 def test_rices_by_image_finds_the_same_shapes_and_colours(tmp_path: Path) -> None:
     encoder = tiny_vision_encoder()
     store = FeatureStore.build([*IMAGES, *COPIES], encoder, tmp_path)
-    same = by_stored_content(store)
-    pool, queries = Listing.of(items(IMAGES), same), Listing.of(items(COPIES), same)
+    pool, queries = (Listing.of(items(images), by_content) for images in (IMAGES, COPIES))
 
     def features(kind: str, images: list[ImageRef]):
         return cached_vectors(
@@ -43,9 +43,10 @@ def test_rices_by_image_finds_the_same_shapes_and_colours(tmp_path: Path) -> Non
     similar = Similar(Index.build(features("pool", IMAGES)), features("queries", COPIES), "mean")
 
     def right(strategy: Strategy) -> float:
-        settings = PlanSettings(
-            strategy=strategy, exclusion=Exclusion.same_content, longest=SHOTS, candidates=16
+        config = DemonstrationsConfig(
+            strategy=strategy, exclusion=Exclusion.same_content, candidates=16
         )
+        settings = PlanSettings(config=config, longest=SHOTS)
         plans = make_plans(settings, "shapes", queries, pool, similar)
         shown = [[pool.labels[pool.place[d]] for d in plan.demonstrations] for plan in plans]
         for plan, image in zip(plans, IMAGES, strict=False):

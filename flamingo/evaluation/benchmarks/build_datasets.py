@@ -25,7 +25,11 @@ from flamingo.evaluation.benchmarks.hateful_memes import (
     read_hateful_memes,
     write_hateful_memes_submission,
 )
-from flamingo.evaluation.benchmarks.image_folder import read_image_folder
+from flamingo.evaluation.benchmarks.image_folder import (
+    has_classes,
+    read_image_folder,
+    read_unlabelled_images,
+)
 from flamingo.evaluation.benchmarks.open_mi import OpenMIBenchmark
 from flamingo.evaluation.benchmarks.pope import read_pope
 from flamingo.evaluation.benchmarks.submissions import of_answers, of_probabilities
@@ -257,10 +261,12 @@ def _captions(make: _Make, config: CaptionBenchmarkConfig, name: str, title: str
 
 def _classification(make: _Make, config: ClassificationBenchmarkConfig) -> Benchmark:
     names = None if config.class_names is None else Path(config.class_names)
-    test, train = (
-        read_image_folder(Path(folder), name=f"classification/{split}", class_names=names)
-        for split, folder in (("test", config.test), ("train", config.train))
-    )
+    name, folder = "classification/test", Path(config.test)
+    train = read_image_folder(Path(config.train), name="classification/train", class_names=names)
+    if has_classes(folder):
+        test = read_image_folder(folder, name=name, class_names=names)
+    else:
+        test = read_unlabelled_images(folder, train[0].candidates, name=name)
     title = f"Classes of {Path(config.test).resolve().parent.name}"
     return make(config, "classification", title, Kind.classification, test, train)
 

@@ -71,6 +71,11 @@ def read_unlabelled_images(folder: Path, candidates: Sequence[str], *, name: str
     return check_unique(examples, folder)
 
 
+def has_classes(folder: Path) -> bool:
+    """Whether there are sub-directories, which are the classes. Raises ``ValueError`` for none."""
+    return any(entry.is_dir() for entry in _entries(folder))
+
+
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: expected a directory, found none")
