@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
@@ -117,6 +118,9 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         cross_attention: CrossAttentionConfig | None = None,
         vision_dim: int | None = None,
         dtype: torch.dtype | None = None,
+        image_token_id: int | None = None,
+        end_of_chunk_token_id: int | None = None,
+        new_token_ids: Sequence[int] | None = None,
     ) -> FlamingoForConditionalGeneration:
         """A new model between two backbones; what trains starts at random, in float32.
 
@@ -126,6 +130,10 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             language: hub name, local folder, embedded asset, or a loaded causal LM.
             resampler, cross_attention: architecture; the paper's where not given.
             dtype: of the frozen language model when it is loaded here (default float32).
+            image_token_id, end_of_chunk_token_id: default: the first two ids behind the LM's own
+                vocabulary.
+            new_token_ids: all ids that get rows of their own, in increasing order; default: the
+                two above.
 
         Raises:
             ValueError: without ``vision``, unless ``vision_dim`` is given, and for an LM whose
@@ -146,6 +154,8 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         else:
             options = LanguageConfig(name=language.name_or_path or "")
         vocabulary = lm.vocabulary_size(language)
+        image = vocabulary if image_token_id is None else image_token_id
+        end = vocabulary + 1 if end_of_chunk_token_id is None else end_of_chunk_token_id
         config = FlamingoConfig(
             text_config=deepcopy(language.config),  # ours to annotate, the LM's stays its own
             vision=None if encoder is None else to_plain(encoder.config),
@@ -153,9 +163,9 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             resampler=to_plain(resampler or ResamplerConfig()),
             cross_attention=to_plain(cross_attention or CrossAttentionConfig()),
             vision_dim=vision_dim,
-            new_token_ids=[vocabulary, vocabulary + 1],
-            image_token_id=vocabulary,
-            end_of_chunk_token_id=vocabulary + 1,
+            new_token_ids=sorted({image, end}) if new_token_ids is None else list(new_token_ids),
+            image_token_id=image,
+            end_of_chunk_token_id=end,
             vision_fingerprint=None if encoder is None else encoder.fingerprint,
             language_fingerprint=lm.fingerprint(language),
         )
