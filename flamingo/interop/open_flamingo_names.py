@@ -67,12 +67,14 @@ class LanguageModelNames:
         )
 
 
-def canonical(name: str, layers: str) -> str:
-    """A checkpoint's ``name`` as OpenFlamingo 2 spells it."""
+def canonical(name: str, names: LanguageModelNames) -> str:
+    """A checkpoint's ``name`` as OpenFlamingo 2 spells it; a tied head's is the embedding's."""
     for wrapper in WRAPPERS:
         name = name.replace(wrapper, "")
     for old, new in OTHER_SPELLINGS:
-        name = _translate(name, old, new, layers) or name
+        name = _translate(name, old, new, names.layers) or name
+    if names.tied and name == f"lang_encoder.{names.head}":
+        return f"lang_encoder.{names.embedding}"
     return name
 
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from flamingo.interop import load_open_flamingo
-from flamingo.interop.open_flamingo import convert_open_flamingo
+from flamingo.interop.open_flamingo import convert
+from flamingo.interop.open_flamingo_file import CheckpointFile
+from flamingo.interop.open_flamingo_names import LanguageModelNames
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 
 DATA = Path(__file__).parent.parent / "data" / "open_flamingo"
@@ -225,7 +227,9 @@ def test_another_interval_of_blocks_lists_those_in_the_way() -> None:
 
 
 def test_a_checkpoint_of_another_family_is_refused() -> None:
-    with pytest.raises(ValueError, match="gated_cross_attn_layer for this language model"):
+    with pytest.raises(
+        ValueError, match="gated_cross_attn_layer for a language model with .* gpt_neox.layers"
+    ):
         load("gpt_neox", DATA / "opt" / "checkpoint.safetensors")
 
 
@@ -273,7 +277,7 @@ def test_another_language_models_frozen_weights_are_refused(tmp_path: Path) -> N
 
 
 def test_another_width_or_token_id_is_refused() -> None:
-    with pytest.raises(ValueError, match="vision_dim: expected the checkpoint's width 24, got 32"):
+    with pytest.raises(ValueError, match="vision_dim: expected the checkpoint's 24, got 32"):
         load("opt", vision_dim=32)
     with pytest.raises(ValueError, match="image_token_id: expected an id below .* 96 rows, got 96"):
         load("opt", image_token_id=96)
@@ -326,23 +330,26 @@ def test_padding_of_the_vocabulary_that_was_cut_off_is_never_generated(tmp_path:
     state[name] = state[name][:90]
     model = load("gpt_neox", saved(state, tmp_path), image_token_id=89, end_of_chunk_token_id=88)
     assert model.generation_config.suppress_tokens == [90, 91, 92, 93, 94, 95]
-    best = model(torch.tensor([[3, 4]])).logits[0, -1].argsort(descending=True)
     ids = model.generate(torch.tensor([[3, 4]]), max_new_tokens=20, eos_token_id=-1)
-    assert int(ids.max()) < 89 and len(best) == 96
+    assert int(ids.max()) < 90 and not (ids == 89).any()
 
 
 def test_what_went_where_is_told() -> None:
-    facts = meta("opt")
-    _, told = convert_open_flamingo(
-        DATA / "opt" / "checkpoint.safetensors",
-        language_model=DATA / "opt" / "language_model",
-        cross_attn_every_n_layers=facts.cross_attn_every_n_layers,
+    facts, language = meta("opt"), language_model("opt")
+    file = CheckpointFile.open(
+        DATA / "opt" / "checkpoint.safetensors", LanguageModelNames.of(language)
+    )
+    _, told = convert(
+        file,
+        language,
+        None,
+        every=facts.cross_attn_every_n_layers,
         image_token_id=facts.image_token_id,
         end_of_chunk_token_id=facts.end_of_chunk_token_id,
     )
     state = weights("opt")
     assert told.moves["perceiver.layers.5.1.3.weight"] == "resampler.layers.5.feed_forward.3.weight"
-    assert told.new_rows == (94, 95) and told.notes == ()
+    assert set(told.new_rows) == {94, 95} and told.notes == ()
     assert set(told.moves) | set(told.frozen) | set(told.ignored) == set(state)
 
 

@@ -1,0 +1,100 @@
+"""Back to OpenFlamingo: the same file comes out, and what it cannot express is refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from flamingo.config import CrossAttentionConfig, ResamplerConfig
+from flamingo.interop.open_flamingo_export import (
+    CROSS_ATTENTION,
+    RESAMPLER,
+    open_flamingo_interval,
+    open_flamingo_state,
+    save_open_flamingo,
+)
+from flamingo.model.flamingo import FlamingoForConditionalGeneration
+from tests.interop.test_open_flamingo import FAMILIES, language_model, load, meta, weights
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_checkpoint_comes_back_bit_for_bit(family: str) -> None:
+    state, truth = dict(open_flamingo_state(load(family))), weights(family)
+    frozen_or_second_names = {
+        n for n in truth if n.endswith(("lm_head.weight", "positions.weight"))
+    }
+    assert set(state) == set(truth) - frozen_or_second_names
+    assert all(torch.equal(state[name], truth[name]) for name in state)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_interval_of_blocks_is_found(family: str) -> None:
+    assert open_flamingo_interval(load(family)) == meta(family).cross_attn_every_n_layers
+
+
+@pytest.mark.parametrize("name", ["out/checkpoint.pt", "out/checkpoint.safetensors"])
+def test_trained_new_rows_and_head_rows_survive_the_way_there_and_back(
+    name: str, tmp_path: Path
+) -> None:
+    model = load("gpt_neox", cross_attn_every_n_layers=2, image_token_id=91)
+    with torch.no_grad():
+        model.new_tokens.input.normal_()
+        assert model.new_tokens.output is not None
+        model.new_tokens.output.normal_()
+    save_open_flamingo(model, tmp_path / name)
+    back = load("gpt_neox", tmp_path / name, image_token_id=91)
+    ids, features = torch.tensor([[91, 5, 94, 91, 8]]), torch.randn(1, 2, 1, 5, 24)
+    with torch.no_grad():
+        there, here = (m(ids, vision_features=features).logits for m in (model, back))
+    assert torch.equal(there, here)
+
+
+def test_rows_behind_the_vocabulary_are_appended(tmp_path: Path) -> None:
+    model = FlamingoForConditionalGeneration.from_backbones(
+        None,
+        language_model("llama"),
+        resampler=RESAMPLER,
+        cross_attention=replace(CROSS_ATTENTION, every=4),
+        vision_dim=24,
+    ).eval()
+    save_open_flamingo(model, tmp_path / "checkpoint.pt")
+    back = load("llama", tmp_path / "checkpoint.pt", image_token_id=96, end_of_chunk_token_id=97)
+    ids, features = torch.tensor([[96, 5, 97, 96, 8]]), torch.randn(1, 2, 1, 5, 24)
+    with torch.no_grad():
+        there, here = (m(ids, vision_features=features).logits for m in (model, back))
+    assert torch.equal(there, here) and there.shape[-1] == 98
+
+
+def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    path.write_text("mine")
+    with pytest.raises(ValueError, match="expected no such file yet"):
+        save_open_flamingo(load("opt"), path)
+    assert path.read_text() == "mine" and list(tmp_path.iterdir()) == [path]
+
+
+def test_everything_that_open_flamingo_cannot_express_is_listed(tmp_path: Path) -> None:
+    model = FlamingoForConditionalGeneration.from_backbones(
+        None,
+        language_model("gpt_neox"),
+        resampler=ResamplerConfig(depth=2, heads=8, dim_head=64),
+        cross_attention=CrossAttentionConfig(every=None, layers=[0, 2]),
+        vision_dim=24,
+    )
+    with torch.no_grad():
+        model.resampler.frame_embeddings[1] = 1
+        model.resampler.feature_mean[0] = 1
+    with pytest.raises(ValueError) as caught:
+        save_open_flamingo(model, tmp_path / "checkpoint.pt")
+    told = str(caught.value)
+    for reason in (
+        "resampler.depth = 2 (there 6)",
+        "resampler.activation",
+        "cross_attention.heads = 16 (there 8)",
+        "frame_embeddings are not zero",
+        "features are standardised",
+        "blocks before layers [0, 2] of 4",
+    ):
+        assert reason in told
+    assert not list(tmp_path.iterdir())
