@@ -137,7 +137,8 @@ def convert(
         resampler=file.resampler,
         cross_attention=file.cross_attention(every),
         vision_dim=file.vision_dim,
-        **tokens,
+        image_token_id=image_token_id,
+        end_of_chunk_token_id=end_of_chunk_token_id,
         new_token_ids=new,
     ).eval()
     if file.rows < own:  # OpenFlamingo cut the matrix's padding off: these are no tokens there

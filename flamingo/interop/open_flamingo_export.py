@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -37,13 +36,13 @@ def open_flamingo_interval(model: FlamingoForConditionalGeneration) -> int:
     Raises ``ValueError`` with everything that OpenFlamingo's architecture cannot express.
     """
     unlike = [
-        f"{name}.{field.name} = {getattr(own, field.name)!r} (there {getattr(theirs, field.name)!r})"
+        f"{name}.{option} = {value!r} (there {getattr(theirs, option)!r})"
         for name, own, theirs in (
             ("resampler", model.config.resampler_options, RESAMPLER),
             ("cross_attention", model.config.cross_attention_options, CROSS_ATTENTION),
         )
-        for field in fields(own)
-        if field.name not in OF_TRAINING and getattr(own, field.name) != getattr(theirs, field.name)
+        for option, value in vars(own).items()
+        if option not in OF_TRAINING and value != getattr(theirs, option)
     ]
     if bool(model.resampler.frame_embeddings.count_nonzero()):
         unlike.append("resampler.frame_embeddings are not zero (there are none)")
