@@ -13,14 +13,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flamingo.backbones import assets
-from flamingo.backbones.language import load_tokenizer, vocabulary_size
+from flamingo.backbones.language import load_tokenizer
 from flamingo.backbones.precision import resolve_dtype
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.config import DataConfig, RunConfig
 from flamingo.data.features import FeatureStore, PixelLoader
 from flamingo.data.mixture import Mixture, build_sources, source_configs
 from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
-from flamingo.model.processor import prepare_tokenizer
+from flamingo.model.processor import place_special_tokens
 from flamingo.types import ImageRef, MediaLoader
 
 STATISTICS_IMAGES = 512
@@ -78,7 +78,11 @@ def build_model(
         # At these lengths plain products beat the fused kernel, whose bf16 backward took 18 % of
         # a training step.
         model.language_model.set_attn_implementation("eager")
-    tokenizer = prepare_tokenizer(tokenizer, vocabulary_size(model.language_model))
+    tokenizer = place_special_tokens(
+        tokenizer,
+        image_token_id=model.config.image_token_id,
+        end_of_chunk_token_id=model.config.end_of_chunk_token_id,
+    )
     nn.Module.to(model, device)
     return model, FlamingoProcessor(encoder.image_processor, tokenizer)
 

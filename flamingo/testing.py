@@ -1,6 +1,6 @@
 """Small random stand-ins for everything that is otherwise downloaded.
 
-A vision encoder, language models of twelve families, a tokenizer and a learnable data set, all
+A vision encoder, language models of thirteen families, a tokenizer and a learnable data set, all
 built in memory from a seed within a second. They have the interfaces of the real ones, so that a
 test of ours or of a project that uses this package needs no download. Nothing here touches the
 global random state.
@@ -24,6 +24,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, ViTImageProcessorPil
 
+from flamingo.backbones.mosaic_gpt import MosaicGPTConfig
 from flamingo.backbones.vision import VisionEncoder
 from flamingo.config import VisionConfig
 from flamingo.types import END_OF_CHUNK_TOKEN, ImageRef, InterleavedSequence, Media, Text
@@ -97,6 +98,7 @@ FAMILIES = (
     "gpt_neox",
     "opt",
     "mpt",
+    "mosaic_gpt",
     "falcon",
     "bloom",
     "gptj",
@@ -113,7 +115,7 @@ def tiny_language_model(
     seed: int = 0,
     **overrides: Any,
 ) -> PreTrainedModel:
-    """A random language model of a family of transformers, in evaluation mode, fp32.
+    """A random language model of a family, in evaluation mode, fp32.
 
     ``dropout`` sets every dropout the family has; ``overrides`` go to its config as they are
     (``tie_word_embeddings=False``, ``attn_implementation="eager"``). Biases and norm gains are
@@ -192,6 +194,16 @@ def _family_config(
                 "n_layers": layers,
                 "n_heads": heads,
                 "max_seq_len": positions,
+            }
+        case "mosaic_gpt":
+            return MosaicGPTConfig, {
+                "d_model": hidden,
+                "n_layers": layers,
+                "n_heads": heads,
+                "max_seq_len": positions,
+                "attn_qk_ln": True,
+                "resid_pdrop": dropout,  # refused unless 0: the family has none here
+                "no_bias": True,
             }
         case "falcon":
             return transformers.FalconConfig, common | falcon

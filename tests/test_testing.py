@@ -45,6 +45,10 @@ def test_language_models_are_causal_and_have_no_dropout_unless_asked(family):
         logits, after = model(ids).logits, model(changed).logits
         torch.testing.assert_close(logits[:, :5], after[:, :5])
         assert not torch.allclose(logits[:, 5:], after[:, 5:])
+        if family == "mosaic_gpt":
+            with pytest.raises(ValueError, match="resid_pdrop: expected 0, got 0.5"):
+                tiny_language_model(family, dropout=0.5)
+            return
         dropping = tiny_language_model(family, dropout=0.5).train()
         assert not torch.allclose(dropping(ids).logits, dropping(ids).logits)
 

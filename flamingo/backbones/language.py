@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -23,9 +24,13 @@ from transformers import (
 
 from flamingo.backbones import assets
 from flamingo.backbones.fingerprint import weights_digest
+from flamingo.backbones.mosaic_gpt import MosaicGPTConfig, MosaicGPTForCausalLM
 from flamingo.config import LanguageConfig
 
 EMBEDDED_LANGUAGE_MODEL = "smollm2-135m-instruct"
+
+AutoConfig.register(MosaicGPTConfig.model_type, MosaicGPTConfig)
+AutoModelForCausalLM.register(MosaicGPTConfig, MosaicGPTForCausalLM)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from importlib import resources
 from pydantic import TypeAdapter, ValidationError
 
 from flamingo.choices import Condition, Metric
+from flamingo.comparison.formats import Table
 
 TEXT_ONLY = Condition.text_only_zero_shot.value
 ACCURACIES = {
@@ -23,6 +24,13 @@ ACCURACIES = {
     Metric.ok_vqa_accuracy_always,
 }
 """Variants of one metric: their difference is far below that between models, but not nothing."""
+
+
+METRIC_NAMES = {
+    Metric.cider: "CIDEr",
+    Metric.roc_auc: "ROC AUC",
+    **dict.fromkeys(ACCURACIES, "accuracy"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +135,36 @@ def chosen(published: Sequence[Published], models: Sequence[str] | None) -> list
     if unknown := [name for name in models if name not in known]:
         raise ValueError(f"published: expected some of {known}, got {unknown}")
     return [row for row in published if row.model in models]
+
+
+def published_table(published: Sequence[Published]) -> Table:
+    """Benchmarks down, models across; a cell has a number a shot count, in the order of the header.
+
+    In per cent, as printed. A number that is not in ``published`` is a dash; models that were
+    evaluated on different splits have different rows.
+    """
+    models = list(dict.fromkeys(row.model for row in published))
+    columns = sorted({(row.shots, row.condition.value) for row in published})
+    printed = {
+        ((r.benchmark, r.split, r.metric), r.model, (r.shots, r.condition.value)): r
+        for r in published
+    }
+    rows = []
+    for task in dict.fromkeys(task for task, _, _ in printed):
+        cells = []
+        for model in models:
+            found = (printed.get((task, model, column)) for column in columns)
+            numbers = (f"{100 * row.value:.1f}" if row is not None else "–" for row in found)
+            cells.append(" / ".join(numbers))
+        benchmark, split, metric = task
+        rows.append([f"{benchmark} ({split}, {METRIC_NAMES.get(metric, metric.value)})", *cells])
+    shots = " / ".join("0*" if name == TEXT_ONLY else str(n) for n, name in columns)
+    return Table(
+        name="published",
+        title="Published numbers",
+        caption=f"{shots} shots, in per cent. * The text of two demonstrations without images.",
+        header=[f"shots: {shots}", *models],
+        rows=rows,
+        records=[],
+        names=1,
+    )

@@ -17,28 +17,57 @@ from flamingo.types import END_OF_CHUNK_TOKEN, IMAGE_TOKEN
 def prepare_tokenizer(
     tokenizer: PreTrainedTokenizerBase, vocabulary_size: int
 ) -> PreTrainedTokenizerBase:
-    """Give a tokenizer the two special tokens, at the ids the model has rows for.
+    """Give a tokenizer the two special tokens of a new model: behind the LM's own vocabulary.
 
-    The new rows follow the LM's own vocabulary. Where the LM has more rows than its tokenizer has
-    tokens (padded matrices), unused names fill the gap. A tokenizer without a padding token pads
-    with its end-of-sequence token (padding is always masked).
+    Raises ``ValueError`` when the tokenizer has more tokens than the LM has rows.
+    """
+    return place_special_tokens(
+        tokenizer, image_token_id=vocabulary_size, end_of_chunk_token_id=vocabulary_size + 1
+    )
+
+
+def place_special_tokens(
+    tokenizer: PreTrainedTokenizerBase, *, image_token_id: int, end_of_chunk_token_id: int
+) -> PreTrainedTokenizerBase:
+    """Give a tokenizer the two special tokens, at the ids that a model's configuration names.
+
+    New models have them behind the LM's matrix, released OpenFlamingo models behind the
+    tokenizer's last token and so inside a padded matrix. Unused names fill what lies between the
+    tokenizer's last token and them. A tokenizer without a padding token pads with its
+    end-of-sequence token (padding is always masked).
 
     Raises:
-        ValueError: when the tokenizer has more tokens than the LM has rows.
+        ValueError: when the tokenizer has other tokens at these ids, or these tokens elsewhere.
     """
-    if tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) == vocabulary_size:
-        return tokenizer
-    gap = vocabulary_size - len(tokenizer)
-    if gap < 0:
+    wanted = {end_of_chunk_token_id: END_OF_CHUNK_TOKEN, image_token_id: IMAGE_TOKEN}
+    if len(wanted) != 2:
         raise ValueError(
-            f"tokenizer: expected at most the language model's {vocabulary_size} tokens, "
-            f"got {len(tokenizer)}"
+            "image_token_id, end_of_chunk_token_id: expected two ids, got "
+            f"{image_token_id} for both"
         )
-    tokenizer.add_tokens([f"<|unused_{i}|>" for i in range(gap)], special_tokens=True)
-    tokenizer.add_tokens([IMAGE_TOKEN, END_OF_CHUNK_TOKEN], special_tokens=True)
+    vocabulary = tokenizer.get_vocab()
+    own = {token: vocabulary[token] for token in wanted.values() if token in vocabulary}
+    in_order = sorted(wanted.items())
+    if own and own != {token: place for place, token in in_order}:
+        raise ValueError(f"tokenizer: expected {_places(wanted)}, got {own}")
+    if not own:
+        if len(tokenizer) > in_order[0][0]:
+            raise ValueError(
+                f"tokenizer: expected {_places(wanted)} behind its own tokens, "
+                f"got {len(tokenizer)} tokens"
+            )
+        unused = 0
+        for place, token in in_order:
+            gap = range(unused, unused := unused + place - len(tokenizer))
+            tokenizer.add_tokens([f"<|unused_{i}|>" for i in gap], special_tokens=True)
+            tokenizer.add_tokens([token], special_tokens=True)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or END_OF_CHUNK_TOKEN
     return tokenizer
+
+
+def _places(wanted: dict[int, str]) -> str:
+    return " and ".join(f"{token} at {place}" for place, token in sorted(wanted.items()))
 
 
 class FlamingoProcessor(ProcessorMixin):

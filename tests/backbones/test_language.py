@@ -12,6 +12,7 @@ NORM_WEIGHTS = {
     "gptj": "ln_1.weight",
     "opt": "self_attn_layer_norm.weight",
     "mpt": "norm_1.weight",
+    "mosaic_gpt": "ln_1.weight",
 }
 
 

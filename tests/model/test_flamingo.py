@@ -81,7 +81,7 @@ def test_which_image_moves_which_token(build: Build, mode: MediaVisibility):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "opt", "mpt"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "opt", "mpt", "mosaic_gpt"])
 def test_left_padded_right_padded_and_alone_agree(build: Build, family: str, mode):
     model = build(family, media=mode)
     rows = [prompt(model, 9, [2, 5], seed=1), prompt(model, 6, [1], seed=2)]

@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
-from flamingo.model.processor import prepare_tokenizer
+from flamingo.model.processor import place_special_tokens, prepare_tokenizer
 from flamingo.testing import tiny_language_model, tiny_tokenizer, tiny_vision_encoder
 from tests.model.test_persistence import SMALL
 
@@ -33,8 +33,37 @@ def test_special_tokens_get_the_ids_the_model_has_rows_for():
 
 
 def test_a_tokenizer_larger_than_the_language_model_is_an_error():
-    with pytest.raises(ValueError, match="at most the language model's 100 tokens"):
+    message = r"<image> at 100 and <\|endofchunk\|> at 101 behind its own tokens, got 512 tokens"
+    with pytest.raises(ValueError, match=message):
         prepare_tokenizer(tiny_tokenizer(), 100)
+
+
+@pytest.mark.parametrize(("image", "end"), [(513, 512), (512, 513), (515, 520)])
+def test_special_tokens_stand_where_a_model_has_them(image: int, end: int):
+    tokenizer = tiny_tokenizer()
+    for _ in range(2):  # a second time changes nothing
+        tokenizer = place_special_tokens(tokenizer, image_token_id=image, end_of_chunk_token_id=end)
+        assert tokenizer.convert_tokens_to_ids(["<image>", "<|endofchunk|>"]) == [image, end]
+        assert len(tokenizer) == max(image, end) + 1
+    own = tiny_tokenizer()("a red square").input_ids
+    ids = tokenizer("<image>a red square<|endofchunk|>").input_ids
+    assert ids == [image, *own, end]
+
+
+def test_special_tokens_at_other_ids_are_an_error_that_names_both():
+    tokenizer = prepare_tokenizer(tiny_tokenizer(), 512)
+    message = r"expected <\|endofchunk\|> at 512 and <image> at 513, got .*: 513, .*: 512"
+    with pytest.raises(ValueError, match=message):
+        place_special_tokens(tokenizer, image_token_id=513, end_of_chunk_token_id=512)
+    with pytest.raises(ValueError, match="expected two ids, got 512 for both"):
+        place_special_tokens(tiny_tokenizer(), image_token_id=512, end_of_chunk_token_id=512)
+
+
+def test_a_tokenizer_that_has_only_one_of_them_is_an_error():
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    with pytest.raises(ValueError, match=r"expected <image> at 512 .* got {'<image>': 512}"):
+        prepare_tokenizer(tokenizer, 512)
 
 
 def test_prompts_and_images_become_what_the_model_reads(processor):
