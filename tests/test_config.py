@@ -9,7 +9,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from flamingo.choices import Collection
+from flamingo.choices import Collection, Condition, Pooling
 from flamingo.composition import CONF, compose
 from flamingo.config import (
     BindingSourceConfig,
@@ -25,6 +25,7 @@ from flamingo.config import (
 )
 from flamingo.evaluation_config import (
     BindingBenchmarkConfig,
+    DemonstrationsConfig,
     EvaluationConfig,
     FolderBenchmarkConfig,
 )
@@ -264,6 +265,13 @@ NONSENSE = {
     r"evaluation.shots: .*\[\]": lambda: EvaluationConfig(shots=[]),
     "evaluation.shots: .*-1": lambda: EvaluationConfig(shots=[-1]),
     "evaluation.batch_size": lambda: EvaluationConfig(batch_size=0),
+    "evaluation.shots: expected 0 among them for text_only_zero": lambda: EvaluationConfig(
+        shots=[2, 4], conditions=[Condition.real, Condition.text_only_zero_shot]
+    ),
+    "evaluation.demonstrations.pooling: .* vision.keep_cls=false, got cls": lambda: RunConfig(
+        name="x",
+        evaluation=EvaluationConfig(demonstrations=DemonstrationsConfig(pooling=Pooling.cls)),
+    ),
     "name: expected the name of one folder": lambda: RunConfig(name="a/b"),
     "name: .*'..'": lambda: RunConfig(name=".."),
     "name: .*''": lambda: RunConfig(name=""),

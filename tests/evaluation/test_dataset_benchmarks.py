@@ -445,6 +445,18 @@ def test_a_pool_larger_than_the_training_split_is_all_of_it() -> None:
         assert len(one(config, "vqav2").pool) == expected
 
 
+def test_a_test_split_of_images_alone_is_asked_without_a_score(tmp_path: Path) -> None:
+    classes = DATA / "image_folder/val"
+    for image in sorted(path for path in classes.rglob("*") if path.is_file()):
+        shutil.copy(image, tmp_path / f"{image.parent.name}_{image.name}")
+    content = {"test": str(tmp_path), "train": str(classes)}
+    benchmark = one(evaluation("classification", content), "classification")
+    labelled = one(evaluation("classification", content | {"test": str(classes)}), "classification")
+    (asked, *_), (known, *_) = benchmark.episodes(0, 0), labelled.episodes(0, 0)
+    assert asked.candidates == known.candidates == ("n01440764", "n01514668")
+    assert not asked.references and known.references
+
+
 # ---------------------------------------------------------------------------- VL-ICL
 
 
