@@ -20,6 +20,37 @@ class Activation(Enum):
     """The paper's."""
     gelu = "gelu"
     """OpenFlamingo's."""
+    relu = "relu"
+    """IDEFICS' resampler's."""
+    silu = "silu"
+    """LLaMA's, and so IDEFICS' cross-attention's."""
+
+
+class Norm(Enum):
+    """How a stream is normalised before a layer reads it."""
+
+    layer = "layer"
+    """LayerNorm: mean removed, scaled, with a bias (Ba et al. 2016)."""
+    rms = "rms"
+    """RMSNorm: scaled alone (Zhang and Sennrich 2019), as LLaMA and IDEFICS."""
+
+
+class Gate(Enum):
+    """What a gate of the cross-attention is."""
+
+    scalar = "scalar"
+    """One number a branch: the paper's."""
+    channel = "channel"
+    """One number for each channel of the stream."""
+
+
+class ResamplerKind(Enum):
+    """What turns the encoder's tokens into latents."""
+
+    perceiver = "perceiver"
+    """The paper's perceiver resampler."""
+    identity = "identity"
+    """Nothing: the encoder's tokens are the latents."""
 
 
 class Precision(Enum):

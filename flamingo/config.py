@@ -16,9 +16,12 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from flamingo.choices import (
     Activation,
     Collection,
+    Gate,
     MediaVisibility,
+    Norm,
     Pooling,
     Precision,
+    ResamplerKind,
     Schedule,
     WandbMode,
 )
@@ -54,14 +57,21 @@ class LanguageConfig:
 
 @dataclass(kw_only=True)
 class ResamplerConfig:
-    """Perceiver resampler; defaults are the paper's (section 2.1, appendix A.1.1)."""
+    """Perceiver resampler; defaults are the paper's (section 2.1, appendix A.1.1).
 
+    With ``kind=identity`` there is none, and of the other fields only ``standardize_features``
+    has a meaning.
+    """
+
+    kind: ResamplerKind = ResamplerKind.perceiver
     depth: int = 6
     num_latents: int = 64
     heads: int = 16
     dim_head: int = 96
     ff_mult: int = 4
     activation: Activation = Activation.squared_relu
+    qk_norm: bool = False
+    """A LayerNorm on queries and one on keys, over the channels of a head (IDEFICS)."""
     max_frames: int = 8
     """Length of the table of frame-time embeddings: the longest clip."""
     latent_std: float = 1.0
@@ -88,9 +98,19 @@ class CrossAttentionConfig:
     heads: int = 16
     dim_head: int = 128
     ff_mult: int = 4
+    ff_width: int | None = None
+    """Inner width of the feed-forward; null: ``ff_mult`` times the LM's width."""
+    ff_gated: bool = False
+    """``down(act(gate(x)) * up(x))`` (Shazeer 2020), as LLaMA's, instead of two linears."""
     activation: Activation = Activation.squared_relu
+    norm: Norm = Norm.layer
+    """What normalises the stream before either branch (and, with ``qk_norm``, the heads)."""
+    norm_eps: float = 1e-5
+    qk_norm: bool = False
+    """A norm on queries and one on keys, over the channels of a head (IDEFICS)."""
+    gate: Gate = Gate.scalar
     gate_init: float = 0.0
-    """Initial value of the gate's scalar (before tanh)."""
+    """Initial value of the gate (before tanh)."""
     attention_init_scale: float = 1.0
     """Factor on the initial weights of the attention's output projection. At 1 its output is about
     0.3 a channel, which an LM with a stream many times as large hardly hears."""
@@ -107,6 +127,9 @@ class CrossAttentionConfig:
             require(
                 getattr(self, name) >= 1, f"cross_attention.{name}", ">= 1", getattr(self, name)
             )
+        require(self.norm_eps > 0, "cross_attention.norm_eps", "> 0", self.norm_eps)
+        if self.ff_width is not None:
+            require(self.ff_width >= 1, "cross_attention.ff_width", ">= 1", self.ff_width)
         for name in ("attention_init_scale", "feed_forward_init_scale"):
             value = getattr(self, name)
             require(value >= 0, f"cross_attention.{name}", ">= 0", value)

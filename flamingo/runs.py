@@ -50,6 +50,19 @@ MAY_CHANGE = (
 )
 """Fields (with all below them) that may differ when a run continues: they change no weight."""
 
+ADDED_LATER = (
+    "model.resampler.kind",
+    "model.resampler.qk_norm",
+    "model.cross_attention.ff_width",
+    "model.cross_attention.ff_gated",
+    "model.cross_attention.norm",
+    "model.cross_attention.norm_eps",
+    "model.cross_attention.qk_norm",
+    "model.cross_attention.gate",
+)
+"""Fields that earlier versions lacked. Their defaults are what those versions did, so a run has the
+same identity with a default as without the field."""
+
 
 # ---------------------------------------------------------------------------- configs
 
@@ -95,6 +108,10 @@ def differences(stored: RunConfig, given: RunConfig) -> dict[str, tuple[Any, Any
 def config_hash(config: RunConfig) -> str:
     """Identifies a run: equal for configs that may continue one another."""
     values = {n: v for n, v in flatten(plain(config)).items() if not _may_change(n)}
+    defaults = flatten(plain(RunConfig(name="any")))
+    for name in ADDED_LATER:
+        if values[name] == defaults[name]:
+            del values[name]
     if config.training.schedule is Schedule.constant:
         del values["training.steps"]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

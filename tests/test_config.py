@@ -222,6 +222,8 @@ NONSENSE = {
     "resampler.depth": lambda: ResamplerConfig(depth=0),
     "resampler.latent_std": lambda: ResamplerConfig(latent_std=0.0),
     "cross_attention.heads": lambda: CrossAttentionConfig(heads=0),
+    "cross_attention.ff_width": lambda: CrossAttentionConfig(ff_width=0),
+    "cross_attention.norm_eps": lambda: CrossAttentionConfig(norm_eps=0.0),
     "exactly one of every and layers, got every=1": lambda: CrossAttentionConfig(layers=[2]),
     "exactly one of every and layers, got every=None": lambda: CrossAttentionConfig(every=None),
     "cross_attention.every": lambda: CrossAttentionConfig(every=0),

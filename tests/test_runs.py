@@ -7,18 +7,21 @@ import sys
 
 import pandas as pd
 import pytest
+import yaml
 
 from flamingo.choices import Schedule, WandbMode
 from flamingo.config import (
     BindingSourceConfig,
+    CrossAttentionConfig,
     DataConfig,
     EasyVQASourceConfig,
+    ModelConfig,
     RunConfig,
     TrackingConfig,
     TrainingConfig,
 )
 from flamingo.evaluation_config import EvaluationConfig
-from flamingo.runs import RunDirectory, config_hash, load_config, load_run
+from flamingo.runs import ADDED_LATER, RunDirectory, config_hash, load_config, load_run
 from flamingo.training.checkpoint import save_checkpoint
 
 
@@ -99,6 +102,25 @@ def test_what_decides_the_weights_is_part_of_the_runs_identity(tmp_path, field):
     default = getattr(TrainingConfig(), field)
     assert config_hash(training(tmp_path, **{field: default + 1})) != config_hash(config(tmp_path))
     assert config_hash(training(tmp_path, **{field: default})) == config_hash(config(tmp_path))
+
+
+def test_runs_from_before_a_field_was_added_keep_their_identity(tmp_path):
+    """The literal is what version 0.1.0 gave, whose models had none of ``ADDED_LATER``."""
+    model = ModelConfig(cross_attention=CrossAttentionConfig(heads=4))
+    assert config_hash(config(tmp_path, model=model)) == "0bcb0bf8e1f2c697"
+    model.resampler.qk_norm = True
+    assert config_hash(config(tmp_path, model=model)) != "0bcb0bf8e1f2c697"
+
+
+def test_a_stored_config_without_a_field_added_later_is_the_same_run(tmp_path):
+    given = config(tmp_path)
+    run = RunDirectory.open(given)
+    stored = yaml.safe_load(run.config_file.read_text())
+    for name in ADDED_LATER:
+        _, part, field = name.split(".")
+        del stored["model"][part][field]
+    run.config_file.write_text(yaml.safe_dump(stored))
+    assert RunDirectory.open(given).config == load_config(run.config_file) == given
 
 
 def test_a_run_with_a_constant_rate_may_grow_but_not_shrink(tmp_path):

@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from flamingo.backbones import assets
+from flamingo.backbones import assets, idefics
 from flamingo.backbones.fingerprint import weights_digest
 from flamingo.backbones.mosaic_gpt import MosaicGPTConfig, MosaicGPTForCausalLM
 from flamingo.config import LanguageConfig
@@ -195,10 +195,14 @@ def _folder(config: LanguageConfig) -> str:
 def load_language_model(
     config: LanguageConfig, dtype: torch.dtype = torch.float32
 ) -> PreTrainedModel:
-    """A causal LM, frozen and in eval mode. Attention kernels as transformers chooses them."""
-    model = AutoModelForCausalLM.from_pretrained(
-        _folder(config), revision=config.revision, dtype=dtype
-    )
+    """A causal LM, frozen and in eval mode. Attention kernels as transformers chooses them.
+
+    Of an IDEFICS checkpoint it is the decoder (:mod:`flamingo.backbones.idefics`).
+    """
+    folder = _folder(config)
+    if AutoConfig.from_pretrained(folder, revision=config.revision).model_type == "idefics":
+        return idefics.load_language_model(folder, config.revision, dtype)
+    model = AutoModelForCausalLM.from_pretrained(folder, revision=config.revision, dtype=dtype)
     return model.requires_grad_(False).eval()
 
 

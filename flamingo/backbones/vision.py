@@ -28,7 +28,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from flamingo.backbones import assets
+from flamingo.backbones import assets, idefics
 from flamingo.backbones.efficientnet import FEATURE_DIM, GRID, IMAGE_SIZE, EfficientNetLite0
 from flamingo.backbones.fingerprint import fingerprint, weights_digest
 from flamingo.backbones.precision import preferred_dtype
@@ -225,6 +225,8 @@ class _Source(NamedTuple):
     blocks: nn.Module
     norm: str
     cls_tokens: int
+    image_processor: BaseImageProcessor | None = None
+    """None: the folder's own, as it is."""
 
 
 def _transformer(config: VisionConfig) -> _Source:
@@ -244,22 +246,27 @@ def _transformer(config: VisionConfig) -> _Source:
         case "vit":
             model = AutoModel.from_pretrained(config.name, add_pooling_layer=False, **source)
             return _Source(model, model.layers, "layernorm", 1)
+        case "idefics":
+            model = idefics.load_vision_tower(config.name, config.revision)
+            processor = idefics.load_image_processor(config.name, config.revision)
+            return _Source(model, model.encoder.layers, "post_layernorm", 1, processor)
         case other:
             raise ValueError(
-                f"vision.name: expected {EMBEDDED!r} or a CLIP, SigLIP, DINOv2 or ViT model, "
-                f"got {config.name!r}, which is {other!r}"
+                f"vision.name: expected {EMBEDDED!r} or a CLIP, SigLIP, DINOv2, ViT or IDEFICS "
+                f"model, got {config.name!r}, which is {other!r}"
             )
 
 
 def _load_transformer(config: VisionConfig) -> VisionEncoder:
-    model, blocks, norm, cls_tokens = _transformer(config)
+    model, blocks, norm, cls_tokens, processor = _transformer(config)
     if isinstance(model, SiglipVisionModel):
         model.use_head = False
         del model.head  # the pooling behind the tokens
     if config.keep_cls and cls_tokens == 0:
         raise ValueError(f"vision.keep_cls: expected False, {config.name!r} has no CLS token")
-    revision = {"revision": config.revision} if config.revision else {}
-    processor = AutoImageProcessor.from_pretrained(config.name, backend="pil", **revision)
+    if processor is None:
+        revision = {"revision": config.revision} if config.revision else {}
+        processor = AutoImageProcessor.from_pretrained(config.name, backend="pil", **revision)
     side = cast(int, model.config.patch_size)
     height, width = _pixels(processor, config)
     tokens = TransformerTokens(model, cast(nn.ModuleList, blocks), norm, config, cls_tokens)

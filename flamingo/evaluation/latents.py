@@ -81,8 +81,8 @@ class MediaLatents:
 
     @torch.no_grad()
     def _encoded(self, medium: Media) -> Float[Tensor, "latent dim"]:
-        parameter = next(self._model.resampler.parameters())
-        loaded = self._load([medium])[None].to(parameter.device, parameter.dtype)
+        like = self._model.resampler.feature_mean
+        loaded = self._load([medium])[None].to(like.device, like.dtype)
         if loaded.ndim == 6:
             latents = self._model.encode_media(pixel_values=loaded)
         else:

@@ -1,14 +1,16 @@
-"""The two pieces that resampler and cross-attention share: attention itself and the feed-forward.
+"""What resampler and cross-attention share: attention itself, norms and the feed-forwards.
 
 Which attention kernel runs is chosen here and nowhere else.
 """
+
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from flamingo.choices import Activation
+from flamingo.choices import Activation, Norm
 
 
 def attend(
@@ -43,18 +45,76 @@ class SquaredReLU(nn.Module):
         return F.relu(x).square()
 
 
-class FeedForward(nn.Sequential):
-    """LayerNorm, linear to ``mult * dim``, activation, linear back; no biases in the linears."""
+def build_norm(kind: Norm, dim: int, eps: float = 1e-5) -> nn.LayerNorm | nn.RMSNorm:
+    """A norm over the last ``dim`` channels."""
+    match kind:
+        case Norm.layer:
+            return nn.LayerNorm(dim, eps=eps)
+        case Norm.rms:
+            return nn.RMSNorm(dim, eps=eps)
 
-    def __init__(self, dim: int, mult: int, activation: Activation) -> None:
-        match activation:
-            case Activation.squared_relu:
-                nonlinearity: nn.Module = SquaredReLU()
-            case Activation.gelu:
-                nonlinearity = nn.GELU()
+
+def build_activation(kind: Activation) -> nn.Module:
+    """The nonlinearity between the linears of a feed-forward."""
+    match kind:
+        case Activation.squared_relu:
+            return SquaredReLU()
+        case Activation.gelu:
+            return nn.GELU()
+        case Activation.relu:
+            return nn.ReLU()
+        case Activation.silu:
+            return nn.SiLU()
+
+
+class FeedForward(nn.Sequential):
+    """Norm, linear to ``width``, activation, linear back; no biases in the linears."""
+
+    def __init__(
+        self,
+        dim: int,
+        width: int,
+        activation: Activation,
+        norm: Norm = Norm.layer,
+        norm_eps: float = 1e-5,
+    ) -> None:
         super().__init__(
-            nn.LayerNorm(dim),
-            nn.Linear(dim, mult * dim, bias=False),
-            nonlinearity,
-            nn.Linear(mult * dim, dim, bias=False),
+            build_norm(norm, dim, norm_eps),
+            nn.Linear(dim, width, bias=False),
+            build_activation(activation),
+            nn.Linear(width, dim, bias=False),
         )
+
+    @property
+    def norm(self) -> nn.LayerNorm | nn.RMSNorm:
+        return cast(nn.LayerNorm | nn.RMSNorm, self[0])
+
+    @property
+    def down(self) -> nn.Linear:
+        return cast(nn.Linear, self[-1])
+
+
+class GatedFeedForward(nn.Module):
+    """``down(act(gate(y)) * up(y))``, ``y = norm(x)``; no biases in the linears.
+
+    A gated linear unit (Shazeer 2020, arXiv:2002.05202), as in LLaMA and IDEFICS.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        width: int,
+        activation: Activation,
+        norm: Norm = Norm.layer,
+        norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.norm = build_norm(norm, dim, norm_eps)
+        self.gate = nn.Linear(dim, width, bias=False)
+        self.up = nn.Linear(dim, width, bias=False)
+        self.down = nn.Linear(width, dim, bias=False)
+        self.activation = build_activation(activation)
+
+    def forward(self, x: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
+        x = self.norm(x)
+        return self.down(self.activation(self.gate(x)) * self.up(x))

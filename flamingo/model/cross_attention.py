@@ -1,27 +1,45 @@
 """Gated cross-attention: how media enter the stream of a frozen language model."""
 
-from typing import cast
-
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from flamingo.choices import Gate
 from flamingo.config import CrossAttentionConfig
-from flamingo.model.attention import FeedForward, attend
+from flamingo.model.attention import FeedForward, GatedFeedForward, attend, build_norm
 
 
 class MaskedCrossAttention(nn.Module):
-    """Text attends to the latents of the media it may see; media are not normalised again."""
+    """Text attends to the latents of the media it may see; media are not normalised again.
 
-    def __init__(self, dim: int, media_dim: int, heads: int, dim_head: int) -> None:
+    With ``config.qk_norm`` queries and keys are, head by head, after their projection (IDEFICS).
+    """
+
+    def __init__(self, dim: int, media_dim: int, config: CrossAttentionConfig) -> None:
         super().__init__()
-        self.heads = heads
-        self.norm = nn.LayerNorm(dim)
-        self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
-        self.to_kv = nn.Linear(media_dim, 2 * heads * dim_head, bias=False)
-        self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
+        self.heads = config.heads
+        inner = config.heads * config.dim_head
+        self.norm = build_norm(config.norm, dim, config.norm_eps)
+        self.to_q = nn.Linear(dim, inner, bias=False)
+        self.to_kv = nn.Linear(media_dim, 2 * inner, bias=False)
+        self.to_out = nn.Linear(inner, dim, bias=False)
+        self.q_norm = self.k_norm = None
+        if config.qk_norm:
+            self.q_norm = build_norm(config.norm, config.dim_head, config.norm_eps)
+            self.k_norm = build_norm(config.norm, config.dim_head, config.norm_eps)
+
+    def keys_values(
+        self, latents: Float[Tensor, "medium latent media_dim"]
+    ) -> Float[Tensor, "medium latent keys_values"]:
+        """Keys of all heads, then values: what text attends to, ready but for its heads."""
+        keys_values = self.to_kv(latents)
+        if self.k_norm is None:
+            return keys_values
+        key, value = keys_values.chunk(2, dim=-1)
+        key = self.k_norm(key.unflatten(-1, (self.heads, -1))).flatten(-2)
+        return torch.cat([key, value], dim=-1)
 
     def forward(
         self,
@@ -34,6 +52,8 @@ class MaskedCrossAttention(nn.Module):
         query = self.to_q(self.norm(text))
         # Beams of one prompt share its media: their tokens are queries of one row, no copies.
         query = rearrange(query, "(b g) t (h d) -> b h (g t) d", b=rows, h=self.heads)
+        if self.q_norm is not None:
+            query = self.q_norm(query)
         mask = rearrange(mask, "(b g) t k -> b 1 (g t) k", b=rows)
         out = attend(query, key.to(query.dtype), value.to(query.dtype), mask)
         return self.to_out(rearrange(out, "b h (g t) d -> (b g) t (h d)", t=text.shape[1]))
@@ -45,29 +65,41 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
     Flamingo, section 2.2 and figure 4. With both gates at zero the LM's stream passes unchanged,
     bit for bit. A token that sees no medium gets zero from the attention, yet passes the gated
     feed-forward, as in the paper's formula.
+
+    Norms, the form of the feed-forward and the gates' size are ``config``'s: IDEFICS has RMSNorms,
+    a gated feed-forward and, in some models, a gate for each channel.
     """
 
     def __init__(self, dim: int, media_dim: int, config: CrossAttentionConfig) -> None:
         super().__init__()
-        self.attention = MaskedCrossAttention(dim, media_dim, config.heads, config.dim_head)
-        self.feed_forward = FeedForward(dim, config.ff_mult, config.activation)
+        self.attention = MaskedCrossAttention(dim, media_dim, config)
+        feed_forward = GatedFeedForward if config.ff_gated else FeedForward
+        width = config.ff_mult * dim if config.ff_width is None else config.ff_width
+        self.feed_forward = feed_forward(
+            dim, width, config.activation, config.norm, config.norm_eps
+        )
         with torch.no_grad():
             self.attention.to_out.weight.mul_(config.attention_init_scale)
-            cast(nn.Linear, self.feed_forward[-1]).weight.mul_(config.feed_forward_init_scale)
-        self.attention_gate = nn.Parameter(torch.full((1,), float(config.gate_init)))
-        self.feed_forward_gate = nn.Parameter(torch.full((1,), float(config.gate_init)))
+            self.feed_forward.down.weight.mul_(config.feed_forward_init_scale)
+        match config.gate:
+            case Gate.scalar:
+                size = 1
+            case Gate.channel:
+                size = dim
+        self.attention_gate = nn.Parameter(torch.full((size,), float(config.gate_init)))
+        self.feed_forward_gate = nn.Parameter(torch.full((size,), float(config.gate_init)))
 
     @torch.no_grad()
     def set_stream_scale(self, scale: Float[Tensor, " dim"]) -> None:
         """Start the norms of both branches at ``scale``, one factor a channel of the stream."""
         self.attention.norm.weight.copy_(scale)
-        cast(nn.LayerNorm, self.feed_forward[0]).weight.copy_(scale)
+        self.feed_forward.norm.weight.copy_(scale)
 
     def project_media(
         self, latents: Float[Tensor, "medium latent media_dim"]
     ) -> Float[Tensor, "medium latent keys_values"]:
         """Keys, then values, of every medium: computed once, whoever attends to it later."""
-        return self.attention.to_kv(latents)
+        return self.attention.keys_values(latents)
 
     def forward(
         self,

@@ -20,7 +20,9 @@ class NewTokenEmbedding(nn.Module):
 
     def __init__(self, token_ids: Sequence[int], dim: int, *, tied: bool) -> None:
         super().__init__()
-        self.register_buffer("token_ids", torch.tensor(list(token_ids)), persistent=False)
+        self.register_buffer(
+            "token_ids", torch.tensor(list(token_ids), dtype=torch.long), persistent=False
+        )
         self.input = nn.Parameter(torch.zeros(len(token_ids), dim))
         self.output = None if tied else nn.Parameter(torch.zeros(len(token_ids), dim))
 
@@ -56,6 +58,8 @@ class NewTokenEmbedding(nn.Module):
         self, input_ids: Int[Tensor, "row token"], frozen: nn.Module
     ) -> Float[Tensor, "row token dim"]:
         """Embeddings of ``input_ids``: ours for the new tokens, ``frozen``'s for all others."""
+        if len(self.token_ids) == 0:
+            return frozen(input_ids)
         matches = input_ids[:, :, None] == self.token_ids
         is_new = matches.any(dim=-1)
         own = frozen(torch.where(is_new, 0, input_ids))

@@ -28,7 +28,7 @@ from flamingo.model.embedding import NewTokenEmbedding
 from flamingo.model.generation import FlamingoGeneration, default_generation_config
 from flamingo.model.masking import text_time
 from flamingo.model.media import FlamingoCache, MediaState, check_media_counts
-from flamingo.model.resampler import PerceiverResampler
+from flamingo.model.resampler import build_resampler
 
 
 class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, GenerationMixin):
@@ -76,7 +76,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         path = lm.decoder_path(language_model)
         layers = lm.decoder_layers(language_model)
         width = lm.hidden_size(language_model)
-        self.resampler = PerceiverResampler(config.vision_dim, config.resampler_options)
+        self.resampler = build_resampler(config.vision_dim, config.resampler_options)
         self.cross_attention = nn.ModuleDict(
             {
                 str(index): GatedCrossAttentionBlock(width, config.vision_dim, options)
@@ -230,11 +230,12 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         }
 
     def gates(self) -> dict[str, float]:
-        """``tanh`` of every gate, by layer and branch."""
+        """``tanh`` of every gate, by layer and branch; of a gate by channels, their mean."""
         values = {}
         for index, block in self._blocks.items():
-            values[f"layer_{index}/attention"] = block.attention_gate.detach().tanh().item()
-            values[f"layer_{index}/feed_forward"] = block.feed_forward_gate.detach().tanh().item()
+            values[f"layer_{index}/attention"] = block.attention_gate.detach().tanh().mean().item()
+            forward = block.feed_forward_gate.detach().tanh()
+            values[f"layer_{index}/feed_forward"] = forward.mean().item()
         return values
 
     def train(self, mode: bool = True) -> FlamingoForConditionalGeneration:

@@ -69,7 +69,7 @@ def load(
     if language_model is None:
         language_model = _load_language_model(folder, config, dtype or torch.float32)
     if vision_encoder is None:
-        vision_encoder = _load_vision_encoder(folder, config)
+        vision_encoder = _load_vision_encoder(folder, config, dtype)
     check_fingerprint("language model", config.language_fingerprint, lm.fingerprint(language_model))
     if vision_encoder is not None:
         check_fingerprint("vision encoder", config.vision_fingerprint, vision_encoder.fingerprint)
@@ -95,13 +95,15 @@ def _load_language_model(
     return lm.load_language_model(options, dtype)
 
 
-def _load_vision_encoder(folder: Path, config: FlamingoConfig) -> VisionEncoder | None:
+def _load_vision_encoder(
+    folder: Path, config: FlamingoConfig, dtype: torch.dtype | None
+) -> VisionEncoder | None:
     options = config.vision_options
     if options is None:
         return None
     if (folder / VISION_FOLDER).is_dir():
         options = replace(options, name=str(folder / VISION_FOLDER), revision=None)
-    return load_vision_encoder(options)
+    return load_vision_encoder(options, dtype=dtype)
 
 
 def check_fingerprint(what: str, expected: str | None, actual: str) -> None:

@@ -1,4 +1,4 @@
-"""Perceiver resampler: any number of frames of patch features become a few latents."""
+"""The resampler: what an encoder's features become before text attends to them."""
 
 import torch
 from einops import rearrange, repeat
@@ -6,24 +6,31 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from flamingo.choices import Norm, ResamplerKind
 from flamingo.config import ResamplerConfig
-from flamingo.model.attention import FeedForward, attend
+from flamingo.model.attention import FeedForward, attend, build_norm
 
 
 class PerceiverAttention(nn.Module):
     """Latents attend to the medium and to themselves: ``Attn(q=z, kv=[x; z])``.
 
-    Both are normalised first, each by its own LayerNorm; the linears have no bias.
+    Both are normalised first, each by its own LayerNorm; the linears have no bias. With
+    ``config.qk_norm`` queries and keys are normalised too, head by head (IDEFICS).
     """
 
-    def __init__(self, dim: int, heads: int, dim_head: int) -> None:
+    def __init__(self, dim: int, config: ResamplerConfig) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads = heads = config.heads
+        dim_head = config.dim_head
         self.norm_media = nn.LayerNorm(dim)
         self.norm_latents = nn.LayerNorm(dim)
         self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
         self.to_kv = nn.Linear(dim, 2 * heads * dim_head, bias=False)
         self.to_out = nn.Linear(heads * dim_head, dim, bias=False)
+        self.q_norm = self.k_norm = None
+        if config.qk_norm:
+            self.q_norm = build_norm(Norm.layer, dim_head)
+            self.k_norm = build_norm(Norm.layer, dim_head)
 
     def forward(
         self, media: Float[Tensor, "medium patch dim"], latents: Float[Tensor, "medium latent dim"]
@@ -32,6 +39,8 @@ class PerceiverAttention(nn.Module):
         query = rearrange(self.to_q(latents), "m l (h d) -> m h l d", h=self.heads)
         keys_values = self.to_kv(torch.cat([media, latents], dim=1))
         key, value = rearrange(keys_values, "m n (two h d) -> two m h n d", two=2, h=self.heads)
+        if self.q_norm is not None and self.k_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
         out = attend(query, key, value)
         return self.to_out(rearrange(out, "m h l d -> m l (h d)"))
 
@@ -41,8 +50,8 @@ class ResamplerLayer(GradientCheckpointingLayer):
 
     def __init__(self, dim: int, config: ResamplerConfig) -> None:
         super().__init__()
-        self.attention = PerceiverAttention(dim, config.heads, config.dim_head)
-        self.feed_forward = FeedForward(dim, config.ff_mult, config.activation)
+        self.attention = PerceiverAttention(dim, config)
+        self.feed_forward = FeedForward(dim, config.ff_mult * dim, config.activation)
 
     def forward(
         self, latents: Float[Tensor, "medium latent dim"], media: Float[Tensor, "medium patch dim"]
@@ -51,28 +60,17 @@ class ResamplerLayer(GradientCheckpointingLayer):
         return latents + self.feed_forward(latents)
 
 
-class PerceiverResampler(nn.Module):
-    """Flamingo's perceiver resampler (section 2.1, figure 5; appendix A.1.1).
+class Resampler(nn.Module):
+    """What every resampler has: statistics to standardise features by, channel by channel.
 
-    Frame ``t`` of a medium gets the learned embedding ``t`` added to its patches; all patches of
-    all frames are flattened; learned latents read them in ``depth`` layers; a LayerNorm ends it.
-
-    Deviations: features may be standardised per channel first, by statistics that are buffers and
-    so part of the checkpoint (frozen encoders without a final norm have channels of very unlike
-    scale); frame embeddings start at zero, so a still image starts as without them; inputs are
-    padding-free by contract (the caller passes real media alone).
+    They are buffers and so part of the checkpoint; as they start, they change nothing.
     """
 
-    latents: Float[Tensor, "latent dim"]
     feature_mean: Tensor
     feature_std: Tensor
 
-    def __init__(self, dim: int, config: ResamplerConfig) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.latents = nn.Parameter(torch.randn(config.num_latents, dim) * config.latent_std)
-        self.frame_embeddings = nn.Parameter(torch.zeros(config.max_frames, dim))
-        self.layers = nn.ModuleList(ResamplerLayer(dim, config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(dim)
         self.register_buffer("feature_mean", torch.zeros(dim))
         self.register_buffer("feature_std", torch.ones(dim))
 
@@ -93,6 +91,34 @@ class PerceiverResampler(nn.Module):
         self.feature_mean.copy_(mean)
         self.feature_std.copy_(std)
 
+    def standardize(
+        self, features: Float[Tensor, "medium frame patch dim"]
+    ) -> Float[Tensor, "medium frame patch dim"]:
+        """Features in the resampler's dtype, by the stored statistics."""
+        return (features.to(self.feature_mean.dtype) - self.feature_mean) / self.feature_std
+
+
+class PerceiverResampler(Resampler):
+    """Flamingo's perceiver resampler (section 2.1, figure 5; appendix A.1.1).
+
+    Frame ``t`` of a medium gets the learned embedding ``t`` added to its patches; all patches of
+    all frames are flattened; learned latents read them in ``depth`` layers; a LayerNorm ends it.
+
+    Deviations: features may be standardised per channel first, by statistics that are buffers and
+    so part of the checkpoint (frozen encoders without a final norm have channels of very unlike
+    scale); frame embeddings start at zero, so a still image starts as without them; inputs are
+    padding-free by contract (the caller passes real media alone).
+    """
+
+    latents: Float[Tensor, "latent dim"]
+
+    def __init__(self, dim: int, config: ResamplerConfig) -> None:
+        super().__init__(dim)
+        self.latents = nn.Parameter(torch.randn(config.num_latents, dim) * config.latent_std)
+        self.frame_embeddings = nn.Parameter(torch.zeros(config.max_frames, dim))
+        self.layers = nn.ModuleList(ResamplerLayer(dim, config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(dim)
+
     def forward(
         self, features: Float[Tensor, "medium frame patch dim"]
     ) -> Float[Tensor, "medium latent dim"]:
@@ -102,10 +128,35 @@ class PerceiverResampler(nn.Module):
                 f"frames of a medium: expected at most resampler.max_frames = "
                 f"{len(self.frame_embeddings)}, got {frames}"
             )
-        features = (features.to(self.feature_mean.dtype) - self.feature_mean) / self.feature_std
-        features = features + self.frame_embeddings[:frames, None]
+        features = self.standardize(features) + self.frame_embeddings[:frames, None]
         media = rearrange(features, "m f p d -> m (f p) d")
         latents = repeat(self.latents, "l d -> m l d", m=len(media))
         for layer in self.layers:
             latents = layer(latents, media)
         return self.norm(latents)
+
+
+class IdentityResampler(Resampler):
+    """No resampler: the latents of an image are the encoder's tokens (IDEFICS without one).
+
+    Raises ``ValueError`` for clips: the media of a row must have equally many latents.
+    """
+
+    def forward(
+        self, features: Float[Tensor, "medium frame patch dim"]
+    ) -> Float[Tensor, "medium patch dim"]:
+        if features.shape[1] != 1:
+            raise ValueError(
+                "frames of a medium: expected 1 without a resampler (resampler.kind=identity), "
+                f"got {features.shape[1]}"
+            )
+        return self.standardize(features)[:, 0]
+
+
+def build_resampler(dim: int, config: ResamplerConfig) -> PerceiverResampler | IdentityResampler:
+    """The resampler that ``config`` describes, for features of width ``dim``."""
+    match config.kind:
+        case ResamplerKind.perceiver:
+            return PerceiverResampler(dim, config)
+        case ResamplerKind.identity:
+            return IdentityResampler(dim)

@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flamingo.choices import Activation
+from flamingo.choices import Activation, Gate, Norm, ResamplerKind
 from flamingo.config import CrossAttentionConfig, ResamplerConfig
-from flamingo.model.attention import FeedForward, attend
+from flamingo.model.attention import FeedForward, GatedFeedForward, attend
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
-from flamingo.model.resampler import PerceiverResampler
+from flamingo.model.resampler import PerceiverResampler, build_resampler
 
 
 def test_attention_equals_the_kernel_of_torch_with_and_without_a_mask():
@@ -32,12 +32,35 @@ def test_a_query_that_may_attend_to_nothing_gets_zeros_and_a_finite_gradient():
     assert all(t.grad is not None and t.grad.isfinite().all() for t in (q, k, v))
 
 
-@pytest.mark.parametrize(("activation", "expected"), [("squared_relu", 4.0), ("gelu", 1.9545)])
+@pytest.mark.parametrize(
+    ("activation", "expected"),
+    [("squared_relu", 4.0), ("gelu", 1.9545), ("relu", 2.0), ("silu", 1.7616)],
+)
 def test_feed_forward_activations(activation: str, expected: float):
     block = FeedForward(4, 2, Activation(activation))
     value = block[2](torch.tensor([2.0, -0.0]))
     assert value[0].item() == pytest.approx(expected, abs=1e-4)
     assert value[1].item() == 0
+
+
+def test_a_gated_feed_forward_multiplies_its_two_halves():
+    torch.manual_seed(0)
+    block = GatedFeedForward(6, 5, Activation.relu, Norm.rms, norm_eps=0.3)
+    x = torch.randn(2, 6)
+    normed = x / (x.square().mean(dim=-1, keepdim=True) + 0.3).sqrt()
+    gate, up = normed @ block.gate.weight.T, normed @ block.up.weight.T
+    torch.testing.assert_close(block(x), (gate.clamp(min=0) * up) @ block.down.weight.T)
+
+
+def test_without_a_resampler_the_latents_are_the_standardised_tokens():
+    identity = build_resampler(6, ResamplerConfig(kind=ResamplerKind.identity))
+    assert list(identity.parameters()) == []
+    images = torch.randn(3, 1, 5, 6)
+    assert torch.equal(identity(images), images[:, 0])
+    identity.set_feature_statistics(torch.full((6,), 2.0), torch.full((6,), 4.0))
+    torch.testing.assert_close(identity(images), (images[:, 0] - 2) / 4)
+    with pytest.raises(ValueError, match="frames of a medium: expected 1 .*, got 2"):
+        identity(torch.randn(3, 2, 5, 6))
 
 
 def test_resampler_gives_a_fixed_number_of_latents_for_images_and_clips():
@@ -129,3 +152,29 @@ def test_the_initial_scales_multiply_what_each_branch_adds():
     assert scaled.feed_forward(text).abs().max() == 0
     with pytest.raises(ValueError, match="attention_init_scale: expected >= 0"):
         CrossAttentionConfig(attention_init_scale=-1.0)
+
+
+def test_a_gate_of_each_channel_opens_that_channel_alone():
+    torch.manual_seed(0)
+    gated = GatedCrossAttentionBlock(
+        16, 24, CrossAttentionConfig(heads=2, dim_head=8, gate=Gate.channel)
+    )
+    assert gated.attention_gate.shape == gated.feed_forward_gate.shape == (16,)
+    torch.nn.init.constant_(gated.feed_forward_gate[3:5], 2.0)
+    text = torch.randn(1, 4, 16)
+    moved = (gated(text, None, None, None) != text).any(dim=(0, 1))
+    assert moved.nonzero().flatten().tolist() == [3, 4]
+
+
+def test_normed_keys_are_of_one_length_whatever_that_of_the_media():
+    torch.manual_seed(0)
+    options = CrossAttentionConfig(
+        heads=2, dim_head=8, gate_init=1.0, qk_norm=True, norm=Norm.rms, norm_eps=1e-12
+    )
+    block = GatedCrossAttentionBlock(16, 24, options)
+    latents = torch.randn(1, 5, 24)
+    width = 16
+    keys = block.project_media(latents)[..., :width].unflatten(-1, (2, 8))
+    longer = block.project_media(3 * latents)[..., :width].unflatten(-1, (2, 8))
+    torch.testing.assert_close(keys.square().mean(dim=-1), torch.ones(1, 5, 2))
+    torch.testing.assert_close(longer, keys)

@@ -1,0 +1,116 @@
+"""The tensors of a released checkpoint, read one at a time."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+)
+from transformers.utils.hub import cached_file
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """A checkpoint's tensors by key, whatever files they are spread over.
+
+    The files are mapped into memory: a tensor takes none before it is used, and a copy of it is
+    what stays.
+    """
+
+    source: str
+    """What errors call it."""
+    shapes: Mapping[str, Shape]
+    _readers: Mapping[str, Callable[[], Tensor]]
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._readers[key]()
+
+
+def open_weights(name: str, revision: str | None = None) -> WeightFiles:
+    """The weights of a local folder or hub model in transformers' format.
+
+    ``model.safetensors``, alone or in shards with an index; where there is none,
+    ``pytorch_model.bin`` likewise, of which only tensors are read.
+
+    Raises:
+        ValueError: no such files, or a ``.bin`` file that holds more than tensors.
+        OSError: no such folder or hub model (from transformers).
+    """
+    for single, index in (
+        (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME),
+        (WEIGHTS_NAME, WEIGHTS_INDEX_NAME),
+    ):
+        whole = find_file(name, single, revision)
+        if whole is not None:
+            return read_files(name, [whole])
+        listing = find_file(name, index, revision)
+        if listing is not None:
+            shards = sorted(set(json.loads(listing.read_text())["weight_map"].values()))
+            found = {shard: find_file(name, shard, revision) for shard in shards}
+            missing = [shard for shard, path in found.items() if path is None]
+            if missing:
+                raise ValueError(f"{name}: expected the files that {index} names, lacks {missing}")
+            return read_files(name, [path for path in found.values() if path is not None])
+    raise ValueError(
+        f"{name}: expected weights in {SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME} (or their shards with "
+        "an index), found neither"
+    )
+
+
+def find_file(name: str, file: str, revision: str | None = None) -> Path | None:
+    """A file of a local folder or hub model, on disk; ``None`` if it has no such file."""
+    found = cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return None if found is None else Path(found)
+
+
+def read_files(source: str, paths: list[Path]) -> WeightFiles:
+    """The tensors of these files together. Raises ``ValueError`` for a key in two of them."""
+    shapes: dict[str, Shape] = {}
+    readers: dict[str, Callable[[], Tensor]] = {}
+    for path in paths:
+        own_shapes, own_readers = _safetensors(path) if _is_safe(path) else _pickled(path)
+        twice = sorted(set(own_shapes) & set(shapes))
+        if twice:
+            raise ValueError(f"{path}: expected keys that no other file has, got also {twice}")
+        shapes |= own_shapes
+        readers |= own_readers
+    return WeightFiles(source, shapes, readers)
+
+
+def _is_safe(path: Path) -> bool:
+    return path.suffix == ".safetensors"
+
+
+def _safetensors(path: Path) -> tuple[dict[str, Shape], dict[str, Callable[[], Tensor]]]:
+    file = safe_open(path, framework="pt")
+    shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    return shapes, {key: partial(file.get_tensor, key) for key in shapes}
+
+
+def _pickled(path: Path) -> tuple[dict[str, Shape], dict[str, Callable[[], Tensor]]]:
+    try:
+        state = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path}: expected tensors alone, got a pickle with more") from error
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise ValueError(f"{path}: expected a mapping of keys to tensors, got {type(state)}")
+    return {k: tuple(t.shape) for k, t in state.items()}, {
+        k: partial(state.__getitem__, k) for k in state
+    }
