@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers.utils import (
     SAFE_WEIGHTS_INDEX_NAME,
@@ -79,10 +80,16 @@ def find_file(name: str, file: str, revision: str | None = None) -> Path | None:
 
 
 def read_files(source: str, paths: list[Path]) -> WeightFiles:
-    """The tensors of these files together. Raises ``ValueError`` for a key in two of them."""
+    """The tensors of these files together.
+
+    Raises ``ValueError`` for a file that is missing, broken, or a pickle with more than tensors and
+    plain values (to read that is to run code from the file), and for a key in two files.
+    """
     shapes: dict[str, Shape] = {}
     readers: dict[str, Callable[[], Tensor]] = {}
     for path in paths:
+        if not path.is_file():
+            raise ValueError(f"expected a file of weights, found none at {path}")
         own_shapes, own_readers = _safetensors(path) if _is_safe(path) else _pickled(path)
         twice = sorted(set(own_shapes) & set(shapes))
         if twice:
@@ -97,20 +104,40 @@ def _is_safe(path: Path) -> bool:
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Shape], dict[str, Callable[[], Tensor]]]:
-    file = safe_open(path, framework="pt")
+    try:
+        file = safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise ValueError(f"{path}: expected a whole safetensors file, got {error}") from error
     shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     return shapes, {key: partial(file.get_tensor, key) for key in shapes}
 
 
 def _pickled(path: Path) -> tuple[dict[str, Shape], dict[str, Callable[[], Tensor]]]:
-    try:
-        state = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path}: expected tensors alone, got a pickle with more") from error
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise ValueError(f"{path}: expected a mapping of keys to tensors, got {type(state)}")
+    """A file of ``torch.save``: tensors by name, or a training run's checkpoint with them in it."""
+    content = _unpickled(path)
+    for wrapper in ("model_state_dict", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    state = content if isinstance(content, dict) else {}
+    strange = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
+    if not state or strange:
+        got = f"also {strange[:5]}" if strange else type(content).__name__
+        raise ValueError(f"{path}: expected tensors by name, got {got}")
     return {k: tuple(t.shape) for k, t in state.items()}, {
         k: partial(state.__getitem__, k) for k in state
     }
+
+
+def _unpickled(path: Path) -> Any:
+    try:
+        # Files of torch before 1.6 are no archives; these alone are read whole.
+        return torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path}: expected tensors and plain values alone, got a pickle that would run code "
+            f"when it is read, or no pickle at all: {str(error).splitlines()[0]}"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{path}: expected a whole file of torch.save, got {error}") from error

@@ -272,12 +272,21 @@ def _fill(model: FlamingoForConditionalGeneration, moves: list[Move], weights: W
     for move in moves:
         if move.part is Part.trained:
             target = targets.pop(move.target)
-            tensor: Tensor = move.how([weights[key] for key in move.source])
-            assert tensor.shape == target.shape, move
-            target.copy_(tensor)
+            target.copy_(_tensor(move, weights))
     # IDEFICS knows no clips; ours of an image starts, and stays, at zero. Of no token: empty.
     left = {name for name, parameter in targets.items() if parameter.numel() > 0}
     assert left <= {"resampler.frame_embeddings"}, left
+
+
+def _tensor(move: Move, weights: WeightFiles) -> Tensor:
+    tensors = [weights[key] for key in move.source]
+    match move.how:
+        case How.stacked:
+            return torch.cat(tensors)
+        case How.flattened:
+            return tensors[0].flatten()
+        case How.unchanged | How.rows:
+            return tensors[0]
 
 
 # ---------------------------------------------------------------------------- tokens

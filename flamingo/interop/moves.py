@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
-
-import torch
-from torch import Tensor
 
 Shape = tuple[int, ...]
 
@@ -23,7 +20,9 @@ class Part(Enum):
     derived = "derived"
     """Nowhere: a table that the model computes by itself."""
     copy = "copy"
-    """Nowhere: the same tensor as the target, by the checkpoint's own configuration."""
+    """Nowhere: the same tensor as the target, under another name."""
+    unused = "unused"
+    """Nowhere: the backbone that was given has its own."""
 
 
 class How(Enum):
@@ -34,18 +33,8 @@ class How(Enum):
     """One below the other, in the order of ``source`` (keys, then values)."""
     flattened = "flattened"
     """Dimensions of size one dropped."""
-
-    def __call__(self, tensors: Sequence[Tensor]) -> Tensor:
-        """The target from its sources."""
-        match self:
-            case How.unchanged:
-                (tensor,) = tensors
-                return tensor
-            case How.stacked:
-                return torch.cat(list(tensors))
-            case How.flattened:
-                (tensor,) = tensors
-                return tensor.flatten()
+    rows = "rows of new tokens"
+    """Of a whole embedding, those of the new tokens."""
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ model's own. (OpenFlamingo 2.0.1, ``train_utils.filter_state_dict_to_trainable``
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from flamingo.backbones import language as lm
@@ -26,22 +26,6 @@ logger = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 4096
 """Of embedding matrices that are compared."""
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """What went where. Keys are names in the source, where nothing else is said."""
-
-    moves: Mapping[str, str]
-    """To our names of what trains."""
-    new_rows: Mapping[int, str]
-    """By token id: where the rows of a new token are from."""
-    frozen: tuple[str, ...]
-    """What the source holds of the frozen language model; its own is used."""
-    ignored: tuple[str, ...]
-    """The vision encoder's tensors, buffers, and second names of others."""
-    notes: tuple[str, ...] = ()
-    """What the user should know."""
 
 
 def load_open_flamingo(
@@ -89,7 +73,7 @@ def load_open_flamingo(
         raise ValueError(
             f"vision_dim: expected the checkpoint's {file.vision_dim}, got {vision_dim}"
         )
-    model, conversion = convert(
+    model, notes = convert(
         file,
         language_model,
         vision_encoder,
@@ -97,7 +81,7 @@ def load_open_flamingo(
         image_token_id=image_token_id,
         end_of_chunk_token_id=end_of_chunk_token_id,
     )
-    for note in conversion.notes:
+    for note in notes:
         logger.warning("%s: %s", checkpoint, note)
     return model
 
@@ -111,11 +95,9 @@ def convert(
     every: int,
     image_token_id: int,
     end_of_chunk_token_id: int,
-) -> tuple[FlamingoForConditionalGeneration, Conversion]:
-    """The model of a checkpoint, and what went where; raises as :func:`load_open_flamingo`.
-
-    Tensors are copied one by one from the file.
-    """
+) -> tuple[FlamingoForConditionalGeneration, list[str]]:
+    """The model of a checkpoint, and what is to be said of it; raises as
+    :func:`load_open_flamingo`. Tensors are copied one by one from the file."""
     file.check(language_model, every)
     tokens = {"image_token_id": image_token_id, "end_of_chunk_token_id": end_of_chunk_token_id}
     for name, token in tokens.items():
@@ -146,27 +128,14 @@ def convert(
     parameters = model.trainable_parameters()
     for target, source in file.ours.items():
         parameters[target].copy_(file.weights[source])
-    places = _set_input_rows(file, model, new)
+    embedding = file.weights[file.language_model[file.names.embedding]]
+    model.new_tokens.input.copy_(embedding[new])
     notes += _set_output_rows(file, model, new)
-    notes += _frozen_rows(file, language_model, new)
-    return model, Conversion(
-        moves={source: target for target, source in file.ours.items()},
-        new_rows=places,
-        frozen=tuple(file.language_model.values()),
-        ignored=file.ignored,
-        notes=tuple(notes),
-    )
+    notes += _frozen_rows(embedding, lm.input_matrix(language_model), new)
+    return model, notes
 
 
 # ---------------------------------------------------------------------------- new tokens
-
-
-def _set_input_rows(
-    file: CheckpointFile, model: FlamingoForConditionalGeneration, tokens: list[int]
-) -> dict[int, str]:
-    source = file.language_model[file.names.embedding]
-    model.new_tokens.input.copy_(file.weights[source][tokens])
-    return {token: f"{source}[{token}]" for token in tokens}
 
 
 def _set_output_rows(
@@ -191,12 +160,8 @@ def _set_output_rows(
 # ---------------------------------------------------------------------------- frozen weights
 
 
-def _frozen_rows(
-    file: CheckpointFile, language_model: PreTrainedModel, new: list[int]
-) -> Iterator[str]:
+def _frozen_rows(theirs: Tensor, own: Tensor, new: list[int]) -> Iterator[str]:
     """Tells of rows of the frozen vocabulary that are not the language model's."""
-    theirs = file.weights[file.language_model[file.names.embedding]]
-    own = lm.input_matrix(language_model)
     common = min(len(theirs), len(own))
     distance = torch.cat(
         [

@@ -12,15 +12,16 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from flamingo.backbones import language as lm
+from flamingo.backbones.weight_files import WeightFiles, read_files
 from flamingo.choices import Activation
 from flamingo.config import CrossAttentionConfig, ResamplerConfig
+from flamingo.interop.moves import How, Move, Part
 from flamingo.interop.open_flamingo_names import (
     LanguageModelNames,
     canonical,
     from_ours,
     to_ours,
 )
-from flamingo.interop.weights import Weights, open_weights
 from flamingo.model.conditioning import conditioned_layers
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
 from flamingo.model.resampler import PerceiverResampler
@@ -36,30 +37,33 @@ class CheckpointFile:
     """The tensors of a checkpoint by what they are. Values are names in the file."""
 
     path: Path
-    weights: Weights
+    weights: WeightFiles
     names: LanguageModelNames
     ours: Mapping[str, str]
     """By our names: what trains, but for the embedding."""
     language_model: Mapping[str, str]
     """By the language model's names: its embedding, and whatever else there is."""
-    ignored: tuple[str, ...]
-    """The vision encoder's tensors, buffers, and second names of others."""
+    ignored: Mapping[str, Part]
+    """The vision encoder's tensors, buffers, and second names of others, and which it is."""
 
     @classmethod
     def open(cls, path: Path, names: LanguageModelNames) -> CheckpointFile:
         """Raises ``ValueError`` if two names of one tensor disagree, or there is no OpenFlamingo
         for a language model of such names in it."""
-        weights = open_weights(path)
+        weights = read_files(str(path), [path])
         sources: dict[str, str] = {}
-        ignored = []
-        for source in weights:
-            name = canonical(source, names)
-            if name.startswith("vision_encoder.") or MASK_BUFFERS.fullmatch(name):
-                ignored.append(source)
+        ignored: dict[str, Part] = {}
+        spelled = {source: canonical(source, names) for source in weights.shapes}
+        for source in sorted(spelled, key=lambda s: spelled[s] != s):  # OpenFlamingo 2's own first
+            name = spelled[source]
+            if name.startswith("vision_encoder."):
+                ignored[source] = Part.unused
+            elif MASK_BUFFERS.fullmatch(name):
+                ignored[source] = Part.derived
             elif name not in sources:
                 sources[name] = source
             elif torch.equal(weights[source], weights[sources[name]]):
-                ignored.append(source)
+                ignored[source] = Part.copy
             else:
                 raise ValueError(
                     f"{path}: expected {source} and {sources[name]}, two names of one tensor, to "
@@ -74,7 +78,7 @@ class CheckpointFile:
             names,
             trained,
             {name.removeprefix("lang_encoder."): source for name, source in rest.items()},
-            tuple(ignored),
+            ignored,
         )
 
     def shape(self, prefix: str, suffix: str = "") -> tuple[int, ...]:
@@ -85,7 +89,7 @@ class CheckpointFile:
         kind = "perceiver" if prefix.startswith("resampler") else "gated_cross_attn_layer"
         raise ValueError(
             f"{self.path}: expected OpenFlamingo's {kind} for a language model with layers in "
-            f"{self.names.layers}, got tensors such as {sorted(self.weights)[:3]}"
+            f"{self.names.layers}, got tensors such as {sorted(self.weights.shapes)[:3]}"
         )
 
     @property
@@ -130,6 +134,25 @@ class CheckpointFile:
     def _ff_mult(self, part: str) -> int:
         inner, width = self.shape(part, "feed_forward.1.weight")
         return max(inner // width, 1)
+
+    def moves(self, new_tokens: int) -> list[Move]:
+        """What becomes of every tensor, when so many tokens get rows of their own."""
+        shapes = self.weights.shapes
+        moves = [
+            Move((source,), target, Part.trained, How.unchanged, shapes[source])
+            for target, source in self.ours.items()
+        ]
+        rows = {self.names.embedding: "new_tokens.input", self.names.head: "new_tokens.output"}
+        for name, source in self.language_model.items():
+            if name in rows:
+                shape = (new_tokens, *shapes[source][1:])
+                moves.append(Move((source,), rows[name], Part.trained, How.rows, shape))
+            else:
+                moves.append(Move((source,), name, Part.unused, How.unchanged, shapes[source]))
+        return moves + [
+            Move((source,), "", part, How.unchanged, shapes[source])
+            for source, part in self.ignored.items()
+        ]
 
     def check(self, language_model: PreTrainedModel, every: int) -> None:
         """Raise ``ValueError`` with all tensors that are missing, left over or misshapen."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from flamingo.interop import load_open_flamingo
-from flamingo.interop.open_flamingo import convert
+from flamingo.interop.moves import How, Move, Part
 from flamingo.interop.open_flamingo_file import CheckpointFile
 from flamingo.interop.open_flamingo_names import LanguageModelNames
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
@@ -335,22 +335,24 @@ def test_padding_of_the_vocabulary_that_was_cut_off_is_never_generated(tmp_path:
 
 
 def test_what_went_where_is_told() -> None:
-    facts, language = meta("opt"), language_model("opt")
+    language = language_model("opt")
     file = CheckpointFile.open(
         DATA / "opt" / "checkpoint.safetensors", LanguageModelNames.of(language)
     )
-    _, told = convert(
-        file,
-        language,
-        None,
-        every=facts.cross_attn_every_n_layers,
-        image_token_id=facts.image_token_id,
-        end_of_chunk_token_id=facts.end_of_chunk_token_id,
+    moves = {move.source[0]: move for move in file.moves(2)}
+    block = "lang_encoder.model.decoder.layers.3.gated_cross_attn_layer"
+    assert moves.keys() == weights("opt").keys()
+    assert moves[f"{block}.ff.3.weight"] == Move(
+        (f"{block}.ff.3.weight",),
+        "cross_attention.3.feed_forward.3.weight",
+        Part.trained,
+        How.unchanged,
+        (32, 128),
     )
-    state = weights("opt")
-    assert told.moves["perceiver.layers.5.1.3.weight"] == "resampler.layers.5.feed_forward.3.weight"
-    assert set(told.new_rows) == {94, 95} and told.notes == ()
-    assert set(told.moves) | set(told.frozen) | set(told.ignored) == set(state)
+    rows = moves["lang_encoder.model.decoder.embed_tokens.weight"]
+    assert (rows.target, rows.how, rows.shape) == ("new_tokens.input", How.rows, (2, 32))
+    assert moves["lang_encoder.model.decoder.embed_positions.weight"].part is Part.unused
+    assert moves["lang_encoder.lm_head.weight"].part is Part.copy
 
 
 # ---------------------------------------------------------------------------- our own format
