@@ -29,6 +29,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from flamingo.backbones import assets
+from flamingo.backbones.clip_crop import OriginalCLIPImageProcessor, as_clip_crops
 from flamingo.backbones.efficientnet import FEATURE_DIM, GRID, IMAGE_SIZE, EfficientNetLite0
 from flamingo.backbones.fingerprint import fingerprint, weights_digest
 from flamingo.backbones.precision import preferred_dtype
@@ -145,7 +146,10 @@ def save_vision_encoder(encoder: VisionEncoder, folder: Path) -> None:
 def transform_settings(processor: BaseImageProcessor) -> dict[str, Any]:
     """The settings of an image processor that decide the pixels that come out."""
     settings = processor.to_dict()
-    return {name: settings[name] for name in _TRANSFORM_FIELDS if settings.get(name) is not None}
+    chosen = {name: settings[name] for name in _TRANSFORM_FIELDS if settings.get(name) is not None}
+    if isinstance(processor, OriginalCLIPImageProcessor):
+        chosen["center_crop"] = "rounded"  # not an option of transformers, see clip_crop.py
+    return chosen
 
 
 # ---------------------------------------------------------------------------- EfficientNet
@@ -259,7 +263,9 @@ def _load_transformer(config: VisionConfig) -> VisionEncoder:
     if config.keep_cls and cls_tokens == 0:
         raise ValueError(f"vision.keep_cls: expected False, {config.name!r} has no CLS token")
     revision = {"revision": config.revision} if config.revision else {}
-    processor = AutoImageProcessor.from_pretrained(config.name, backend="pil", **revision)
+    processor = as_clip_crops(
+        AutoImageProcessor.from_pretrained(config.name, backend="pil", **revision)
+    )
     side = cast(int, model.config.patch_size)
     height, width = _pixels(processor, config)
     tokens = TransformerTokens(model, cast(nn.ModuleList, blocks), norm, config, cls_tokens)
