@@ -22,7 +22,7 @@ class OriginalCLIPImageProcessor(CLIPImageProcessorPil):
     for it: :func:`as_clip_crops` makes one of what was read."""
 
     def center_crop(self, image: np.ndarray, size: SizeDict, **kwargs: Any) -> np.ndarray:
-        """Cut (channel, height, width) to ``size``; smaller ones are padded as transformers does."""
+        """Cut (channel, height, width) to ``size``; smaller ones are padded as ever."""
         assert size.height is not None and size.width is not None
         height, width = image.shape[-2:]
         if height < size.height or width < size.width:
@@ -39,4 +39,6 @@ def as_clip_crops(processor: BaseImageProcessor) -> BaseImageProcessor:
     """``processor``, which crops as CLIP itself if it is transformers' for CLIP."""
     if type(processor) is not CLIPImageProcessorPil:
         return processor
-    return OriginalCLIPImageProcessor.from_dict(processor.to_dict())
+    own = OriginalCLIPImageProcessor.from_dict(processor.to_dict())
+    assert isinstance(own, OriginalCLIPImageProcessor)  # a tuple only where that is asked for
+    return own

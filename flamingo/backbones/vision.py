@@ -32,6 +32,7 @@ from flamingo.backbones import assets
 from flamingo.backbones.clip_crop import OriginalCLIPImageProcessor, as_clip_crops
 from flamingo.backbones.efficientnet import FEATURE_DIM, GRID, IMAGE_SIZE, EfficientNetLite0
 from flamingo.backbones.fingerprint import fingerprint, weights_digest
+from flamingo.backbones.open_clip import is_open_clip, load_open_clip, open_clip_processor
 from flamingo.backbones.precision import preferred_dtype
 from flamingo.config import VisionConfig
 
@@ -232,6 +233,9 @@ class _Source(NamedTuple):
 
 
 def _transformer(config: VisionConfig) -> _Source:
+    if is_open_clip(Path(config.name)):
+        model = load_open_clip(Path(config.name))
+        return _Source(model, model.encoder.layers, "post_layernorm", 1)
     source: dict[str, Any] = {"revision": config.revision} if config.revision else {}
     found = AutoConfig.from_pretrained(config.name, **source)
     source |= {"dtype": torch.float32}
@@ -262,10 +266,7 @@ def _load_transformer(config: VisionConfig) -> VisionEncoder:
         del model.head  # the pooling behind the tokens
     if config.keep_cls and cls_tokens == 0:
         raise ValueError(f"vision.keep_cls: expected False, {config.name!r} has no CLS token")
-    revision = {"revision": config.revision} if config.revision else {}
-    processor = as_clip_crops(
-        AutoImageProcessor.from_pretrained(config.name, backend="pil", **revision)
-    )
+    processor = _processor(config)
     side = cast(int, model.config.patch_size)
     height, width = _pixels(processor, config)
     tokens = TransformerTokens(model, cast(nn.ModuleList, blocks), norm, config, cls_tokens)
@@ -276,6 +277,14 @@ def _load_transformer(config: VisionConfig) -> VisionEncoder:
         patches=(height // side) * (width // side) + (cls_tokens if config.keep_cls else 0),
         image_processor=processor,
     )
+
+
+def _processor(config: VisionConfig) -> BaseImageProcessor:
+    if is_open_clip(Path(config.name)):
+        return as_clip_crops(open_clip_processor(Path(config.name)))
+    revision = {"revision": config.revision} if config.revision else {}
+    found = AutoImageProcessor.from_pretrained(config.name, backend="pil", **revision)
+    return as_clip_crops(found)
 
 
 def _pixels(processor: BaseImageProcessor, config: VisionConfig) -> tuple[int, int]:
