@@ -33,7 +33,8 @@ from flamingo.structured import build, require
 
 @dataclass(kw_only=True)
 class VisionConfig:
-    """A frozen vision encoder: a hub name, a local folder, or ``efficientnet-lite0`` (embedded)."""
+    """A frozen vision encoder: a hub name, a local folder (of transformers, for CLIP also
+    of open_clip), or ``efficientnet-lite0`` (embedded)."""
 
     name: str = "openai/clip-vit-large-patch14"
     revision: str | None = None

@@ -213,15 +213,14 @@ class MosaicGPTModel(MosaicGPTPreTrainedModel):
         """Raises ``ValueError`` unless exactly one of ``input_ids`` and ``inputs_embeds`` comes."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("expected exactly one of input_ids and inputs_embeds")
-        if inputs_embeds is None:
-            inputs_embeds = self.wte(input_ids)
+        hidden: Tensor = self.wte(input_ids) if inputs_embeds is None else inputs_embeds
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if self.gradient_checkpointing and self.training:
             use_cache = False
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        bias = self._scores_bias(inputs_embeds, attention_mask, past_key_values)
-        states = [hidden := inputs_embeds]
+        bias = self._scores_bias(hidden, attention_mask, past_key_values)
+        states = [hidden]
         for block in self.blocks:
             hidden = block(hidden, scores_bias=bias, past_key_values=past_key_values, **kwargs)
             states.append(hidden)

@@ -29,8 +29,10 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from flamingo.backbones import assets, idefics
+from flamingo.backbones.clip_crop import OriginalCLIPImageProcessor, as_clip_crops
 from flamingo.backbones.efficientnet import FEATURE_DIM, GRID, IMAGE_SIZE, EfficientNetLite0
 from flamingo.backbones.fingerprint import fingerprint, weights_digest
+from flamingo.backbones.open_clip import is_open_clip, load_open_clip, open_clip_processor
 from flamingo.backbones.precision import preferred_dtype
 from flamingo.config import VisionConfig
 
@@ -145,7 +147,10 @@ def save_vision_encoder(encoder: VisionEncoder, folder: Path) -> None:
 def transform_settings(processor: BaseImageProcessor) -> dict[str, Any]:
     """The settings of an image processor that decide the pixels that come out."""
     settings = processor.to_dict()
-    return {name: settings[name] for name in _TRANSFORM_FIELDS if settings.get(name) is not None}
+    chosen = {name: settings[name] for name in _TRANSFORM_FIELDS if settings.get(name) is not None}
+    if isinstance(processor, OriginalCLIPImageProcessor):
+        chosen["center_crop"] = "rounded"  # not an option of transformers, see clip_crop.py
+    return chosen
 
 
 # ---------------------------------------------------------------------------- EfficientNet
@@ -230,6 +235,9 @@ class _Source(NamedTuple):
 
 
 def _transformer(config: VisionConfig) -> _Source:
+    if is_open_clip(Path(config.name)):
+        model = load_open_clip(Path(config.name))
+        return _Source(model, model.encoder.layers, "post_layernorm", 1)
     source: dict[str, Any] = {"revision": config.revision} if config.revision else {}
     found = AutoConfig.from_pretrained(config.name, **source)
     source |= {"dtype": torch.float32}
@@ -264,9 +272,7 @@ def _load_transformer(config: VisionConfig) -> VisionEncoder:
         del model.head  # the pooling behind the tokens
     if config.keep_cls and cls_tokens == 0:
         raise ValueError(f"vision.keep_cls: expected False, {config.name!r} has no CLS token")
-    if processor is None:
-        revision = {"revision": config.revision} if config.revision else {}
-        processor = AutoImageProcessor.from_pretrained(config.name, backend="pil", **revision)
+    processor = processor or _processor(config)
     side = cast(int, model.config.patch_size)
     height, width = _pixels(processor, config)
     tokens = TransformerTokens(model, cast(nn.ModuleList, blocks), norm, config, cls_tokens)
@@ -277,6 +283,14 @@ def _load_transformer(config: VisionConfig) -> VisionEncoder:
         patches=(height // side) * (width // side) + (cls_tokens if config.keep_cls else 0),
         image_processor=processor,
     )
+
+
+def _processor(config: VisionConfig) -> BaseImageProcessor:
+    if is_open_clip(Path(config.name)):
+        return as_clip_crops(open_clip_processor(Path(config.name)))
+    revision = {"revision": config.revision} if config.revision else {}
+    found = AutoImageProcessor.from_pretrained(config.name, backend="pil", **revision)
+    return as_clip_crops(found)
 
 
 def _pixels(processor: BaseImageProcessor, config: VisionConfig) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
+from flamingo.backbones.clip_crop import as_clip_crops
 from flamingo.types import END_OF_CHUNK_TOKEN, IMAGE_TOKEN
 
 
@@ -76,7 +77,7 @@ class FlamingoProcessor(ProcessorMixin):
     def __init__(
         self, image_processor: BaseImageProcessor, tokenizer: PreTrainedTokenizerBase, **kwargs: Any
     ) -> None:
-        super().__init__(image_processor, tokenizer, **kwargs)
+        super().__init__(as_clip_crops(image_processor), tokenizer, **kwargs)
 
     def __call__(  # type: ignore[override]
         self,

@@ -41,7 +41,7 @@ RELEASED = {
     "softmax_scale": None,
     "vocab_size": VOCABULARY,
 }
-"""A config.json with the keys of the released ones."""
+"""A config.json with the keys of the original's configuration class (MosaicML Examples)."""
 
 
 def released_weights(seed: int = 0) -> dict[str, Tensor]:
