@@ -53,6 +53,17 @@ class ResamplerKind(Enum):
     """Nothing: the encoder's tokens are the latents."""
 
 
+class ModelFormat(Enum):
+    """Whose checkpoint it is."""
+
+    flamingo = "flamingo"
+    """Ours: a run, or a saved model."""
+    open_flamingo = "open_flamingo"
+    """OpenFlamingo's, or Otter's in the same form."""
+    idefics = "idefics"
+    """transformers' Idefics, version 1."""
+
+
 class Precision(Enum):
     """Of the forward and backward pass; the trained weights are fp32."""
 

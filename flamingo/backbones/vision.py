@@ -236,8 +236,8 @@ class _Source(NamedTuple):
 
 def _transformer(config: VisionConfig) -> _Source:
     if is_open_clip(Path(config.name)):
-        model = load_open_clip(Path(config.name))
-        return _Source(model, model.encoder.layers, "post_layernorm", 1)
+        model, processor = load_open_clip(Path(config.name)), open_clip_processor(Path(config.name))
+        return _Source(model, model.encoder.layers, "post_layernorm", 1, processor)
     source: dict[str, Any] = {"revision": config.revision} if config.revision else {}
     found = AutoConfig.from_pretrained(config.name, **source)
     source |= {"dtype": torch.float32}
@@ -272,7 +272,10 @@ def _load_transformer(config: VisionConfig) -> VisionEncoder:
         del model.head  # the pooling behind the tokens
     if config.keep_cls and cls_tokens == 0:
         raise ValueError(f"vision.keep_cls: expected False, {config.name!r} has no CLS token")
-    processor = processor or _processor(config)
+    if processor is None:
+        revision = {"revision": config.revision} if config.revision else {}
+        processor = AutoImageProcessor.from_pretrained(config.name, backend="pil", **revision)
+    processor = as_clip_crops(processor)
     side = cast(int, model.config.patch_size)
     height, width = _pixels(processor, config)
     tokens = TransformerTokens(model, cast(nn.ModuleList, blocks), norm, config, cls_tokens)
@@ -283,14 +286,6 @@ def _load_transformer(config: VisionConfig) -> VisionEncoder:
         patches=(height // side) * (width // side) + (cls_tokens if config.keep_cls else 0),
         image_processor=processor,
     )
-
-
-def _processor(config: VisionConfig) -> BaseImageProcessor:
-    if is_open_clip(Path(config.name)):
-        return as_clip_crops(open_clip_processor(Path(config.name)))
-    revision = {"revision": config.revision} if config.revision else {}
-    found = AutoImageProcessor.from_pretrained(config.name, backend="pil", **revision)
-    return as_clip_crops(found)
 
 
 def _pixels(processor: BaseImageProcessor, config: VisionConfig) -> tuple[int, int]:

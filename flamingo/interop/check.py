@@ -1,111 +1,128 @@
-"""Logit checks of a conversion, on one prompt with one image."""
+"""Checks of a conversion: the tensors, and the logits of one prompt with one image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import IdeficsForVisionText2Text
 
 from flamingo.interop.open_flamingo_export import open_flamingo_state
-from flamingo.interop.report import Check
+from flamingo.interop.open_flamingo_file import CheckpointFile
+from flamingo.interop.open_flamingo_names import to_ours
 from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
+from flamingo.types import IMAGE_TOKEN
 
 TOLERANCE = 1e-4
-"""Of logits in fp32, relative to their largest; another order of the same sums stays below it."""
+"""Of logits in fp32, relative to their largest: what another order of the same sums may do."""
 
 Logits = Float[Tensor, "token vocabulary"]
 
 
-def sample_image(path: str | None) -> Image.Image:
-    """The image at ``path``, or a gradient from black to white."""
-    if path is None:
-        return Image.linear_gradient("L").convert("RGB")
-    return Image.open(path).convert("RGB")
+@dataclass(frozen=True)
+class Check:
+    """Something that was compared, and what came out. A failed check is an error instead."""
+
+    what: str
+    found: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt; ``image`` stands at each of its ``<image>``."""
+
+    text: str
+    image: Image.Image
+
+    @classmethod
+    def read(cls, text: str, path: str | None) -> Sample:
+        """With the image at ``path``, or a gradient from black to white."""
+        if path is None:
+            return cls(text, Image.linear_gradient("L").convert("RGB"))
+        return cls(text, Image.open(path).convert("RGB"))
+
+    def inputs(self, processor: FlamingoProcessor) -> dict[str, Tensor]:
+        images = [self.image] * self.text.count(IMAGE_TOKEN)
+        return dict(processor(self.text, images or None))
 
 
 @torch.no_grad()
 def sample_logits(
-    model: FlamingoForConditionalGeneration,
-    processor: FlamingoProcessor,
-    text: str,
-    image: Image.Image,
+    model: FlamingoForConditionalGeneration, processor: FlamingoProcessor, sample: Sample
 ) -> Logits:
-    """Logits of every next token of ``text``, which shows ``image`` at its ``<image>``."""
-    inputs = processor(text, [image] * text.count("<image>") or None).to(model.device)
-    return model.eval()(**inputs).logits[0].float().cpu()
-
-
-def check_reopened(before: Logits, after: Logits, place: str) -> Check:
-    """What was written must give the logits it had, bit for bit. Raises ``ValueError``."""
-    what = "logits of the sample from what was written, against those before"
-    if before.shape != after.shape or not torch.equal(before, after):
-        raise ValueError(f"{place}: expected {what} to be equal, got {_distance(before, after)}")
-    return Check(what, f"equal, {before.shape[0]} tokens x {before.shape[1]}")
-
-
-def check_same_logits(ours: Logits, theirs: Logits, whose: str) -> Check:
-    """Logits of two implementations. Raises ``ValueError`` for more than rounding."""
-    columns = min(ours.shape[1], theirs.shape[1])
-    largest = float((ours[:, :columns] - theirs[:, :columns]).abs().max())
-    allowed = TOLERANCE * max(1.0, float(theirs.abs().max()))
-    what = f"logits of the sample against {whose}"
-    if not largest <= allowed:
-        raise ValueError(f"{what}: expected a difference of at most {allowed:.1e}, got {largest}")
-    return Check(what, f"largest difference {largest:.1e}, allowed {allowed:.1e}")
-
-
-def check_way_back(
-    model: FlamingoForConditionalGeneration, file: Callable[[str], Tensor | None], path: Path
-) -> Check:
-    """Back in OpenFlamingo's names, what trains must be the file's, bit for bit.
-
-    ``file`` gives a tensor of the checkpoint by OpenFlamingo's name. Raises ``ValueError``.
-    """
-    trained = dict(model.trainable_parameters())
-    equal = 0
-    for name, tensor in open_flamingo_state(model):
-        original = file(name)
-        if original is not None and original.shape == tensor.shape:
-            if not torch.equal(original.to(tensor.dtype), tensor):
-                raise ValueError(f"{path}: {name}: expected the file's tensor back, got another")
-            equal += 1
-    if equal < len(trained) - 4:
-        raise ValueError(f"{path}: expected {len(trained)} tensors back, found {equal} in the file")
-    return Check("tensors converted back to OpenFlamingo's names, against the file", f"{equal} equal")
-
-
-def next_tokens(logits: Logits, processor: FlamingoProcessor, count: int = 5) -> str:
-    """The likeliest continuations of the sample, for a person to judge."""
-    best = logits[-1].softmax(dim=0).topk(count)
-    words = processor.tokenizer.batch_decode(best.indices[:, None])
-    return ", ".join(f"{word!r} {p:.0%}" for word, p in zip(words, best.values, strict=True))
+    """Logits behind every token of the sample."""
+    return model.eval()(**sample.inputs(processor)).logits[0].float()
 
 
 @torch.no_grad()
-def reference_logits(
-    reference: PreTrainedModel, processor: FlamingoProcessor, text: str, image: Image.Image
+def idefics_logits(
+    reference: IdeficsForVisionText2Text, processor: FlamingoProcessor, sample: Sample
 ) -> Logits:
-    """The same sample through transformers' own Idefics: each token sees the last image."""
-    inputs = processor(text, [image] * text.count("<image>") or None)
-    is_image = inputs["input_ids"][0] == processor.tokenizer.convert_tokens_to_ids("<image>")
-    time = is_image.cumsum(dim=0)
-    images = int(time[-1])
-    mask = time[None, :, None] == torch.arange(1, images + 1)[None, None, :]
+    """Those of transformers' own Idefics, every token of which sees the last image before it."""
+    inputs = sample.inputs(processor)
+    is_image = inputs["input_ids"][0] == processor.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    time = is_image.long().cumsum(dim=0)
+    media = torch.arange(1, int(time[-1]) + 1)
     output = reference.eval()(
         input_ids=inputs["input_ids"],
         attention_mask=inputs["attention_mask"],
         pixel_values=inputs["pixel_values"][:, :, 0],
-        image_attention_mask=mask.long(),
+        image_attention_mask=(time[None, :, None] == media).long(),
     )
     return output.logits[0].float()
 
 
-def _distance(a: Logits, b: Logits) -> str:
-    if a.shape != b.shape:
-        return f"shapes {tuple(a.shape)} and {tuple(b.shape)}"
-    return f"a largest difference of {(a - b).abs().max():.2g}"
+def next_tokens(logits: Logits, processor: FlamingoProcessor, count: int = 5) -> str:
+    """The likeliest continuations of a sample, for a person to judge."""
+    best = logits[-1].softmax(dim=0).topk(count)
+    words = [processor.tokenizer.decode([int(token)]) for token in best.indices]
+    return ", ".join(f"{word!r} {p:.1%}" for word, p in zip(words, best.values, strict=True))
+
+
+def check_equal(before: Logits, after: Logits, place: object) -> Check:
+    """What was written must give the logits it had, bit for bit. Raises ``ValueError``."""
+    if before.shape != after.shape or not torch.equal(before, after):
+        raise ValueError(
+            f"{place}: expected the logits of the sample as they were before it was written, got "
+            f"others (shapes {tuple(before.shape)} and {tuple(after.shape)}); do not use it"
+        )
+    tokens, columns = before.shape
+    return Check("logits of the sample, opened again", f"equal ({tokens} tokens x {columns})")
+
+
+def check_close(ours: Logits, theirs: Logits, whose: str) -> Check:
+    """Logits of two implementations. Raises ``ValueError`` for more than rounding."""
+    if ours.shape != theirs.shape:
+        raise ValueError(
+            f"logits of {whose}: expected shape {tuple(theirs.shape)}, got {tuple(ours.shape)}"
+        )
+    largest = float((ours - theirs).abs().max())
+    allowed = TOLERANCE * max(1.0, float(theirs.abs().max()))
+    if not largest <= allowed:
+        raise ValueError(f"logits of {whose}: expected within {allowed:.1e}, got {largest:.1e} off")
+    return Check(f"logits of the sample against {whose}", f"within {largest:.1e}")
+
+
+def check_way_back(model: FlamingoForConditionalGeneration, file: CheckpointFile) -> Check:
+    """What trains, back in OpenFlamingo's names, must be the file's, bit for bit.
+
+    Raises ``ValueError`` with the first tensor that is not.
+    """
+    compared = 0
+    new = model.new_tokens.token_ids
+    for name, tensor in open_flamingo_state(model):
+        ours = to_ours(name, file.names.layers)
+        source = file.language_model.get(name.removeprefix("lang_encoder."))
+        if ours is not None:
+            theirs = file.weights[file.ours[ours]]
+        elif source is not None:
+            theirs, tensor = file.weights[source][new], tensor[new]
+        else:
+            continue
+        if not torch.equal(theirs.to(tensor.dtype), tensor):
+            raise ValueError(f"{file.path}: expected {name} back as it was, got other values")
+        compared += 1
+    return Check("tensors back in OpenFlamingo's names, against the file", f"{compared} equal")

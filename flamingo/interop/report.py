@@ -5,20 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from flamingo.interop.check import Check
 from flamingo.interop.moves import How, Move, Part
-
-
-@dataclass(frozen=True)
-class Check:
-    """Something that was compared, and what came out. A failed check is an error instead."""
-
-    what: str
-    found: str
 
 
 @dataclass(frozen=True)
@@ -60,12 +50,15 @@ class Report:
 
 def table(moves: Sequence[Move]) -> str:
     """Tensors and numbers by where they went."""
-    rows = [
-        {"to": _place(move), "tensors": len(move.source), "parameters": prod(move.shape)}
-        for move in moves
-    ]
-    summed = pd.DataFrame(rows).groupby("to", sort=False).sum().reset_index()
-    return summed.to_string(index=False, formatters={"parameters": "{:,}".format}, justify="left")
+    rows: dict[str, list[int]] = {}
+    for move in moves:
+        sums = rows.setdefault(_place(move), [0, 0])
+        sums[0] += len(move.source)
+        sums[1] += prod(move.shape)
+    width = max(map(len, rows), default=0)
+    lines = [f"  {'to':<{width}} {'tensors':>8} {'parameters':>15}"]
+    lines += [f"  {place:<{width}} {n:>8,} {size:>15,}" for place, (n, size) in rows.items()]
+    return "\n".join(lines)
 
 
 def _place(move: Move) -> str:
@@ -81,8 +74,3 @@ def _place(move: Move) -> str:
             return "nothing: second names of other tensors"
         case Part.derived:
             return "nothing: tables that the model computes"
-
-
-def beside(file: Path) -> Path:
-    """Where the report of a conversion into ``file`` is written."""
-    return file.with_name(f"{file.stem}.conversion.json")

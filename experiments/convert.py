@@ -1,0 +1,205 @@
+"""Convert a published model to a run of ours, or a model of ours to OpenFlamingo's format.
+
+    python experiments/convert.py source=open_flamingo checkpoint=/models/checkpoint.pt \\
+        experiment=openflamingo_3b vision.name=/models/clip language.name=/models/mpt-1b
+    python experiments/convert.py source=idefics checkpoint=/models/idefics-9b name=idefics_9b
+    python experiments/convert.py source=flamingo checkpoint=runs/mine/seed=0 \\
+        target=open_flamingo to=checkpoint.pt
+
+Published models become a run in <runs>/<name>/seed=<seed>, which experiments/evaluate.py and
+load_run open as any other. What went where is printed, and written beside the result as
+conversion.json. Tensors are copied one by one: beside the model itself no second copy is held.
+
+The result is opened again and must give the logits of one prompt (sample.text, sample.image) bit
+for bit. Before that, what came from OpenFlamingo must turn back into the file's own tensors, and
+what came from IDEFICS must give the logits of transformers' own model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from flamingo.choices import ModelFormat
+from flamingo.composition import entry_point
+from flamingo.config import RunConfig
+from flamingo.files import write_atomically
+from flamingo.interop.check import Sample, check_equal, next_tokens, sample_logits
+from flamingo.interop.conversion import Converted, from_idefics, from_open_flamingo, from_ours
+from flamingo.interop.open_flamingo import load_open_flamingo
+from flamingo.interop.open_flamingo_export import save_open_flamingo
+from flamingo.interop.report import Report
+from flamingo.interop.tokens import TokenIds
+from flamingo.model.auto import FlamingoForConditionalGeneration
+from flamingo.runs import RunDirectory
+from flamingo.training.checkpoint import save_checkpoint
+
+
+@dataclass(kw_only=True)
+class SampleConfig:
+    """The prompt that logits are compared on."""
+
+    text: str = "<image>An image of"
+    image: str | None = None
+    """A file; default: a gradient from black to white."""
+
+
+@dataclass(kw_only=True)
+class ConvertConfig(RunConfig):
+    """What is converted, and the run that it becomes."""
+
+    source: ModelFormat = MISSING
+    checkpoint: str = MISSING
+    """OpenFlamingo: a .pt or .safetensors file. IDEFICS: a folder or hub name. Ours: a run or a
+    saved model."""
+    target: ModelFormat = ModelFormat.flamingo
+    to: str | None = None
+    """For target=open_flamingo: the file to write, .pt or .safetensors."""
+    image_token_id: int | None = None
+    """For source=open_flamingo; default: as OpenFlamingo extends the language model's tokenizer."""
+    end_of_chunk_token_id: int | None = None
+    """Likewise."""
+    sample: SampleConfig = field(default_factory=SampleConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        to_open_flamingo = self.target is ModelFormat.open_flamingo
+        if self.target is ModelFormat.idefics or self.target is self.source:
+            raise ValueError(
+                "target: expected flamingo or open_flamingo, and another format than source, got "
+                f"source={self.source.value}, target={self.target.value}"
+            )
+        if to_open_flamingo != (self.to is not None):
+            raise ValueError(
+                "to: expected a file with target=open_flamingo and only then (a run is written to "
+                f"<runs>/<name>/seed=<seed>), got target={self.target.value}, to={self.to}"
+            )
+        if (self.image_token_id is None) != (self.end_of_chunk_token_id is None):
+            raise ValueError(
+                "image_token_id, end_of_chunk_token_id: expected both or neither, got "
+                f"{self.image_token_id} and {self.end_of_chunk_token_id}"
+            )
+
+    @property
+    def tokens(self) -> TokenIds | None:
+        if self.image_token_id is None or self.end_of_chunk_token_id is None:
+            return None
+        return TokenIds(end_of_chunk=self.end_of_chunk_token_id, image=self.image_token_id)
+
+    @property
+    def run(self) -> RunConfig:
+        """The settings of the run alone."""
+        return RunConfig(**{own.name: getattr(self, own.name) for own in fields(RunConfig)})
+
+
+def main(config: ConvertConfig) -> None:
+    """Convert, check, and say what went where. Raises ``ValueError`` or ``OSError``."""
+    print(convert(config))
+
+
+def convert(config: ConvertConfig) -> str:
+    """Do it; returns what is to be printed."""
+    sample = Sample.read(config.sample.text, config.sample.image)
+    write = prepared(config)
+    made = read(config)
+    logits = sample_logits(made.model, made.processor, sample)
+    checks = [] if made.check is None else [made.check(sample, logits)]
+    moves, notes, processor = made.moves, made.notes, made.processor
+    place, reopen = write(made)
+    del made  # what trains is not held twice
+    checks.append(check_equal(logits, sample_logits(reopen(), processor, sample), place))
+    report = Report(config.checkpoint, str(place), moves, notes, checks)
+    beside = place / "conversion.json" if place.is_dir() else place.with_suffix(".conversion.json")
+    write_atomically(beside, json.dumps(report.plain(), indent=1) + "\n")
+    likely = f"{config.sample.text!r} goes on with {next_tokens(logits, processor)}"
+    return f"{report.text()}\n{likely}\nWhat went where: {beside}"
+
+
+def read(config: ConvertConfig) -> Converted:
+    """The model that is converted."""
+    match config.source:
+        case ModelFormat.open_flamingo:
+            return from_open_flamingo(config.run, config.checkpoint, config.tokens)
+        case ModelFormat.idefics:
+            return from_idefics(config.run, config.checkpoint)
+        case ModelFormat.flamingo:
+            return from_ours(config.run, config.checkpoint)
+
+
+Reopen = Callable[[], FlamingoForConditionalGeneration]
+
+
+def prepared(config: ConvertConfig) -> Callable[[Converted], tuple[Path, Reopen]]:
+    """What writes the target, and gives its place and what opens it again.
+
+    Raises ``ValueError`` if there is something in that place.
+    """
+    if config.to is not None:
+        file = Path(config.to)
+        if file.exists():
+            raise ValueError(f"to: expected no such file yet, found {file}; it is left as it is")
+        return partial(write_open_flamingo, file)
+    if (config.directory / "config.yaml").exists():
+        raise ValueError(
+            f"name: expected a run that is not there yet, found {config.directory}; it is left as "
+            "it is"
+        )
+    return write_run
+
+
+def write_run(made: Converted) -> tuple[Path, Reopen]:
+    """A run with one checkpoint, of step 0."""
+    directory = RunDirectory.open(made.run)
+    checkpoint = save_checkpoint(
+        directory.checkpoints,
+        step=0,
+        models=[made.model, made.processor],
+        state={},
+        config_hash=directory.config_hash,
+        keep=1,
+    )
+    directory.record_launch(
+        {
+            "vision": made.model.config.vision_fingerprint,
+            "language": made.model.config.language_fingerprint,
+        }
+    )
+    backbones = made.model.detach_language_model(), made.model.vision_encoder
+
+    def reopen() -> FlamingoForConditionalGeneration:
+        language, encoder = backbones
+        return FlamingoForConditionalGeneration.from_pretrained(
+            checkpoint.path, language_model=language, vision_encoder=encoder
+        )
+
+    return directory.path, reopen
+
+
+def write_open_flamingo(file: Path, made: Converted) -> tuple[Path, Reopen]:
+    """OpenFlamingo's file of what trains."""
+    every = save_open_flamingo(made.model, file)
+    tokens = made.model.config.image_token_id, made.model.config.end_of_chunk_token_id
+    backbones = made.model.detach_language_model(), made.model.vision_encoder
+
+    def reopen() -> FlamingoForConditionalGeneration:
+        (language, encoder), (image, end_of_chunk) = backbones, tokens
+        assert image is not None and end_of_chunk is not None
+        return load_open_flamingo(
+            file,
+            language_model=language,
+            vision_encoder=encoder,
+            cross_attn_every_n_layers=every,
+            image_token_id=image,
+            end_of_chunk_token_id=end_of_chunk,
+        )
+
+    return file, reopen
+
+
+if __name__ == "__main__":
+    entry_point(main, ConvertConfig, verbatim=["checkpoint", "to", "sample.text", "sample.image"])
