@@ -8,7 +8,7 @@ IDEFICS checkpoint can be named wherever a language model or a vision encoder is
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from transformers import (
@@ -128,9 +128,9 @@ def load_image_processor(name: str, revision: str | None = None) -> BaseImagePro
     if find_file(name, "preprocessor_config.json", revision) is not None:
         own = AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil")
     else:
-        own = IdeficsImageProcessorPil(
-            image_size=vision_config(read_config(name, revision)).image_size
-        )
+        size = vision_config(read_config(name, revision)).image_size
+        assert isinstance(size, int)  # of no other does transformers build a tower
+        own = IdeficsImageProcessorPil(image_size=size)
     fields = ("size", "resample", "do_resize", "do_rescale", "rescale_factor")
     fields += ("do_normalize", "image_mean", "image_std", "do_convert_rgb")
     settings = own.to_dict()
@@ -147,9 +147,11 @@ def _load(
 ) -> Model:
     """A model of ``kind`` from the tensors of ``keys`` (source -> own name), held once."""
     state = {target: weights[source] for source, target in keys.items()}
-    model, report = kind.from_pretrained(
+    # With output_loading_info it gives two things, which its annotation does not say.
+    loaded: Any = kind.from_pretrained(
         None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
     )
+    model, report = loaded
     problems = {what: sorted(map(str, found)) for what, found in report.items() if found}
     if problems:
         raise ValueError(f"{weights.source}: expected the weights of a {kind.__name__}, {problems}")
