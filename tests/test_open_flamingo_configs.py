@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from PIL import Image
 
 from flamingo.backbones.language import decoder_layers
@@ -14,6 +13,7 @@ from flamingo.choices import Activation, Condition, MediaVisibility, Protocol
 from flamingo.composition import compose
 from flamingo.config import CrossAttentionConfig, ResamplerConfig
 from flamingo.testing import VOCABULARY, save_tiny_language_model
+from tests.interop.tiny_clip import save_tiny_clip
 
 RELEASES = {
     "openflamingo_3b": ("anas-awadalla/mpt-1b-redpajama-200b", 1),
@@ -84,16 +84,7 @@ def test_the_instruct_releases_differ_in_their_language_model(experiment: str, l
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("clip")
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = transformers.CLIPVisionConfig(
-        **sizes, intermediate_size=16, image_size=32, patch_size=8
-    )
-    transformers.CLIPVisionModel(config).save_pretrained(folder)
-    transformers.CLIPImageProcessorPil(
-        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
-    ).save_pretrained(folder)
-    return folder
+    return save_tiny_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

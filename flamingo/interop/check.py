@@ -82,7 +82,7 @@ def next_tokens(logits: Logits, processor: FlamingoProcessor, count: int = 5) ->
     return ", ".join(f"{word!r} {p:.1%}" for word, p in zip(words, best.values, strict=True))
 
 
-def check_equal(before: Logits, after: Logits, place: object) -> Check:
+def check_equal(before: Tensor, after: Tensor, place: object) -> Check:
     """What was written must give the logits it had, bit for bit. Raises ``ValueError``."""
     if before.shape != after.shape or not torch.equal(before, after):
         raise ValueError(
@@ -93,7 +93,7 @@ def check_equal(before: Logits, after: Logits, place: object) -> Check:
     return Check("logits of the sample, opened again", f"equal ({tokens} tokens x {columns})")
 
 
-def check_close(ours: Logits, theirs: Logits, whose: str) -> Check:
+def check_close(ours: Tensor, theirs: Tensor, whose: str) -> Check:
     """Logits of two implementations. Raises ``ValueError`` for more than rounding."""
     if ours.shape != theirs.shape:
         raise ValueError(

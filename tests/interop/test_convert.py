@@ -1,0 +1,207 @@
+"""experiments/convert.py, from published formats to a run and back."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from experiments.convert import ConvertConfig, convert
+from flamingo.build import build_model
+from flamingo.composition import compose
+from flamingo.interop.check import check_close, check_equal, check_way_back
+from flamingo.interop.open_flamingo_export import save_open_flamingo
+from flamingo.interop.open_flamingo_file import CheckpointFile
+from flamingo.interop.open_flamingo_names import LanguageModelNames
+from flamingo.model.flamingo import FlamingoForConditionalGeneration
+from flamingo.runs import load_run
+from flamingo.testing import VOCABULARY, save_tiny_language_model
+from tests.interop.test_idefics_processor import FAKE, checkpoint
+from tests.interop.tiny_clip import save_tiny_clip
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with clip/, lm/ and checkpoint.safetensors: a tiny OpenFlamingo-4B, all random."""
+    folder = tmp_path_factory.mktemp("release")
+    save_tiny_clip(folder / "clip")
+    save_tiny_language_model(folder / "lm", "gpt_neox", layers=4, vocab_size=VOCABULARY + 16)
+    model, _ = build_model(
+        compose(
+            [
+                "experiment=openflamingo_4b",
+                f"vision.name={folder}/clip",
+                f"language.name={folder}/lm",
+                "training.precision=fp32",
+            ]
+        ),
+        torch.device("cpu"),
+    )
+    move_tokens_inside(model)
+    with torch.no_grad():
+        for parameter in model.trainable_parameters().values():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        model.resampler.frame_embeddings.zero_()
+    save_open_flamingo(model, folder / "checkpoint.safetensors")
+    return folder
+
+
+def move_tokens_inside(model: FlamingoForConditionalGeneration) -> None:
+    """To where OpenFlamingo has them: behind the tokenizer's own, inside the padded matrix."""
+    model.new_tokens.token_ids.copy_(torch.tensor([VOCABULARY, VOCABULARY + 1]))
+
+
+def config(*overrides: str) -> ConvertConfig:
+    return compose(list(overrides), ConvertConfig, "config")
+
+
+def arguments(release: Path, runs: Path) -> list[str]:
+    return [
+        "source=open_flamingo",
+        f"checkpoint={release}/checkpoint.safetensors",
+        "experiment=openflamingo_4b",
+        f"vision.name={release}/clip",
+        f"language.name={release}/lm",
+        f"runs={runs}",
+    ]
+
+
+def test_a_release_becomes_a_run_and_comes_back_as_it_was(release: Path, tmp_path: Path) -> None:
+    told = convert(config(*arguments(release, tmp_path)))
+    run = load_run(tmp_path / "openflamingo_4b" / "seed=0")
+    assert run.checkpoints == [0] and run.config.language.name == f"{release}/lm"
+    model, processor = run.model()
+    original = load_file(release / "checkpoint.safetensors")
+    blocks = "lang_encoder.gpt_neox.layers.3.gated_cross_attn_layer"
+    gate = model.trainable_parameters()["cross_attention.3.attention_gate"]
+    assert torch.equal(gate, original[f"{blocks}.attn_gate"])
+    assert processor.tokenizer.convert_tokens_to_ids("<image>") == VOCABULARY + 1
+    assert model.config.image_token_id == VOCABULARY + 1
+
+    report = json.loads((run.path / "conversion.json").read_text())
+    assert {name for move in report["moves"] for name in move["source"]} == set(original)
+    assert [check["what"] for check in report["checks"]] == [
+        "tensors back in OpenFlamingo's names, against the file",
+        "logits of the sample, opened again",
+    ]
+    assert "cross_attention" in told and "goes on with" in told
+
+    back = tmp_path / "back.safetensors"
+    convert(
+        config(
+            "source=flamingo",
+            f"checkpoint='{run.path}'",
+            "target=open_flamingo",
+            f"to={back}",
+            "name=any",
+        )
+    )
+    again = load_file(back)
+    assert again.keys() == original.keys()
+    assert all(torch.equal(again[name], original[name]) for name in original)
+    assert (tmp_path / "back.conversion.json").is_file()
+
+
+def test_nothing_that_is_there_is_overwritten(release: Path, tmp_path: Path) -> None:
+    convert(config(*arguments(release, tmp_path)))
+    before = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="name: expected a run that is not there yet"):
+        convert(config(*arguments(release, tmp_path)))
+    assert sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*")) == before
+    (tmp_path / "mine.pt").write_text("mine")
+    with pytest.raises(ValueError, match=r"to: expected no such file yet, found .*mine\.pt"):
+        convert(
+            config(
+                "source=flamingo",
+                "checkpoint=x",
+                "target=open_flamingo",
+                f"to={tmp_path}/mine.pt",
+                "name=any",
+            )
+        )
+
+
+def test_a_run_of_another_architecture_is_refused(release: Path, tmp_path: Path) -> None:
+    for override, message in (
+        ("model.resampler.depth=2", "model.resampler.depth: expected 6, .* got 2"),
+        ("model.cross_attention.dim_head=32", "cross_attention.dim_head: expected 64.* got 32"),
+        ("model.cross_attention.every=4", "before every 4. layer: missing .* left over"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            convert(config(*arguments(release, tmp_path), override))
+    assert not list(tmp_path.iterdir())
+
+
+def test_idefics_becomes_a_run_that_holds_nothing_but_what_trains(tmp_path: Path) -> None:
+    folder = tmp_path / "idefics"
+    checkpoint(folder, FAKE, "<image>")
+    told = convert(
+        config(
+            "source=idefics",
+            f"checkpoint={folder}",
+            "name=idefics",
+            f"runs={tmp_path}/runs",
+            f"sample.text='{FAKE}<image>{FAKE}An image of'",
+        )
+    )
+    assert "against transformers' Idefics: within" in told
+    run = load_run(tmp_path / "runs/idefics/seed=0")
+    model, _ = run.model()
+    assert run.config.vision.name == run.config.language.name == str(folder)
+    assert not (run.checkpoint().path / "language_model").exists()
+    assert model.config.image_token_id == VOCABULARY + 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["source=flamingo"], "target: .* another format than source"),
+        (["source=open_flamingo", "target=idefics"], "target: expected flamingo or open_flamingo"),
+        (["source=flamingo", "target=open_flamingo"], "to: expected a file with target=open_fl"),
+        (["source=idefics", "to=x.pt"], "to: expected a file with target=open_flamingo"),
+        (["source=open_flamingo", "image_token_id=3"], "expected both or neither, got 3 and None"),
+        ([], "source: expected a value"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(*overrides, "checkpoint=x", "name=any")
+
+
+# ---------------------------------------------------------------------------- checks
+
+
+def test_checks_find_what_is_wrong(release: Path) -> None:
+    logits = torch.randn(3, 5)
+    wrong = logits.clone()
+    wrong[2, 4] += 1e-3
+    assert check_equal(logits, logits.clone(), "x").found.startswith("equal")
+    with pytest.raises(ValueError, match="do not use it"):
+        check_equal(logits, wrong, "x")
+    assert check_close(logits, logits + 1e-6, "y").found.startswith("within")
+    with pytest.raises(ValueError, match="logits of y: expected within"):
+        check_close(logits, wrong, "y")
+    with pytest.raises(ValueError, match="got nan off"):
+        check_close(logits, logits * float("nan"), "y")
+    with pytest.raises(ValueError, match="expected shape"):
+        check_close(logits, logits[:2], "y")
+
+
+def test_the_way_back_finds_a_changed_tensor(release: Path, tmp_path: Path) -> None:
+    convert(config(*arguments(release, tmp_path)))
+    model, _ = load_run(tmp_path / "openflamingo_4b" / "seed=0").model()
+    names = LanguageModelNames.of(model.language_model)
+    file = CheckpointFile.open(release / "checkpoint.safetensors", names)
+    assert "equal" in check_way_back(model, file).found
+    for parameter in (model.resampler.norm.bias, model.new_tokens.input):
+        assert isinstance(parameter, nn.Parameter)
+        with torch.no_grad():
+            parameter[-1] += 1e-3
+        with pytest.raises(ValueError, match="back as it was, got other values"):
+            check_way_back(model, file)
+        with torch.no_grad():
+            parameter[-1] -= 1e-3
+        assert replace(file) == file
