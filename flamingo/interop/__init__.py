@@ -1,0 +1,1 @@
+"""Models and harnesses of other projects: reading theirs, and being read by theirs."""
