@@ -20,7 +20,6 @@ word or phrase.") are part of its question; a task of yours may have others for 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +36,12 @@ from lmms_eval.models.registry_v2 import (  # pyright: ignore[reportMissingImpor
 )
 from tqdm import tqdm
 
-from flamingo.backbones.precision import resolve_dtype
-from flamingo.backbones.vision import load_vision_encoder
 from flamingo.choices import Precision, Protocol
-from flamingo.data.features import EncodingLoader, PixelLoader
-from flamingo.evaluation.latents import MediaLatents
-from flamingo.evaluation.loading import compute_dtype, load_model
-from flamingo.evaluation.scoring import Reader
 from flamingo.evaluation.tasks import Kind, task
 from flamingo.interop.harness import HarnessTask, TaskDocuments, Turn, opened, shown
+from flamingo.interop.loading import load_reader
 from flamingo.interop.options import Options
 from flamingo.interop.respondent import Asked, Respondent, Settings
-from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
-from flamingo.runs import load_run
 
 REQUESTS_AT_ONCE = 256
 """Requests that are read, sorted by length, answered and written to disk together."""
@@ -279,31 +271,3 @@ def _named(names: Any, field: str, name: str) -> Any:
     if name not in names.__members__:
         raise ValueError(f"{field}: expected one of {', '.join(names.__members__)}, got {name!r}")
     return names[name]
-
-
-def load_reader(pretrained: str, precision: Precision | None, device: torch.device) -> Reader:
-    """A saved model, or the newest checkpoint of a run, on ``device``.
-
-    A run's images are encoded as in its training. Raises ``ValueError`` for a model without a
-    vision encoder.
-    """
-    if (Path(pretrained) / "config.yaml").is_file():
-        run = load_run(pretrained)
-        config, folder = run.config, run.checkpoint().path
-        if precision is not None:
-            config = replace(config, training=replace(config.training, precision=precision))
-        encoder = load_vision_encoder(config.vision).to(device)
-        model = load_model(folder, config, encoder, device)
-        dtype = compute_dtype(config, device)
-        cached = config.data.cache_features
-        media = EncodingLoader(encoder) if cached else PixelLoader(encoder.transform)
-    else:
-        folder, dtype = pretrained, resolve_dtype(precision or Precision.auto, device)
-        whole = None if dtype is torch.float32 else dtype
-        model = FlamingoForConditionalGeneration.from_pretrained(folder, dtype=whole)
-        if model.vision_encoder is None:
-            raise ValueError(f"pretrained: expected a model with a vision encoder, got {folder!r}")
-        model.to(device)  # type: ignore[arg-type]
-        media = PixelLoader(model.vision_encoder.transform)
-    tokenizer = FlamingoProcessor.from_pretrained(folder).tokenizer
-    return Reader(model, tokenizer, MediaLatents(model, media), dtype)
