@@ -6,7 +6,8 @@ LMMS := .venv-lmms-eval
 LMMS_STAMP := $(LMMS)/.installed
 # What lmms-eval's evaluator imports beside what we need ourselves. Its other requirements are those
 # of single models and tasks; torchvision among them, which has no build for the CPU torch.
-LMMS_NEEDS := lmms-eval==0.7.3 loguru pytz evaluate tenacity sacrebleu pytablewriter
+LMMS_NEEDS := lmms-eval==0.7.3 evaluate==0.4.6 loguru==0.7.3 pytablewriter==0.38.0 pytz==2026.6 \
+	sacrebleu==2.6.0 tenacity==9.2.1
 SEED ?= 0
 # More workers than cores make the tests slower; one thread each, for tiny tensors.
 WORKERS ?= 2
