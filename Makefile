@@ -2,15 +2,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+LMMS := .venv-lmms-eval
+LMMS_STAMP := $(LMMS)/.installed
+# What lmms-eval's evaluator imports beside what we need ourselves. Its other requirements are those
+# of single models and tasks; torchvision among them, which has no build for the CPU torch.
+LMMS_NEEDS := lmms-eval==0.7.3 evaluate==0.4.6 loguru==0.7.3 pytablewriter==0.38.0 pytz==2026.6 \
+	sacrebleu==2.6.0 tenacity==9.2.1
 SEED ?= 0
 # More workers than cores make the tests slower; one thread each, for tiny tensors.
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart smoke test test-slow lint format notebooks clean
+.PHONY: help install quickstart smoke test test-slow test-lmms-eval lint format notebooks clean
 
 help: ## What there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(STAMP) ## The environment alone: .venv with everything the other targets use
 
@@ -28,6 +34,9 @@ test: $(STAMP) ## The quick tests: no download, no GPU
 test-slow: $(STAMP) ## The tests with real weights and data (fetched once) and the notebooks
 	$(BIN)/python -m pytest -m slow --durations=10
 
+test-lmms-eval: $(LMMS_STAMP) ## The adapter under the real lmms-eval, in an environment of its own (2 GB)
+	OMP_NUM_THREADS=1 $(LMMS)/bin/python -m pytest tests/interop/test_lmms_eval.py
+
 lint: $(STAMP) ## Style, formatting and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -42,7 +51,7 @@ notebooks: $(STAMP) ## Open the notebooks in the browser (installs Jupyter Lab)
 	$(BIN)/jupyter lab notebooks
 
 clean: ## Remove the environment and caches of tools; runs/ and downloaded assets stay
-	rm -rf .venv .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv $(LMMS) .pytest_cache .ruff_cache build dist *.egg-info
 	find flamingo experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last: an interrupted installation is repeated, a finished one is not.
@@ -53,4 +62,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install -c constraints.txt setuptools torch
 	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[dev,notebooks,track]'
+	@touch $@
+
+# lmms-eval comes without its requirements (see LMMS_NEEDS), the others with theirs.
+$(LMMS_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(LMMS)
+	$(LMMS)/bin/python -m pip install -c constraints.txt setuptools torch
+	$(LMMS)/bin/python -m pip install -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(LMMS)/bin/python -m pip install -c constraints.txt $(filter-out lmms-eval%,$(LMMS_NEEDS))
+	$(LMMS)/bin/python -m pip install --no-deps $(filter lmms-eval%,$(LMMS_NEEDS))
 	@touch $@

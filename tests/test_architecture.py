@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "model": BASE | {"backbones"},
     "training": BASE | {"backbones", "model", "data"},
     "evaluation": BASE | {"backbones", "model", "data"},
-    "interop": BASE | {"backbones", "model"},
+    "interop": BASE | {"backbones", "model", "data", "evaluation", "runs"},
     "runs": BASE | {"provenance", "backbones", "model", "data", "training", "evaluation"},
     "build": BASE | {"backbones", "model", "data", "training", "evaluation", "runs"},
     "comparison": BASE | {"evaluation", "training", "runs"},

@@ -101,7 +101,7 @@ def prompt(episode: Episode, template: Template) -> InterleavedSequence:
         answer = template.answer_text(item.answer)
         segments.append(Text(f"{answer}{END_OF_CHUNK_TOKEN}{template.separator}"))
     segments += _asked(episode.query, template)
-    return InterleavedSequence(tuple(_joined(segments) if template.whole else segments))
+    return InterleavedSequence(tuple(joined(segments) if template.whole else segments))
 
 
 def _asked(item: Item, template: Template) -> list[Text | Media]:
@@ -109,16 +109,16 @@ def _asked(item: Item, template: Template) -> list[Text | Media]:
     return [question] if item.media is None else [item.media, question]
 
 
-def _joined(segments: list[Text | Media]) -> list[Text | Media]:
-    """Neighbouring texts as one."""
-    joined: list[Text | Media] = []
+def joined(segments: list[Text | Media]) -> list[Text | Media]:
+    """Neighbouring texts as one, for a template that is tokenised as a ``whole``."""
+    merged: list[Text | Media] = []
     for segment in segments:
-        last = joined[-1] if joined else None
+        last = merged[-1] if merged else None
         if isinstance(segment, Text) and isinstance(last, Text):
-            joined[-1] = Text(last.text + segment.text)
+            merged[-1] = Text(last.text + segment.text)
         else:
-            joined.append(segment)
-    return joined
+            merged.append(segment)
+    return merged
 
 
 def prompt_text(sequence: InterleavedSequence) -> str:

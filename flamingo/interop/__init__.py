@@ -1,4 +1,4 @@
-"""Models of other projects, to and from ours: their weights, their prompts, their evaluators."""
+"""Models and harnesses of other projects: reading theirs, and being read by theirs."""
 
 from flamingo.interop.idefics import load_idefics
 from flamingo.interop.open_flamingo import load_open_flamingo
