@@ -104,6 +104,7 @@ def main(config: ConvertConfig) -> None:
 
 def convert(config: ConvertConfig) -> str:
     """Do it; returns what is to be printed."""
+    check_checkpoint(config)
     sample = Sample.read(config.sample.text, config.sample.image)
     write = prepared(config)
     made = read(config)
@@ -118,6 +119,15 @@ def convert(config: ConvertConfig) -> str:
     write_atomically(beside, json.dumps(report.plain(), indent=1) + "\n")
     likely = f"{config.sample.text!r} goes on with {next_tokens(logits, processor)}"
     return f"{report.text()}\n{likely}\nWhat went where: {beside}"
+
+
+def check_checkpoint(config: ConvertConfig) -> None:
+    """Raise ``ValueError`` for a checkpoint that is not there, before any backbone is loaded."""
+    path = Path(config.checkpoint)
+    if config.source is ModelFormat.open_flamingo and not path.is_file():
+        raise ValueError(f"checkpoint: expected a .pt or .safetensors file, found none at {path}")
+    if path.is_absolute() and not path.exists():
+        raise ValueError(f"checkpoint: expected a folder or a hub name, found nothing at {path}")
 
 
 def read(config: ConvertConfig) -> Converted:

@@ -171,6 +171,20 @@ def test_what_makes_no_sense_is_refused(overrides: list[str], message: str) -> N
         config(*overrides, "checkpoint=x", "name=any")
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("open_flamingo", r"checkpoint: expected a \.pt or \.safetensors file, found none at"),
+        ("idefics", "checkpoint: expected a folder or a hub name, found nothing at"),
+    ],
+)
+def test_a_checkpoint_that_is_not_there_is_named_before_anything_is_loaded(
+    source: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        convert(config(f"source={source}", f"checkpoint={tmp_path}/nothing", "name=any"))
+
+
 # ---------------------------------------------------------------------------- checks
 
 
