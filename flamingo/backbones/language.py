@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from flamingo.backbones import assets
+from flamingo.backbones.adapters import frozen_parameters
 from flamingo.backbones.fingerprint import weights_digest
 from flamingo.config import LanguageConfig
 
@@ -177,8 +178,20 @@ def _finish(config: object, logits: Tensor) -> Tensor:
 
 
 def fingerprint(language_model: PreTrainedModel) -> str:
-    """SHA-256 of the parameters, rounded to bfloat16: fp32 and bf16 copies are one model."""
-    return weights_digest(p.to(torch.bfloat16) for p in language_model.parameters())
+    """SHA-256 of the frozen parameters, rounded to bfloat16: fp32 and bf16 copies are one model.
+
+    Adapters are left out. Of quantised weights it is the codes and their scales that are hashed.
+    """
+    frozen = frozen_parameters(language_model)
+    parts = [part for parameter in frozen for part in _hashed(parameter)]
+    return weights_digest(part.to(torch.bfloat16) for part in parts)
+
+
+def _hashed(parameter: nn.Parameter) -> list[Tensor]:
+    """A parameter's values; of those that bitsandbytes quantised, the codes and their scales."""
+    state = getattr(parameter, "quant_state", None)
+    scales = [getattr(parameter, "SCB", None), getattr(state, "absmax", None)]
+    return [parameter.data, *(scale.data for scale in scales if scale is not None)]
 
 
 def _folder(config: LanguageConfig) -> str:
@@ -188,11 +201,19 @@ def _folder(config: LanguageConfig) -> str:
 
 
 def load_language_model(
-    config: LanguageConfig, dtype: torch.dtype = torch.float32
+    config: LanguageConfig,
+    dtype: torch.dtype = torch.float32,
+    *,
+    quantization: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """A causal LM, frozen and in eval mode. Attention kernels as transformers chooses them."""
+    """A causal LM, frozen and in eval mode. Attention kernels as transformers chooses them.
+
+    ``quantization`` is what ``quantization_config`` is to transformers; a folder whose weights are
+    quantised says so itself.
+    """
+    options = {} if quantization is None else {"quantization_config": quantization}
     model = AutoModelForCausalLM.from_pretrained(
-        _folder(config), revision=config.revision, dtype=dtype
+        _folder(config), revision=config.revision, dtype=dtype, **options
     )
     return model.requires_grad_(False).eval()
 
