@@ -22,7 +22,7 @@ BASE = "base_layer"
 """What peft calls the layer that it stands around."""
 
 
-def without_wrapper(language_model: PreTrainedModel | nn.Module) -> PreTrainedModel:
+def without_wrapper(language_model: nn.Module) -> PreTrainedModel:
     """The LM inside a ``peft.PeftModel`` (adapters stay in it), or the LM as it is.
 
     Raises:

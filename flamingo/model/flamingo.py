@@ -61,7 +61,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         self,
         config: FlamingoConfig,
         *,
-        language_model: PreTrainedModel | None = None,
+        language_model: nn.Module | None = None,
         vision_encoder: VisionEncoder | None = None,
     ) -> None:
         """Assemble from ``config``; a language model that is not given is random, of its config."""
@@ -69,9 +69,9 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         if language_model is None:
             drawn = AutoModelForCausalLM.from_config(deepcopy(config.text_config))
             language_model = cast(PreTrainedModel, drawn)
-        self.language_model = adapters.without_wrapper(language_model)
-        adapters.freeze_base(self.language_model)
-        language_model = self.language_model
+        language_model = adapters.without_wrapper(language_model)
+        adapters.freeze_base(language_model)
+        self.language_model = language_model
         self.vision_encoder = vision_encoder
         if vision_encoder is not None:
             vision_encoder.requires_grad_(False)
@@ -116,7 +116,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
     def from_backbones(
         cls,
         vision: VisionConfig | VisionEncoder | str | None,
-        language: LanguageConfig | PreTrainedModel | str,
+        language: LanguageConfig | nn.Module | str,
         *,
         resampler: ResamplerConfig | None = None,
         cross_attention: CrossAttentionConfig | None = None,
@@ -231,7 +231,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         pretrained_model_name_or_path: str | Path,
         *,
         config: FlamingoConfig | None = None,
-        language_model: PreTrainedModel | None = None,
+        language_model: nn.Module | None = None,
         vision_encoder: VisionEncoder | None = None,
         dtype: torch.dtype | str | None = None,
         **hub: Any,

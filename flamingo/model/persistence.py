@@ -109,7 +109,7 @@ def load(
     name: str,
     *,
     config: FlamingoConfig | None,
-    language_model: PreTrainedModel | None,
+    language_model: nn.Module | None,
     vision_encoder: VisionEncoder | None,
     dtype: torch.dtype | None,
     hub: dict[str, Any],
@@ -122,7 +122,7 @@ def load(
     state = load_file(folder / WEIGHTS)
     if language_model is None:
         language_model = _load_language_model(folder, config, dtype or torch.float32)
-    language_model = adapters.without_wrapper(language_model)
+    language_model = adapters.without_wrapper(language_model)  # of peft, if it has one
     if vision_encoder is None:
         vision_encoder = _load_vision_encoder(folder, config)
     check_fingerprint("language model", config.language_fingerprint, lm.fingerprint(language_model))
