@@ -144,6 +144,9 @@ def save_base(
         for name, value in language_model.state_dict().items()
         if name not in added
     }
-    bare = copy(language_model)  # modules and weights are shared, the flag is not
+    # A copy that shares modules and weights. It has a state of its own as an attribute, because
+    # save_pretrained forgets the one it is given where the weights are quantised.
+    bare = copy(language_model)
     bare._hf_peft_config_loaded = False
-    bare.save_pretrained(folder, state_dict=state, max_shard_size=max_shard_size)
+    bare.state_dict = lambda: state  # type: ignore[method-assign, assignment]
+    bare.save_pretrained(folder, max_shard_size=max_shard_size)

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -22,7 +23,7 @@ from transformers import (
 )
 
 from flamingo.backbones import assets
-from flamingo.backbones.adapters import frozen_parameters
+from flamingo.backbones.adapters import BASE, frozen_parameters
 from flamingo.backbones.fingerprint import weights_digest
 from flamingo.config import LanguageConfig
 
@@ -182,16 +183,26 @@ def fingerprint(language_model: PreTrainedModel) -> str:
 
     Adapters are left out. Of quantised weights it is the codes and their scales that are hashed.
     """
-    frozen = frozen_parameters(language_model)
-    parts = [part for parameter in frozen for part in _hashed(parameter)]
+    frozen = [parameter.data for parameter in frozen_parameters(language_model)]
+    parts = [*frozen, *_quantization_scales(language_model)]
     return weights_digest(part.to(torch.bfloat16) for part in parts)
 
 
-def _hashed(parameter: nn.Parameter) -> list[Tensor]:
-    """A parameter's values; of those that bitsandbytes quantised, the codes and their scales."""
-    state = getattr(parameter, "quant_state", None)
-    scales = [getattr(parameter, "SCB", None), getattr(state, "absmax", None)]
-    return [parameter.data, *(scale.data for scale in scales if scale is not None)]
+def _quantization_scales(language_model: PreTrainedModel) -> list[Tensor]:
+    """What bitsandbytes multiplies its codes by, wherever a layer keeps it at the moment."""
+    scales = []
+    for module in language_model.modules():
+        if hasattr(module, BASE):  # an adapter shows the weight of the layer it stands around
+            continue
+        weight = getattr(module, "weight", None)
+        places = (
+            (getattr(weight, "quant_state", None), "absmax"),  # 4 bits
+            (weight, "SCB"),  # 8 bits, before the first call
+            (getattr(module, "state", None), "SCB"),  # and after it
+        )
+        found = [getattr(owner, name, None) for owner, name in places]
+        scales += [scale.data for scale in found if isinstance(scale, Tensor)]
+    return scales
 
 
 def _folder(config: LanguageConfig) -> str:
@@ -211,10 +222,12 @@ def load_language_model(
     ``quantization`` is what ``quantization_config`` is to transformers; a folder whose weights are
     quantised says so itself.
     """
-    options = {} if quantization is None else {"quantization_config": quantization}
-    model = AutoModelForCausalLM.from_pretrained(
-        _folder(config), revision=config.revision, dtype=dtype, **options
-    )
+    options: dict[str, Any] = {"revision": config.revision}
+    if quantization is not None:
+        stored = AutoConfig.from_pretrained(_folder(config), **options)
+        if getattr(stored, "quantization_config", None) is None:
+            options["quantization_config"] = quantization
+    model = AutoModelForCausalLM.from_pretrained(_folder(config), dtype=dtype, **options)
     return model.requires_grad_(False).eval()
 
 

@@ -149,7 +149,10 @@ def _load_language_model(
             f"{folder}: the language model was built in memory and has no name to load it by: pass "
             "language_model=, or save with include_backbones=True"
         )
-    quantization = config.text_config.to_dict().get("quantization_config")
+    own = config.text_config.to_dict()
+    quantization = own.get("quantization_config")
+    if quantization is not None:  # from other floats other codes would come
+        dtype = as_dtype(own.get("dtype")) or dtype
     return lm.load_language_model(options, dtype, quantization=quantization)
 
 

@@ -45,8 +45,7 @@ def test_the_card_says_what_the_model_is_made_of(model):
     text = str(model_card(model, name="me/tiny"))
     for part in (
         "# me/tiny",
-        "LlamaForCausalLM, built in memory, fingerprint `"
-        + model.config.language_fingerprint[:16],
+        "LlamaForCausalLM, built in memory, fingerprint `" + model.config.language_fingerprint[:16],
         "`tiny`, fingerprint `" + model.config.vision_fingerprint[:16],
         "2 latents, depth 1, 2 heads of 8, feed-forward x 4 (gelu)",
         "before the language model's layers 1, 3: 2 heads of 8",
