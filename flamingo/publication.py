@@ -110,7 +110,7 @@ def _score(row: Mapping[str, Any], benchmark: Mapping[str, Any]) -> EvalResult:
         dataset_name=benchmark["title"],
         metric_type=metric.value,
         metric_value=float(hundred(row["mean"])),
-        metric_name=f"{naming(metric).scale}, {row['shots']} {benchmark['unit']}",
+        metric_name=f"{naming(metric).scale}; {benchmark['unit']}: {row['shots']}",
     )
 
 

@@ -95,7 +95,8 @@ def test_the_card_has_the_run_s_results_and_data(run: Path, tmp_path: Path):
     (easy,) = index["results"]
     assert easy["dataset"] == {"type": "easy_vqa", "name": "easy-VQA"}
     assert [(m["value"], m["name"]) for m in easy["metrics"]] == [
-        (round(100 * row["mean"], 1), f"accuracy, %, {row['shots']} demonstrations") for row in rows
+        (round(100 * row["mean"], 1), f"accuracy, %; demonstrations: {row['shots']}")
+        for row in rows
     ]
     assert re.search(r"\| easy-VQA: accuracy, % +\|", text)
     assert "- easy-VQA: `<image>{question} {answer}<|endofchunk|>`" in text
@@ -158,9 +159,9 @@ def test_the_quickstart_s_results_become_a_table_and_an_index():
     }  # fmt: skip
     card = card_results(results)
     assert [(s.dataset_name, s.metric_name, s.metric_value, s.task_type) for s in card.scores] == [
-        ("A", "accuracy, %, 0 demonstrations", 50.0, "visual-question-answering"),
-        ("A", "accuracy, %, 4 demonstrations", 75.0, "visual-question-answering"),
-        ("B", "CIDEr-D × 100, 4 demonstrations", 104.2, "image-to-text"),
+        ("A", "accuracy, %; demonstrations: 0", 50.0, "visual-question-answering"),
+        ("A", "accuracy, %; demonstrations: 4", 75.0, "visual-question-answering"),
+        ("B", "CIDEr-D × 100; demonstrations: 4", 104.2, "image-to-text"),
     ]
     assert "query image blanked" in card.text  # controls stand in the table
 

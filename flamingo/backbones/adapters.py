@@ -118,7 +118,11 @@ def attach(language_model: PreTrainedModel, described: dict[str, Any]) -> None:
     Raises ``ValueError`` where peft is not installed.
     """
     try:
-        from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType, inject_adapter_in_model
+        from peft import (  # pyright: ignore[reportMissingImports]
+            PEFT_TYPE_TO_CONFIG_MAPPING,
+            PeftType,
+            inject_adapter_in_model,
+        )
     except ImportError as error:
         raise ValueError(
             "language model: expected peft to be installed (pip install 'flamingo[peft]'), this "

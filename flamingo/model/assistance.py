@@ -8,7 +8,7 @@ needs: a Flamingo its own reading of the media; a bare LM, which has no rows for
 from __future__ import annotations
 
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +92,7 @@ class Assistant:
         known = input_ids.clone()
         for token, stand_in in self._stand_ins.items():
             known[input_ids == token] = stand_in
-        draft = self._model.generate(input_ids=known, **options)
+        draft = cast(Any, self._model).generate(input_ids=known, **options)
         draft.sequences[:, : input_ids.shape[1]] = input_ids
         missing = self._vocabulary - draft.scores[0].shape[-1]
         if missing:

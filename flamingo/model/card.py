@@ -111,7 +111,8 @@ def with_tags(card: ModelCard, tags: Sequence[str]) -> ModelCard:
 
 
 def _stamped(card: ModelCard) -> ModelCard:
-    text = str(ModelCard(str(card)))  # as every later reader will write it again
+    # As every later reader will write it again; jinja drops the last line's end.
+    text = str(ModelCard(str(card).rstrip() + "\n"))
     text = DIGEST.sub(lambda found: _marker(_digest(text)), text, count=1)
     return ModelCard(text)
 

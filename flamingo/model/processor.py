@@ -63,7 +63,8 @@ turns are the demonstrations, as the evaluation's prompts have them."""
 class FlamingoProcessor(ProcessorMixin):
     """A tokenizer that knows ``<image>`` and ``<|endofchunk|>``, and the encoder's transform.
 
-    Chats (``apply_chat_template``) become prompts with demonstrations (:data:`CHAT_TEMPLATE`).
+    Chats (``apply_chat_template``) become prompts with demonstrations (:data:`CHAT_TEMPLATE`). A
+    template that does not place ``<image>`` is one of the bare LM, and ours stands in its place.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class FlamingoProcessor(ProcessorMixin):
         chat_template: str | None = None,
         **kwargs: Any,
     ) -> None:
-        template = chat_template or CHAT_TEMPLATE
+        template = chat_template if IMAGE_TOKEN in (chat_template or "") else CHAT_TEMPLATE
         super().__init__(image_processor, tokenizer, chat_template=template, **kwargs)
 
     def __call__(  # type: ignore[override]

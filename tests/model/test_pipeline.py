@@ -147,6 +147,13 @@ def test_a_processor_loads_as_it_was_saved(folder: Path, tmp_path: Path):
         assert len(again.tokenizer) == len(first.tokenizer)
 
 
+def test_a_template_of_the_bare_language_model_gives_way_and_one_for_images_stays(folder: Path):
+    own = FlamingoProcessor.from_pretrained(folder)
+    for given, kept in (("{{ messages[0].content }}", False), ("<image>{{ messages }}", True)):
+        processor = FlamingoProcessor(own.image_processor, own.tokenizer, chat_template=given)
+        assert (processor.chat_template == given) == kept
+
+
 def test_other_media_are_refused(folder: Path):
     processor = FlamingoProcessor.from_pretrained(folder)
     with pytest.raises(ValueError, match="videos, audio: expected none"):
