@@ -175,6 +175,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         *,
         include_backbones: bool = False,
         max_shard_size: int | str = "50GB",
+        is_main_process: bool = True,
         push_to_hub: bool = False,
         repo_id: str | None = None,
         **push: Any,
@@ -186,10 +187,14 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         the folder then needs nothing else. ``from_pretrained`` reads either. ``max_shard_size`` is
         for the language model; what trains is one file. With ``push_to_hub`` the folder is
         uploaded to ``repo_id`` (default: the folder's name); ``push`` as in :meth:`push_to_hub`.
+        Processes that are not the main one write nothing.
         """
         folder = Path(save_directory)
+        push = {name: value for name, value in push.items() if value is not None}
         if push and not push_to_hub:
             raise ValueError(f"save_pretrained: expected push_to_hub=True with {sorted(push)}")
+        if not is_main_process:
+            return
         name = repo_id or folder.resolve().name
         persistence.save(
             self,

@@ -24,6 +24,7 @@ from transformers import (
 
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.choices import MediaVisibility
+from flamingo.model.assistance import Assistant
 from flamingo.testing import tiny_language_model, tiny_tokenizer
 from tests.model.conftest import VISION_DIM, features, prompt
 
@@ -282,6 +283,19 @@ def test_assisted_sampling_follows_the_model_s_own_distribution(build: Build, wh
     share = draws.count(likeliest) / len(draws)
     error = float((top[likeliest] * (1 - top[likeliest]) / len(draws)).sqrt())
     assert abs(share - float(top[likeliest])) < 4 * error + 1e-6
+
+
+def test_a_bare_assistant_drafts_in_our_ids_and_gives_new_tokens_no_chance(build: Build):
+    model = build()
+    ids = prompt(model, 8, [1, 4], seed=1)
+    helper = Assistant.of(tiny_language_model(seed=1), model, {})
+    draft = helper.generate(
+        ids, max_new_tokens=3, return_dict_in_generate=True, output_scores=True, **NEVER
+    )
+    assert torch.equal(draft.sequences[:, :8], ids)
+    assert int(draft.sequences[:, 8:].max()) < 512
+    for scores in draft.scores:
+        assert scores.shape == (1, 514) and scores[0, 512:].tolist() == [-torch.inf] * 2
 
 
 def test_prompt_lookup_changes_no_token_and_never_drafts_an_image(build: Build):

@@ -154,6 +154,14 @@ def test_pushing_options_without_pushing_are_refused(hub: Hub, model, tmp_path: 
     assert hub.calls == [] and not (tmp_path / "tiny").exists()
 
 
+def test_only_the_main_process_writes(hub: Hub, model, tmp_path: Path):
+    """As transformers' Trainer calls it."""
+    model.save_pretrained(tmp_path / "tiny", is_main_process=False, state_dict=None)
+    assert not (tmp_path / "tiny").exists()
+    model.save_pretrained(tmp_path / "tiny", is_main_process=True, state_dict=None)
+    assert (tmp_path / "tiny" / "model.safetensors").is_file()
+
+
 def test_the_language_model_is_split_into_files_as_told_and_loads(model, tmp_path: Path):
     model.save_pretrained(tmp_path / "saved", include_backbones=True, max_shard_size="50KB")
     shards = list((tmp_path / "saved" / "language_model").glob("model-*.safetensors"))
