@@ -9,8 +9,19 @@ from pathlib import Path
 import pytest
 
 from experiments.evaluate import with_overrides
+from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
+from flamingo.backbones.language import load_tokenizer
 from flamingo.composition import CONF
-from flamingo.config import RunConfig
+from flamingo.config import (
+    CrossAttentionConfig,
+    LanguageConfig,
+    ResamplerConfig,
+    RunConfig,
+    VisionConfig,
+)
+from flamingo.model.processor import prepare_tokenizer
+from flamingo.testing import save_tiny_language_model
+from tests.tiny_world import save_vision_encoder
 
 ROOT = Path(__file__).resolve().parent.parent
 EVALUATION = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
@@ -46,3 +57,24 @@ def test_every_option_of_evaluation_in_the_readme_exists() -> None:
         words = shlex.split(command.replace("\\\n", " "), comments=True)
         overrides = [word for word in words if word.startswith(("evaluation.", "protocol="))]
         with_overrides(RunConfig(name="run"), [w for w in overrides if "PATH/" not in w])
+
+
+def test_the_readme_s_code_for_the_hub_runs(tmp_path: Path, monkeypatch, capsys) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.split("## On the Hugging Face hub")[1].split("\n## ")[0]
+    code = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
+    language, vision = save_tiny_language_model(tmp_path / "lm"), tmp_path / "vision"
+    model = FlamingoForConditionalGeneration.from_backbones(
+        VisionConfig(name=str(save_vision_encoder(vision))),
+        str(language),
+        resampler=ResamplerConfig(depth=1, num_latents=2, heads=2, dim_head=8),
+        cross_attention=CrossAttentionConfig(every=2, heads=2, dim_head=8),
+    )
+    assert model.vision_encoder is not None
+    tokenizer = prepare_tokenizer(load_tokenizer(LanguageConfig(name=str(language))), 512)
+    for part in (model, FlamingoProcessor(model.vision_encoder.image_processor, tokenizer)):
+        part.save_pretrained(tmp_path / "published")
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert capsys.readouterr().out.count("generated_text") == 2

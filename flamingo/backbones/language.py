@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from flamingo.backbones import assets, idefics
+from flamingo.backbones.adapters import BASE, frozen_parameters
 from flamingo.backbones.fingerprint import weights_digest
 from flamingo.backbones.mosaic_gpt import MosaicGPTConfig, MosaicGPTForCausalLM
 from flamingo.config import LanguageConfig
@@ -182,8 +183,30 @@ def _finish(config: object, logits: Tensor) -> Tensor:
 
 
 def fingerprint(language_model: PreTrainedModel) -> str:
-    """SHA-256 of the parameters, rounded to bfloat16: fp32 and bf16 copies are one model."""
-    return weights_digest(p.to(torch.bfloat16) for p in language_model.parameters())
+    """SHA-256 of the frozen parameters, rounded to bfloat16: fp32 and bf16 copies are one model.
+
+    Adapters are left out. Of quantised weights it is the codes and their scales that are hashed.
+    """
+    frozen = [parameter.data for parameter in frozen_parameters(language_model)]
+    parts = [*frozen, *_quantization_scales(language_model)]
+    return weights_digest(part.to(torch.bfloat16) for part in parts)
+
+
+def _quantization_scales(language_model: PreTrainedModel) -> list[Tensor]:
+    """What bitsandbytes multiplies its codes by, wherever a layer keeps it at the moment."""
+    scales = []
+    for module in language_model.modules():
+        if hasattr(module, BASE):  # an adapter shows the weight of the layer it stands around
+            continue
+        weight = getattr(module, "weight", None)
+        places = (
+            (getattr(weight, "quant_state", None), "absmax"),  # 4 bits
+            (weight, "SCB"),  # 8 bits, before the first call
+            (getattr(module, "state", None), "SCB"),  # and after it
+        )
+        found = [getattr(owner, name, None) for owner, name in places]
+        scales += [scale.data for scale in found if isinstance(scale, Tensor)]
+    return scales
 
 
 def _folder(config: LanguageConfig) -> str:
@@ -193,16 +216,29 @@ def _folder(config: LanguageConfig) -> str:
 
 
 def load_language_model(
-    config: LanguageConfig, dtype: torch.dtype = torch.float32
+    config: LanguageConfig,
+    dtype: torch.dtype = torch.float32,
+    *,
+    quantization: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
     """A causal LM, frozen and in eval mode. Attention kernels as transformers chooses them.
 
     Of an IDEFICS checkpoint it is the decoder (:mod:`flamingo.backbones.idefics`).
+    ``quantization`` is what ``quantization_config`` is to transformers; a folder whose weights are
+    quantised says so itself.
+
+    Raises ``ValueError`` for an IDEFICS checkpoint that is to be quantised.
     """
     folder = _folder(config)
-    if AutoConfig.from_pretrained(folder, revision=config.revision).model_type == "idefics":
+    options: dict[str, Any] = {"revision": config.revision}
+    stored = AutoConfig.from_pretrained(folder, **options)
+    if stored.model_type == "idefics":
+        if quantization is not None:
+            raise ValueError(f"{folder}: expected no quantization for IDEFICS, got {quantization}")
         return idefics.load_language_model(folder, config.revision, dtype)
-    model = AutoModelForCausalLM.from_pretrained(folder, revision=config.revision, dtype=dtype)
+    if quantization is not None and getattr(stored, "quantization_config", None) is None:
+        options["quantization_config"] = quantization
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
     return model.requires_grad_(False).eval()
 
 

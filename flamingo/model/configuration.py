@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import asdict, fields, is_dataclass
 from enum import Enum
 from typing import Any, TypeVar, no_type_check
@@ -52,7 +53,8 @@ class FlamingoConfig(PreTrainedConfig):
 
     ``new_token_ids`` are the ids whose embedding rows are ours: ids at or above the LM's own
     vocabulary append columns to its logits, in this order; ids inside it replace theirs.
-    ``*_fingerprint`` identify the frozen backbones; loading refuses others.
+    ``*_fingerprint`` identify the frozen backbones; loading refuses others. ``language_adapter`` is
+    the adapter of peft that trains inside the language model, if there is one.
     """
 
     model_type = "flamingo"
@@ -69,6 +71,7 @@ class FlamingoConfig(PreTrainedConfig):
     end_of_chunk_token_id: int | None = None
     vision_fingerprint: str | None = None
     language_fingerprint: str | None = None
+    language_adapter: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.text_config, dict):
@@ -82,6 +85,18 @@ class FlamingoConfig(PreTrainedConfig):
         if self.text_config is not None:
             self.tie_word_embeddings = False  # the LM ties its own; ours has nothing to tie
         super().__post_init__(**kwargs)
+
+    def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
+        """The LM's, with as many entries in its vocabulary as the logits have columns.
+
+        transformers' generation takes the width of the logits from here.
+        """
+        if self.text_config is None:
+            return super().get_text_config(*args, **kwargs)
+        own = copy(self.text_config.get_text_config())
+        beyond = sum(token >= own.vocab_size for token in self.new_token_ids or ())
+        own.vocab_size += beyond
+        return own
 
     @property
     def vision_options(self) -> VisionConfig | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
@@ -17,10 +18,11 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from flamingo.backbones import adapters
 from flamingo.backbones import language as lm
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.config import CrossAttentionConfig, LanguageConfig, ResamplerConfig, VisionConfig
-from flamingo.model import persistence
+from flamingo.model import hub, persistence
 from flamingo.model.conditioning import ConditionedCall, Conditioning, conditioned_layers
 from flamingo.model.configuration import FlamingoConfig, to_plain
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
@@ -36,7 +38,8 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
 
     Before chosen layers of the LM a gated block lets every text token attend to the latents of the
     media it may see; latents come from the perceiver resampler over a frozen encoder's features.
-    Only the resampler, the gated blocks and the new tokens' rows train.
+    Only the resampler, the gated blocks and the new tokens' rows train, and adapters of peft that
+    the LM was given with.
 
     Deviations from the paper: the LM is any decoder of transformers, unchanged (its class, weights
     and, with closed gates, its logits bit for bit); new tokens have a table of their own.
@@ -59,7 +62,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         self,
         config: FlamingoConfig,
         *,
-        language_model: PreTrainedModel | None = None,
+        language_model: nn.Module | None = None,
         vision_encoder: VisionEncoder | None = None,
     ) -> None:
         """Assemble from ``config``; a language model that is not given is random, of its config."""
@@ -67,7 +70,9 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         if language_model is None:
             drawn = AutoModelForCausalLM.from_config(deepcopy(config.text_config))
             language_model = cast(PreTrainedModel, drawn)
-        self.language_model = language_model.requires_grad_(False).eval()
+        language_model = adapters.without_wrapper(language_model)
+        adapters.freeze_base(language_model)
+        self.language_model = language_model
         self.vision_encoder = vision_encoder
         if vision_encoder is not None:
             vision_encoder.requires_grad_(False)
@@ -112,7 +117,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
     def from_backbones(
         cls,
         vision: VisionConfig | VisionEncoder | str | None,
-        language: LanguageConfig | PreTrainedModel | str,
+        language: LanguageConfig | nn.Module | str,
         *,
         resampler: ResamplerConfig | None = None,
         cross_attention: CrossAttentionConfig | None = None,
@@ -127,7 +132,8 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         Args:
             vision: hub name, local folder, embedded asset, or a loaded encoder. ``None`` builds a
                 model that reads ``vision_features`` of width ``vision_dim`` alone.
-            language: hub name, local folder, embedded asset, or a loaded causal LM.
+            language: hub name, local folder, embedded asset, or a loaded causal LM: as it is,
+                quantised by bitsandbytes, or with a LoRA adapter of peft, which then trains too.
             resampler, cross_attention: architecture; the paper's where not given.
             dtype: of the frozen language model when it is loaded here (default float32).
             image_token_id, end_of_chunk_token_id: default: the first two ids behind the LM's own
@@ -152,6 +158,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             options = language
             language = lm.load_language_model(language, dtype or torch.float32)
         else:
+            language = adapters.without_wrapper(language)
             options = LanguageConfig(name=language.name_or_path or "")
         vocabulary = lm.vocabulary_size(language)
         image = vocabulary if image_token_id is None else image_token_id
@@ -168,18 +175,70 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             end_of_chunk_token_id=end,
             vision_fingerprint=None if encoder is None else encoder.fingerprint,
             language_fingerprint=lm.fingerprint(language),
+            language_adapter=adapters.description(language),
         )
         return cls(config, language_model=language, vision_encoder=encoder)
 
     def save_pretrained(  # type: ignore[override]
-        self, save_directory: str | Path, *, include_backbones: bool = False
+        self,
+        save_directory: str | Path,
+        *,
+        include_backbones: bool = False,
+        max_shard_size: int | str = "50GB",
+        is_main_process: bool = True,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **push: Any,
     ) -> None:
         """Write what trains, and the names and fingerprints of the backbones, as safetensors.
 
-        ``include_backbones=True`` writes the frozen backbones too: the folder then needs nothing
-        else. ``from_pretrained`` reads either.
+        A model card, ``README.md``, is written beside them; one that somebody edited is left alone
+        (:mod:`flamingo.model.card`). ``include_backbones=True`` writes the frozen backbones too:
+        the folder then needs nothing else. ``from_pretrained`` reads either. ``max_shard_size`` is
+        for the language model; what trains is one file. With ``push_to_hub`` the folder is
+        uploaded to ``repo_id`` (default: the folder's name); ``push`` as in :meth:`push_to_hub`.
+        Processes that are not the main one write nothing.
         """
-        persistence.save(self, Path(save_directory), include_backbones=include_backbones)
+        folder = Path(save_directory)
+        push = {name: value for name, value in push.items() if value is not None}
+        if push and not push_to_hub:
+            raise ValueError(f"save_pretrained: expected push_to_hub=True with {sorted(push)}")
+        if not is_main_process:
+            return
+        name = repo_id or folder.resolve().name
+        persistence.save(
+            self,
+            folder,
+            include_backbones=include_backbones,
+            max_shard_size=max_shard_size,
+            name=name,
+        )
+        if push_to_hub:
+            hub.upload(folder, name, **push)
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        *,
+        include_backbones: bool = False,
+        max_shard_size: int | str = "50GB",
+        **push: Any,
+    ) -> str:
+        """Save into ``repo_id`` on the Hugging Face hub; returns the commit's address.
+
+        ``push`` goes to :func:`flamingo.model.hub.upload`: ``private``, ``token``, ``revision``,
+        ``create_pr``, ``commit_message``, ``commit_description``, ``tags``. A card on the hub that
+        somebody edited stays as it is. The processor has a ``push_to_hub`` of its own.
+        """
+        with TemporaryDirectory() as folder:
+            persistence.save(
+                self,
+                Path(folder),
+                include_backbones=include_backbones,
+                max_shard_size=max_shard_size,
+                name=repo_id,
+            )
+            return hub.upload(Path(folder), repo_id, **push)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -187,22 +246,23 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         pretrained_model_name_or_path: str | Path,
         *,
         config: FlamingoConfig | None = None,
-        language_model: PreTrainedModel | None = None,
+        language_model: nn.Module | None = None,
         vision_encoder: VisionEncoder | None = None,
-        dtype: torch.dtype | None = None,
-        revision: str | None = None,
-        trust_remote_code: bool | None = None,
+        dtype: torch.dtype | str | None = None,
         **hub: Any,
     ) -> FlamingoForConditionalGeneration:
         """Restore a saved model; backbones are loaded by name unless they are given.
 
-        ``hub`` goes to ``huggingface_hub.snapshot_download`` (``token``, ``cache_dir``, ...) for a
-        name that is no local folder. ``trust_remote_code``, which transformers' Auto classes pass,
+        ``dtype``: of the whole model; default (and ``"auto"``): float32. ``hub`` goes to
+        ``huggingface_hub.snapshot_download`` (``revision``, ``token``, ``cache_dir``,
+        ``local_files_only``, ``force_download``) for a name that is no local folder. What
+        transformers' Auto classes and pipelines pass along (``trust_remote_code`` and its like)
         changes nothing: no code is loaded.
 
         Raises:
             ValueError: for a backbone whose fingerprint differs from the one that was trained
-                with, and for weights that are missing, left over or of another shape.
+                with, for weights that are missing, left over or of another shape, and for an
+                option that is none of the above (``device_map``: use ``.to`` instead).
         """
         return persistence.load(
             cls,
@@ -210,8 +270,8 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             config=config,
             language_model=language_model,
             vision_encoder=vision_encoder,
-            dtype=dtype,
-            hub={"revision": revision, **hub},
+            dtype=persistence.as_dtype(dtype),
+            hub=persistence.download_options(hub),
         )
 
     def init_weights(self) -> None:
@@ -223,11 +283,13 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         """Names and parameters of all that trains: the one place that says so."""
         trained = {"resampler": self.resampler, "cross_attention": self.cross_attention,
                    "new_tokens": self.new_tokens}  # fmt: skip
-        return {
+        own = {
             f"{prefix}.{name}": parameter
             for prefix, module in trained.items()
             for name, parameter in module.named_parameters()
         }
+        added = adapters.adapter_parameters(self.language_model)
+        return own | {f"language_model.{name}": parameter for name, parameter in added.items()}
 
     def gates(self) -> dict[str, float]:
         """``tanh`` of every gate, by layer and branch; of a gate by channels, their mean."""
@@ -239,13 +301,14 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         return values
 
     def train(self, mode: bool = True) -> FlamingoForConditionalGeneration:
-        """Train mode for what trains; the backbones stay in eval mode.
+        """Train mode for what trains; the backbones stay in eval mode (adapters in the LM not).
 
         Gradient checkpointing in transformers asks a layer's own flag, so with it the decoder
         layers (not their children, where dropout lives) are flagged as training.
         """
         super().train(mode)
         self.language_model.eval()
+        adapters.set_training(self.language_model, mode)
         if self.vision_encoder is not None:
             self.vision_encoder.eval()
         for layer in lm.decoder_layers(self.language_model):
@@ -422,6 +485,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         )
         if cache is not None:
             cache.media = state.after(counts, self.visibility)
+            cache.note(is_image)
         logits = self._logits(output.last_hidden_state, logits_to_keep)
         return CausalLMOutputWithPast(
             loss=None if labels is None else next_token_loss(logits, labels),  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from flamingo.model.assistance import Assistant
 from flamingo.model.media import FlamingoCache, MediaState
 
 if TYPE_CHECKING:
@@ -34,20 +35,35 @@ class FlamingoGeneration:
         generation_config: GenerationConfig | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As transformers' ``generate``, plus the media in one of their three forms."""
+        """As transformers' ``generate``, plus the media in one of their three forms.
+
+        ``past_key_values`` goes on from an earlier call; ``input_ids`` is then the whole sequence,
+        or with an ``attention_mask`` of the whole what is new in it, and media are the new ones.
+        An ``assistant_model`` drafts tokens: a Flamingo, which gets the same media, or a bare LM
+        of the same vocabulary.
+
+        Raises:
+            ValueError: as ``forward``, for caches that hold no media (static, quantised,
+                offloaded, paged), and for strategies that transformers 5 keeps on its hub alone
+                (contrastive, group beam and constrained search, DoLa) unless they are asked for
+                with ``custom_generate`` and ``trust_remote_code=True``.
+        """
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         if input_ids is None:
             raise ValueError("input_ids: expected the prompts' token ids, got none")
         options = generation_config or self.generation_config
+        _refuse_other_caches(kwargs.get("cache_implementation", options.cache_implementation))
         given = {name: kwargs.pop(name, None) for name in MEDIA_INPUTS}
+        if kwargs.get("assistant_model") is not None:
+            kwargs["assistant_model"] = Assistant.of(kwargs["assistant_model"], self, given)
         attention_mask = kwargs.get("attention_mask")
         use_cache = kwargs.get("use_cache", options.use_cache)
         cache = kwargs.pop("past_key_values", None)
         if cache is None and use_cache is not False:
             cache = FlamingoCache(config=self.language_model.config)
 
-        cached = 0 if cache is None else cache.get_seq_length()
-        is_image = self.is_image_token(input_ids[:, cached:], attention_mask)
+        new_ids = _new_tokens(input_ids, attention_mask, cache)
+        is_image = self.is_image_token(new_ids, attention_mask)
         media = self.real_media(is_image.sum(dim=1), *given.values())
         if cache is not None:
             state = cache.media or MediaState.empty(len(input_ids), input_ids.device)
@@ -62,6 +78,28 @@ class FlamingoGeneration:
         suppressed = kwargs.pop("suppress_tokens", None) or options.suppress_tokens or []
         kwargs["suppress_tokens"] = sorted({*suppressed, self.config.image_token_id})
         return super().generate(input_ids, generation_config, **kwargs)  # type: ignore[misc]
+
+
+def _refuse_other_caches(implementation: str | None) -> None:
+    if implementation is not None:
+        raise ValueError(
+            "cache_implementation: expected none (media are kept in a FlamingoCache, which grows), "
+            f"got {implementation!r}"
+        )
+
+
+def _new_tokens(
+    input_ids: Tensor, attention_mask: Tensor | None, cache: FlamingoCache | None
+) -> Tensor:
+    """What of ``input_ids`` the cache has not read, as transformers decides it."""
+    if cache is None or (attention_mask is not None and attention_mask.shape != input_ids.shape):
+        return input_ids
+    if not isinstance(cache, FlamingoCache):
+        raise ValueError(
+            "past_key_values: expected a FlamingoCache (it keeps the media being read), got "
+            f"{type(cache).__name__}"
+        )
+    return input_ids[:, cache.get_seq_length() :]
 
 
 def default_generation_config(

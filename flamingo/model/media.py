@@ -171,6 +171,33 @@ class FlamingoCache(DynamicCache):
     def __init__(self, config: PreTrainedConfig | None = None) -> None:
         super().__init__(config=config)
         self.media: MediaState | None = None
+        self.text_behind: Int[Tensor, ""] | None = None
+        """Tokens behind the last ``<image>`` of the row where they are fewest: what may be cropped.
+        None while nothing was read."""
+
+    def note(self, is_image: Bool[Tensor, "row token"]) -> None:
+        """Take notice of the tokens that a call has read."""
+        tokens = is_image.shape[1]
+        place = torch.arange(tokens, device=is_image.device)
+        last = torch.where(is_image, place, -1).amax()
+        known = tokens if self.text_behind is None else self.text_behind + tokens
+        self.text_behind = torch.where(last >= 0, tokens - 1 - last, known)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens (a negative number), as assisted generation does.
+
+        Raises ``ValueError`` where an ``<image>`` token is among them: the media it replaced may
+        not be kept.
+        """
+        behind = self.text_behind
+        if behind is not None and abs(tokens_to_remove) > int(behind):
+            raise ValueError(
+                f"tokens_to_remove: expected at most the {int(behind)} tokens behind the last "
+                f"<image>, got {abs(tokens_to_remove)}"
+            )
+        super().crop(tokens_to_remove)
+        if behind is not None:
+            self.text_behind = behind - abs(tokens_to_remove)
 
     def reorder_cache(self, beam_idx: Int[Tensor, " selected"]) -> None:
         super().reorder_cache(beam_idx)  # type: ignore[arg-type]
@@ -190,3 +217,4 @@ class FlamingoCache(DynamicCache):
     def reset(self) -> None:
         super().reset()
         self.media = None
+        self.text_behind = None

@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from flamingo.backbones import adapters
 from flamingo.backbones import language as lm
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder, save_vision_encoder
+from flamingo.model.card import model_card, write_card
 from flamingo.model.configuration import FlamingoConfig
 
 if TYPE_CHECKING:
@@ -23,6 +25,45 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 LANGUAGE_FOLDER = "language_model"
 VISION_FOLDER = "vision_encoder"
+
+
+DOWNLOAD_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+WITHOUT_EFFECT = (
+    *("trust_remote_code", "code_revision", "adapter_kwargs", "use_safetensors", "_from_pipeline"),
+    *("_from_auto", "_commit_hash", "hub_kwargs"),
+)
+"""What transformers' Auto classes and pipelines pass along, and nothing here depends on."""
+
+
+def download_options(given: dict[str, Any]) -> dict[str, Any]:
+    """What of ``from_pretrained``'s options goes to ``snapshot_download``; others are refused."""
+    unknown = sorted(
+        name
+        for name, value in given.items()
+        if name not in (*DOWNLOAD_OPTIONS, *WITHOUT_EFFECT) and value is not None
+    )
+    if unknown:
+        raise ValueError(
+            f"from_pretrained: expected config, language_model, vision_encoder, dtype or one of "
+            f"{', '.join(DOWNLOAD_OPTIONS)}, got also {unknown}"
+        )
+    return {
+        name: value
+        for name, value in given.items()
+        if name in DOWNLOAD_OPTIONS and value is not None
+    }
+
+
+def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """A dtype by its name; None for ``"auto"``, which is what the model was saved to be."""
+    if not isinstance(dtype, str):
+        return dtype
+    if dtype == "auto":
+        return None
+    named = getattr(torch, dtype, None)
+    if not isinstance(named, torch.dtype):
+        raise ValueError(f"dtype: expected a torch dtype or its name, got {dtype!r}")
+    return named
 
 
 def trained_state(model: FlamingoForConditionalGeneration) -> dict[str, Tensor]:
@@ -34,8 +75,18 @@ def trained_state(model: FlamingoForConditionalGeneration) -> dict[str, Tensor]:
     }
 
 
-def save(model: FlamingoForConditionalGeneration, folder: Path, *, include_backbones: bool) -> None:
-    """Write a model folder; each file is complete before it takes its name."""
+def save(
+    model: FlamingoForConditionalGeneration,
+    folder: Path,
+    *,
+    include_backbones: bool,
+    max_shard_size: int | str,
+    name: str,
+) -> None:
+    """Write a model folder; each file is complete before it takes its name.
+
+    ``name`` is what the card calls the model.
+    """
     if folder.is_file():
         raise ValueError(f"save_directory: expected a folder, got the file {folder}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,11 +94,14 @@ def save(model: FlamingoForConditionalGeneration, folder: Path, *, include_backb
     save_file(trained_state(model), unfinished, metadata={"format": "pt"})
     os.replace(unfinished, folder / WEIGHTS)
     if include_backbones:
-        model.language_model.save_pretrained(folder / LANGUAGE_FOLDER)
+        adapters.save_base(
+            model.language_model, folder / LANGUAGE_FOLDER, max_shard_size=max_shard_size
+        )
         if model.vision_encoder is not None:
             save_vision_encoder(model.vision_encoder, folder / VISION_FOLDER)
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
+    write_card(model_card(model, name=name, complete=include_backbones), folder)
 
 
 def load(
@@ -55,7 +109,7 @@ def load(
     name: str,
     *,
     config: FlamingoConfig | None,
-    language_model: PreTrainedModel | None,
+    language_model: nn.Module | None,
     vision_encoder: VisionEncoder | None,
     dtype: torch.dtype | None,
     hub: dict[str, Any],
@@ -68,11 +122,14 @@ def load(
     state = load_file(folder / WEIGHTS)
     if language_model is None:
         language_model = _load_language_model(folder, config, dtype or torch.float32)
+    language_model = adapters.without_wrapper(language_model)  # of peft, if it has one
     if vision_encoder is None:
         vision_encoder = _load_vision_encoder(folder, config, dtype)
     check_fingerprint("language model", config.language_fingerprint, lm.fingerprint(language_model))
     if vision_encoder is not None:
         check_fingerprint("vision encoder", config.vision_fingerprint, vision_encoder.fingerprint)
+    if config.language_adapter is not None and adapters.description(language_model) is None:
+        adapters.attach(language_model, config.language_adapter)
     model = model_class(config, language_model=language_model, vision_encoder=vision_encoder)
     load_trained_state(model, state, str(folder / WEIGHTS))
     model = model.eval()
@@ -92,7 +149,11 @@ def _load_language_model(
             f"{folder}: the language model was built in memory and has no name to load it by: pass "
             "language_model=, or save with include_backbones=True"
         )
-    return lm.load_language_model(options, dtype)
+    own = config.text_config.to_dict()
+    quantization = own.get("quantization_config")
+    if quantization is not None:  # from other floats other codes would come
+        dtype = as_dtype(own.get("dtype")) or dtype
+    return lm.load_language_model(options, dtype, quantization=quantization)
 
 
 def _load_vision_encoder(

@@ -71,30 +71,67 @@ def _places(wanted: dict[int, str]) -> str:
     return " and ".join(f"{token} at {place}" for place, token in sorted(wanted.items()))
 
 
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- set parts = [{'type': 'text', 'text': message.content}] if message.content is string"
+    " else message.content -%}"
+    "{%- if message.role == 'assistant' -%}{{ ' ' }}{%- endif -%}"
+    "{%- for part in parts -%}"
+    "{{ '"
+    + IMAGE_TOKEN
+    + "' if part.type == 'image' else part.text }}"
+    + "{%- endfor -%}"
+    + "{%- if message.role == 'assistant' -%}{{ '"
+    + END_OF_CHUNK_TOKEN
+    + "' }}{%- endif -%}"
+    + "{%- endfor -%}"
+)
+"""A chat as an in-context prompt: ``<image>question answer<|endofchunk|><image>question``. Earlier
+turns are the demonstrations, as the evaluation's prompts have them."""
+
+
 class FlamingoProcessor(ProcessorMixin):
-    """A tokenizer that knows ``<image>`` and ``<|endofchunk|>``, and the encoder's transform."""
+    """A tokenizer that knows ``<image>`` and ``<|endofchunk|>``, and the encoder's transform.
+
+    Chats (``apply_chat_template``) become prompts with demonstrations (:data:`CHAT_TEMPLATE`). A
+    template that does not place ``<image>`` is one of the bare LM, and ours stands in its place.
+    """
 
     def __init__(
-        self, image_processor: BaseImageProcessor, tokenizer: PreTrainedTokenizerBase, **kwargs: Any
+        self,
+        image_processor: BaseImageProcessor,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(as_clip_crops(image_processor), tokenizer, **kwargs)
+        template = chat_template if IMAGE_TOKEN in (chat_template or "") else CHAT_TEMPLATE
+        super().__init__(
+            as_clip_crops(image_processor), tokenizer, chat_template=template, **kwargs
+        )
 
     def __call__(  # type: ignore[override]
         self,
         text: str | Sequence[str],
-        images: Sequence[Image.Image] | Sequence[Sequence[Image.Image]] | None = None,
+        images: Image.Image | Sequence[Image.Image] | Sequence[Sequence[Image.Image]] | None = None,
         *,
+        padding: bool | str = True,
         padding_side: str = "left",
         return_tensors: str = "pt",
+        videos: Any = None,
+        audio: Any = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """Tokenise prompts and transform their images.
 
         Args:
             text: one prompt or several; each ``<image>`` stands for one image.
-            images: the images of each prompt in reading order (for one prompt, a flat list).
+            images: the images of each prompt in reading order (for one prompt, a flat list, or
+                its only image).
+            padding: as the tokenizer's.
             padding_side: ``"left"`` to generate, ``"right"`` to train.
             return_tensors: only ``"pt"``.
+            videos, audio: None; transformers' chats and pipelines pass them.
+            kwargs: go to the tokenizer.
 
         Returns:
             ``input_ids`` and ``attention_mask`` (row, token), and, with images, ``pixel_values``
@@ -105,6 +142,8 @@ class FlamingoProcessor(ProcessorMixin):
         """
         if return_tensors != "pt":
             raise ValueError(f"return_tensors: expected 'pt', got {return_tensors!r}")
+        if videos is not None or audio is not None:
+            raise ValueError("videos, audio: expected none, this model reads images and text")
         prompts = [text] if isinstance(text, str) else list(text)
         by_prompt = _by_prompt(images, len(prompts))
         for row, (prompt, own) in enumerate(zip(prompts, by_prompt, strict=True)):
@@ -114,7 +153,7 @@ class FlamingoProcessor(ProcessorMixin):
                     f"{IMAGE_TOKEN}, got {len(own)} images"
                 )
         inputs = self.tokenizer(
-            prompts, padding=True, padding_side=padding_side, return_tensors="pt", **kwargs
+            prompts, padding=padding, padding_side=padding_side, return_tensors="pt", **kwargs
         )
         data = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
         if any(by_prompt):
@@ -140,7 +179,7 @@ class FlamingoProcessor(ProcessorMixin):
 def _by_prompt(images: Any, prompts: int) -> list[list[Image.Image]]:
     if images is None:
         return [[] for _ in range(prompts)]
-    images = list(images)
+    images = [images] if isinstance(images, Image.Image) else list(images)
     if images and isinstance(images[0], Image.Image):
         if prompts != 1:
             raise ValueError(

@@ -17,16 +17,16 @@ def decayed_names(model: nn.Module) -> set[str]:
 
     The matrices of the linear layers outside the resampler, as in the paper (appendix B.1: 0.1 on
     the cross-attention, none on the resampler). Free of it are therefore gates, norms, biases,
-    the resampler (its latents and frame-time embeddings included) and the rows of the new tokens:
-    decay would pull a gate shut, and rare rows towards zero in steps that do not use them.
+    the resampler (its latents and frame-time embeddings included), adapters in the language model
+    and the rows of the new tokens: decay would pull a gate shut, and rare rows towards zero in
+    steps that do not use them.
     """
     return {
         f"{prefix}.weight".removeprefix(".")
         for prefix, module in model.named_modules()
         if isinstance(module, nn.Linear)
         and module.weight.requires_grad
-        and "resampler" not in prefix.split(".")
-        and "new_tokens" not in prefix.split(".")
+        and not {"resampler", "new_tokens", "language_model"} & set(prefix.split("."))
     }
 
 

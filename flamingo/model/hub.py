@@ -1,0 +1,55 @@
+"""Uploading a saved model folder to the Hugging Face hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import HfApi, ModelCard
+
+from flamingo.model.card import CARD, is_generated, with_tags
+
+
+def upload(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    tags: Sequence[str] = (),
+) -> str:
+    """Create ``repo_id`` if there is none, and upload all of ``folder`` in one commit.
+
+    A card on the hub that somebody edited is not replaced. ``tags`` are added to a generated card.
+    Returns the commit's address (with ``create_pr`` that of the pull request).
+    """
+    api = HfApi(token=token)
+    repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if revision is not None and not revision.startswith("refs/"):
+        api.create_branch(repo, branch=revision, exist_ok=True)
+    card = folder / CARD
+    if tags and card.is_file() and is_generated(card.read_text(encoding="utf-8")):
+        tagged = with_tags(ModelCard.load(card), tags)
+        card.write_text(str(tagged), encoding="utf-8")
+    commit = api.upload_folder(
+        repo_id=repo,
+        folder_path=folder,
+        revision=revision,
+        create_pr=create_pr,
+        commit_message=commit_message or "Upload Flamingo",
+        commit_description=commit_description,
+        ignore_patterns=[CARD] if _was_edited(api, repo, revision) else None,
+    )
+    return commit.pr_url or commit.commit_url
+
+
+def _was_edited(api: HfApi, repo: str, revision: str | None) -> bool:
+    """Whether the repository has a card that is not as we generated it."""
+    if not api.file_exists(repo, CARD, revision=revision):
+        return False
+    there = api.hf_hub_download(repo, CARD, revision=revision)
+    return not is_generated(Path(there).read_text(encoding="utf-8"))

@@ -1,0 +1,139 @@
+"""A trained run as others load it: its model and processor in one folder, under a card that tells
+what it was trained on and what its evaluation gave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult
+
+from flamingo.choices import Condition, Metric
+from flamingo.config import RunConfig, SourceConfig
+from flamingo.evaluation.metrics.naming import naming
+from flamingo.evaluation.points import ALL
+from flamingo.evaluation.tables import hundred, table
+from flamingo.model.card import Results, model_card, write_card
+from flamingo.model.hub import upload
+from flamingo.runs import Run
+
+
+def publish(
+    run: Run,
+    folder: Path,
+    *,
+    step: int | None = None,
+    include_backbones: bool = False,
+    license: str | None = None,
+    push_to: str | None = None,
+    private: bool | None = None,
+) -> str:
+    """Write the model of ``run`` into ``folder`` and upload it to ``push_to``; returns what to say.
+
+    Args:
+        step: of the checkpoint; default: the newest.
+        include_backbones: whether the frozen backbones are written too.
+        license: an identifier of the hub's list, for the card.
+        push_to: a repository of the hub; None: nothing is uploaded.
+        private: whether the repository is made private if it is new.
+
+    Raises:
+        ValueError: for a folder that has something in it.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"to: expected a new or empty folder, got {folder}")
+    at = run.checkpoint(step).step
+    model, processor = run.model(at)
+    results = results_of(run, at)
+    model.save_pretrained(folder, include_backbones=include_backbones)
+    processor.save_pretrained(folder)
+    card = model_card(
+        model,
+        name=push_to or folder.resolve().name,
+        complete=include_backbones,
+        data=data_words(run.config, at),
+        results=results,
+        license=license,
+    )
+    write_card(card, folder)
+    said = [f"{folder}: the model of step {at}, its processor and a card"]
+    if results is None:
+        said.append(f"The card has no results: the run is not evaluated at step {at}")
+    if push_to is not None:
+        said.append(f"Uploaded: {upload(folder, push_to, private=private)}")
+    return "\n".join(said)
+
+
+def results_of(run: Run, step: int) -> Results | None:
+    """The run's ``results.json`` for a card; None without one, or if it is of another step."""
+    if not run.directory.results.exists():
+        return None
+    results = run.results
+    return card_results(results) if results["step"] == step else None
+
+
+def card_results(results: Mapping[str, Any]) -> Results:
+    """The table of ``results.json`` and its numbers for the hub's index.
+
+    The index has a metric for each shot count of the undisturbed prompts over all queries.
+    """
+    benchmarks = {benchmark["name"]: benchmark for benchmark in results["benchmarks"]}
+    prompts = [f"- {b['title']}: `{b['prompt']}`" for b in benchmarks.values()]
+    text = [
+        "By condition and number of demonstrations (of each class, in binding and classification), "
+        "100 times each score ± its standard error, clustered by image:",
+        "",
+        table(dict(results)),
+        "",
+        "A demonstration as the model reads it, the query without its answer behind them:",
+        "",
+        *prompts,
+    ]
+    scores = [
+        _score(row, benchmarks[row["benchmark"]])
+        for row in results["model"]
+        if row["condition"] == Condition.real.value
+        and row["group"] == ALL
+        and row["mean"] is not None
+    ]
+    return Results("\n".join(text), tuple(scores))
+
+
+def _score(row: Mapping[str, Any], benchmark: Mapping[str, Any]) -> EvalResult:
+    metric = Metric(benchmark["metric"])
+    captions = metric is Metric.cider
+    return EvalResult(
+        task_type="image-to-text" if captions else "visual-question-answering",
+        dataset_type=benchmark["name"],
+        dataset_name=benchmark["title"],
+        metric_type=metric.value,
+        metric_value=float(hundred(row["mean"])),
+        metric_name=f"{naming(metric).scale}; {benchmark['unit']}: {row['shots']}",
+    )
+
+
+def data_words(config: RunConfig, step: int) -> str:
+    """What a run's model has read, as Markdown: a line a source, with all that decides it."""
+    lines = [
+        f"Trained for {step:,} steps (seed {config.seed}, learning rate {config.training.lr:g})."
+    ]
+    sources = {field.name: getattr(config.data, field.name) for field in fields(config.data)}
+    for name, source in sources.items():
+        if isinstance(source, SourceConfig):
+            options = {field.name: getattr(source, field.name) for field in fields(source)}
+            count = options.pop("sequences")
+            told = ", ".join(
+                f"{key.replace('_', ' ')} {_plain(value)}" for key, value in options.items()
+            )
+            lines.append(f"- {name.replace('_', ' ')}: {count} sequences a step ({told})")
+    if len(lines) > 1:
+        lines.insert(1, "Each step reads:\n")
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "none"
+    return Path(value).name if isinstance(value, str) else str(getattr(value, "name", value))
