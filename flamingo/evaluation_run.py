@@ -96,6 +96,11 @@ class Parts:
                 assets.twemoji_folder,
                 self._retriever(),
             )
+            if not built:
+                raise ValueError(
+                    "evaluation: expected at least one benchmark, got none: name one, such as "
+                    "benchmark=easy_vqa"
+                )
             for benchmark in built:
                 for seed in benchmark.seeds:
                     benchmark.plans(seed)  # it fills the cache of retrieval features

@@ -163,20 +163,22 @@ def _set_output_rows(
 def _frozen_rows(theirs: Tensor, own: Tensor, new: list[int]) -> Iterator[str]:
     """Tells of rows of the frozen vocabulary that are not the language model's."""
     common = min(len(theirs), len(own))
-    distance = torch.cat(
-        [
-            (a.to(b.dtype) - b.to(a.device)).float().abs().amax(dim=1)
-            for a, b in zip(
-                theirs[:common].split(ROWS_AT_ONCE), own[:common].split(ROWS_AT_ONCE), strict=True
-            )
-        ]
-    )
-    distance[[token for token in new if token < len(distance)]] = 0
-    if differ := distance.nonzero().flatten().tolist():
-        listed = f"{differ[:10]}{' ...' if len(differ) > 10 else ''}"
+    differ, beyond, largest = [], [], 0.0
+    for start in range(0, common, ROWS_AT_ONCE):
+        rows = slice(start, min(start + ROWS_AT_ONCE, common))
+        a, b = theirs[rows].float(), own[rows].float().to(theirs.device)
+        kept = torch.tensor([token not in new for token in range(rows.start, rows.stop)])
+        other = (a != b).any(dim=1) & kept
+        far = (a.bfloat16() != b.bfloat16()).any(dim=1) & other
+        differ += [start + int(row) for row in other.nonzero()]
+        beyond += [start + int(row) for row in far.nonzero()]
+        largest = max(largest, float((a - b)[other].abs().max()) if bool(other.any()) else 0.0)
+    if differ:
+        listed = beyond or differ
         yield (
             f"{len(differ)} rows of the frozen vocabulary differ from the language model's, by up "
-            f"to {distance.max():.2g}; the language model's are used. Tokens {listed}"
+            f"to {largest:.2g} ({len(beyond)} by more than bfloat16 rounds); the language model's "
+            f"are used. Tokens {listed[:10]}{' ...' if len(listed) > 10 else ''}"
         )
 
 

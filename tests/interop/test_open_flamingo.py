@@ -299,10 +299,22 @@ def test_new_rows_are_the_checkpoints_and_differing_frozen_rows_are_told(
         model = load(family, saved(state, tmp_path))
     (told,) = [record.getMessage() for record in caplog.records]
     assert "2 rows of the frozen vocabulary differ" in told and "[5, 7]" in told
-    assert "0.25" in told
+    assert "0.25 (2 by more than bfloat16 rounds)" in told
     assert torch.equal(model.new_tokens.input, state[name][[94, 95]])
     own = language_model(family).get_input_embeddings().weight
     assert torch.equal(model.language_model.get_input_embeddings().weight, own)
+
+
+def test_rows_that_bfloat16_rounded_are_told_apart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = weights("gpt_neox")
+    name = "lang_encoder.gpt_neox.embed_in.weight"
+    state[name] = state[name].bfloat16()
+    with caplog.at_level(logging.WARNING):
+        load("gpt_neox", saved(state, tmp_path))
+    assert "94 rows of the frozen vocabulary differ" in caplog.text
+    assert "(0 by more than bfloat16 rounds)" in caplog.text
 
 
 def test_rows_beyond_the_vocabulary_all_become_new_tokens(
