@@ -53,6 +53,7 @@ class SampleConfig:
 class ConvertConfig(RunConfig):
     """What is converted, and the run that it becomes."""
 
+    name: str = "converted"
     source: ModelFormat = MISSING
     checkpoint: str = MISSING
     """OpenFlamingo: a .pt or .safetensors file. IDEFICS: a folder or hub name. Ours: a run or a

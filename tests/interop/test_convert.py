@@ -96,7 +96,6 @@ def test_a_release_becomes_a_run_and_comes_back_as_it_was(release: Path, tmp_pat
             f"checkpoint='{run.path}'",
             "target=open_flamingo",
             f"to={back}",
-            "name=any",
         )
     )
     again = load_file(back)
@@ -119,7 +118,6 @@ def test_nothing_that_is_there_is_overwritten(release: Path, tmp_path: Path) -> 
                 "checkpoint=x",
                 "target=open_flamingo",
                 f"to={tmp_path}/mine.pt",
-                "name=any",
             )
         )
 
@@ -168,7 +166,7 @@ def test_idefics_becomes_a_run_that_holds_nothing_but_what_trains(tmp_path: Path
 )
 def test_what_makes_no_sense_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        config(*overrides, "checkpoint=x", "name=any")
+        config(*overrides, "checkpoint=x")
 
 
 @pytest.mark.parametrize(
@@ -182,7 +180,7 @@ def test_a_checkpoint_that_is_not_there_is_named_before_anything_is_loaded(
     source: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        convert(config(f"source={source}", f"checkpoint={tmp_path}/nothing", "name=any"))
+        convert(config(f"source={source}", f"checkpoint={tmp_path}/nothing"))
 
 
 # ---------------------------------------------------------------------------- checks
