@@ -295,3 +295,50 @@ class Metric(Enum):
     """CIDEr-D; the idf is that of the evaluated references."""
     roc_auc = "roc_auc"
     """Of the probability of yes, over all answers together; each alone is right or wrong."""
+
+
+class ImageMatching(Enum):
+    """Which sentence of an MMC4 document an image stands before."""
+
+    assignment = "assignment"
+    """One to one, of the greatest total similarity among the images that could be fetched
+    (OpenFlamingo's)."""
+    stored = "stored"
+    """MMC4's own ``matched_text_index``: the same, among all images of the page."""
+
+
+class VQAFormat(Enum):
+    """As which benchmark a set of visual questions was published."""
+
+    vqa = "vqa"
+    """The VQA API's: VQAv2, OK-VQA."""
+    textvqa = "textvqa"
+    vizwiz = "vizwiz"
+    gqa = "gqa"
+
+
+class AnswerChoice(Enum):
+    """Which of the annotators' answers is learned."""
+
+    most_common = "most_common"
+    """Of several, the first."""
+    random = "random"
+    """As likely as annotators gave it, drawn anew each epoch."""
+
+
+class ClipStorage(Enum):
+    """How clips are stored as frames."""
+
+    shards = "shards"
+    """webdataset: ``clip.0.jpg``, ``clip.1.jpg``, ..., ``clip.txt``."""
+    folders = "folders"
+    """A sub-folder a clip: ``0.jpg``, ``1.jpg``, ..., ``caption.txt``."""
+
+
+class FrameSampling(Enum):
+    """Which frames of a clip are shown."""
+
+    even = "even"
+    """The middle frames of equal stretches."""
+    random = "random"
+    """In order, drawn without replacement, anew each epoch."""

@@ -26,6 +26,7 @@ from flamingo.choices import (
     WandbMode,
 )
 from flamingo.evaluation_config import EvaluationConfig, check_collection
+from flamingo.source_config import SourceConfig
 from flamingo.structured import build, require
 
 # ---------------------------------------------------------------------------- backbones
@@ -160,19 +161,6 @@ class ModelConfig:
 
 
 # ---------------------------------------------------------------------------- data
-
-
-@dataclass(kw_only=True)
-class SourceConfig:
-    """What every training source has: its share of a step and of the loss."""
-
-    sequences: int = 8
-    """Sequences of this source in every optimisation step, over all processes."""
-    loss_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        require(self.sequences >= 1, "sequences", ">= 1", self.sequences)
-        require(self.loss_weight > 0, "loss_weight", "> 0", self.loss_weight)
 
 
 @dataclass(kw_only=True)

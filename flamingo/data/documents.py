@@ -11,8 +11,8 @@ import numpy as np
 from flamingo.types import InterleavedSequence
 
 Record = Mapping[str, Any]
-"""One document (or image with its caption) as its file has it: a row of parquet, a line of JSON, the
-members of a tar that share a name."""
+"""One document (or image with its caption) as its file has it: a row of parquet, a line of JSON,
+the members of a tar that share a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +26,18 @@ Parser = Callable[[Record, np.random.Generator], InterleavedSequence | Dropped]
 """Makes a sequence of a record. Images are not opened yet: references open them later, and may fail
 then. The generator decides what is random in it, and is the same for the same record each epoch
 but the epoch's own draw. Never raises for what is wrong with a record: that is ``Dropped``."""
+
+
+class BrokenShard(ValueError):
+    """A shard that cannot be read (any further): damaged, truncated, gone.
+
+    What was read of it before stands; the rest is passed over, logged and counted.
+    """
+
+    def __init__(self, shard: str, reason: str) -> None:
+        super().__init__(f"{shard}: {reason}")
+        self.shard = shard
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[BrokenShard], tuple[str, str]]:
+        return type(self), (self.shard, self.reason)

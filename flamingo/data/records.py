@@ -1,0 +1,34 @@
+"""From a record of any kind of shard to its fields."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from flamingo.data.documents import Record
+
+T = TypeVar("T")
+
+
+def document_of(record: Record, schema: TypeAdapter[T]) -> T | None:
+    """The document that ``record`` is or, in a tar, has as its member ``json``; None if malformed.
+
+    Types are strict: a number in quotes is no number.
+    """
+    try:
+        fields = json.loads(record["json"]) if isinstance(record.get("json"), bytes) else record
+        return schema.validate_python(fields, strict=True)
+    except (ValueError, ValidationError):
+        return None
+
+
+def text_of(value: Any) -> str | None:
+    """A text, also as the UTF-8 bytes of a tar's member; None for what is none."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return None
+    return value if isinstance(value, str) else None

@@ -1,0 +1,237 @@
+"""The typed configuration of training sources that stream documents.
+
+Every default is that of OpenFlamingo 2.0.1 (``open_flamingo/train/data.py``) where it has one.
+Paths may be of any file system that ``fsspec`` knows (``s3://...``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from string import Formatter
+
+from omegaconf import MISSING
+
+from flamingo.choices import AnswerChoice, ClipStorage, FrameSampling, ImageMatching, VQAFormat
+from flamingo.structured import require
+
+
+@dataclass(kw_only=True)
+class SourceConfig:
+    """What every training source has: its share of a step and of the loss."""
+
+    sequences: int = 8
+    """Sequences of this source in every optimisation step, over all processes."""
+    loss_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.sequences >= 1, "sequences", ">= 1", self.sequences)
+        require(self.loss_weight > 0, "loss_weight", "> 0", self.loss_weight)
+
+
+# ---------------------------------------------------------------------------- where the data is
+
+
+@dataclass(kw_only=True)
+class ShardsConfig:
+    """Where shards are: files, or a data set of the hub; exactly one of the two.
+
+    Shards are parquet (``.parquet``), JSON lines (``.jsonl`` or ``.json``, also with ``.gz``,
+    ``.zst`` or ``.zip`` behind) or webdataset tars (``.tar``, ``.tar.gz``, ``.tgz``).
+    """
+
+    files: list[str] = field(default_factory=list)
+    """Paths, patterns (``*``, ``**``) and folders (with all below)."""
+    hub: str | None = None
+    """A data set's name on the hub, or a folder that is laid out like one."""
+    configuration: str | None = None
+    revision: str | None = None
+    """Of the data set on the hub. Without one a run that is resumed may see another."""
+    split: str = "train"
+
+    def check(self) -> None:
+        """Raises ``ValueError`` unless one place is given (for the section that holds this)."""
+        if bool(self.files) == (self.hub is not None):
+            raise ValueError(
+                "shards: expected exactly one of files and hub, "
+                f"got files={self.files!r}, hub={self.hub!r}"
+            )
+
+
+# ---------------------------------------------------------------------------- documents
+
+
+@dataclass(kw_only=True)
+class PageSourceConfig(SourceConfig):
+    """What sources of web documents have."""
+
+    shards: ShardsConfig = field(default_factory=ShardsConfig)
+    images: str | None = None
+    """The folder of the images where they are files beside the documents."""
+    max_images: int = 6
+    """Of a document; the first ones in reading order."""
+    min_images: int = 1
+    """A document with fewer is dropped."""
+    single_image_rejection: float = 0.5
+    """Share of the documents with one image that is dropped, drawn anew each epoch."""
+    learn_before_first_image: bool = False
+    """Learn the text before the first image too."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.shards.check()
+        require(
+            1 <= self.min_images <= self.max_images,
+            "min_images, max_images",
+            "1 <= min_images <= max_images",
+            (self.min_images, self.max_images),
+        )
+        rate = self.single_image_rejection
+        require(0 <= rate <= 1, "single_image_rejection", "in [0, 1]", rate)
+
+
+@dataclass(kw_only=True)
+class MMC4SourceConfig(PageSourceConfig):
+    """Multimodal C4 (Zhu et al. 2023): sentences, and images matched to them.
+
+    ``images`` is the folder of the files ``image_name``, where images are not in the records.
+    """
+
+    similarity: float = 0.24
+    """An image below this similarity (CLIP ViT-L/14) to its sentence is left out."""
+    matching: ImageMatching = ImageMatching.assignment
+    min_image_bytes: int = 0
+    """A smaller image file is left out (OpenFlamingo: 11,000)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(-1 <= self.similarity <= 1, "similarity", "in [-1, 1]", self.similarity)
+        require(self.min_image_bytes >= 0, "min_image_bytes", ">= 0", self.min_image_bytes)
+
+
+@dataclass(kw_only=True)
+class OBELICSSourceConfig(PageSourceConfig):
+    """OBELICS (Laurençon et al. 2023): images and texts in the order of the web page.
+
+    Where the column ``images`` holds URLs, the folder ``images`` has a file for each URL that
+    could be fetched, named by the SHA-256 of the URL in hexadecimal, without a suffix.
+    """
+
+    single_image_rejection: float = 0.0
+
+
+@dataclass(kw_only=True)
+class SegmentsSourceConfig(SourceConfig):
+    """JSON lines of interleaved segments: the format for data of one's own."""
+
+    shards: ShardsConfig = field(default_factory=ShardsConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.shards.check()
+
+
+# ---------------------------------------------------------------------------- captions
+
+
+@dataclass(kw_only=True)
+class CaptionedSourceConfig(SourceConfig):
+    """What sources of an image or a clip with its caption have."""
+
+    min_words: int = 1
+    max_words: int | None = None
+    """A longer caption is dropped, none is cut."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.min_words >= 1, "min_words", ">= 1", self.min_words)
+        if self.max_words is not None:
+            least = self.min_words
+            require(self.max_words >= least, "max_words", f">= min_words ({least})", self.max_words)
+
+
+@dataclass(kw_only=True)
+class CaptionShardsSourceConfig(CaptionedSourceConfig):
+    """Images with captions in shards: LAION, CC3M, CC12M as img2dataset writes them.
+
+    The image is the member (or column) ``jpg``, ``jpeg``, ``png``, ``webp`` or ``image``, the
+    caption ``txt``, ``caption`` or ``text``, or else ``caption`` within ``json``.
+    """
+
+    shards: ShardsConfig = field(default_factory=ShardsConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.shards.check()
+
+
+@dataclass(kw_only=True)
+class COCOCaptionsSourceConfig(CaptionedSourceConfig):
+    """COCO captions (Chen et al. 2015): one of an image's captions, drawn anew each epoch."""
+
+    annotations: str = MISSING
+    """``captions_train2014.json``."""
+    images: str = MISSING
+    """The folder of the images, ``train2014``."""
+
+
+@dataclass(kw_only=True)
+class ClipsSourceConfig(CaptionedSourceConfig):
+    """Short clips as frames, with captions. ``shards`` or ``folder``, by ``storage``."""
+
+    storage: ClipStorage = ClipStorage.shards
+    shards: ShardsConfig = field(default_factory=ShardsConfig)
+    folder: str | None = None
+    """Has a sub-folder a clip."""
+    frames: int = 8
+    """Of each clip; one with fewer is dropped."""
+    sampling: FrameSampling = FrameSampling.even
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.frames >= 1, "frames", ">= 1", self.frames)
+        match self.storage:
+            case ClipStorage.shards:
+                self.shards.check()
+                require(self.folder is None, "folder", "null with storage=shards", self.folder)
+            case ClipStorage.folders:
+                given = self.folder is not None
+                require(given, "folder", "a folder with storage=folders", self.folder)
+                none = not self.shards.files and self.shards.hub is None
+                require(none, "shards", "none with storage=folders", self.shards)
+
+
+# ---------------------------------------------------------------------------- questions
+
+
+@dataclass(kw_only=True)
+class VQASourceConfig(SourceConfig):
+    """A set of visual questions as few-shot sequences."""
+
+    format: VQAFormat = MISSING
+    questions: str = MISSING
+    """The file of questions; for TextVQA, VizWiz and GQA with their answers (GQA: or a folder)."""
+    annotations: str | None = None
+    """``format=vqa`` alone: the file of answers."""
+    images: str = MISSING
+    """The folder of the images."""
+    image_split: str | None = None
+    """``format=vqa`` alone: ``train2014`` or ``val2014``."""
+    pairs: int = 4
+    """Images in a sequence, each with a question and its answer."""
+    answer: AnswerChoice = AnswerChoice.most_common
+    prompt: str = "{question}"
+    """Between image and answer (OpenFlamingo's few-shot prompt:
+    ``Question:{question} Short answer:``)."""
+    learn_all_text: bool = False
+    """Learn questions too, not answers alone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.pairs >= 1, "pairs", ">= 1", self.pairs)
+        fields = [name for _, name, _, _ in Formatter().parse(self.prompt) if name is not None]
+        require(fields == ["question"], "prompt", "a text with {question} once", self.prompt)
+        api = self.format is VQAFormat.vqa
+        for name in ("annotations", "image_split"):
+            value = getattr(self, name)
+            wanted = "a value with format=vqa, else null"
+            require((value is not None) == api, name, wanted, value)
