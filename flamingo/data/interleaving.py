@@ -34,11 +34,11 @@ def interleave(
     ``<|endofchunk|>`` and the next ``<image>``, which is the other place without loss. The text
     before the first image is no chunk, and not learned unless ``learn_before_first_image``.
 
-    :data:`Dropped` if a text contains ``<image>`` or ``<|endofchunk|>``, or if nothing is learned
-    but ends of chunks.
+    :data:`Dropped` if a text is :func:`unfit`, or if nothing is learned but ends of chunks.
     """
-    if has_special_token(part for part in parts if isinstance(part, str)):
-        return SPECIAL_TOKEN
+    refused = unfit(part for part in parts if isinstance(part, str))
+    if refused is not None:
+        return refused
     places = [place for place, part in enumerate(parts) if isinstance(part, Media)]
     segments: list[Text | Media] = []
     chunks = []
@@ -81,6 +81,17 @@ def captioned(
     return interleave([medium, caption], joint="")
 
 
-def has_special_token(texts: Iterable[str]) -> bool:
-    """Whether any text contains ``<image>`` or ``<|endofchunk|>`` (web pages do)."""
-    return any(token in text for text in texts for token in (IMAGE_TOKEN, END_OF_CHUNK_TOKEN))
+def unfit(texts: Iterable[str]) -> Dropped | None:
+    """Why ``texts`` cannot be learned from, if so.
+
+    Web pages contain ``<image>`` and ``<|endofchunk|>``, and JSON halves of surrogate pairs, which
+    no tokenizer takes.
+    """
+    for text in texts:
+        if IMAGE_TOKEN in text or END_OF_CHUNK_TOKEN in text:
+            return SPECIAL_TOKEN
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return MALFORMED
+    return None

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, TypeVar
-
-from pydantic import TypeAdapter, ValidationError
 
 from flamingo.data.documents import Record
 
 T = TypeVar("T")
 
 
-def document_of(record: Record, schema: TypeAdapter[T]) -> T | None:
+def document_of(record: Record, validate: Callable[..., T]) -> T | None:
     """The document that ``record`` is or, in a tar, has as its member ``json``; None if malformed.
 
-    Types are strict: a number in quotes is no number.
+    ``validate`` is ``validate_python`` of a ``pydantic.TypeAdapter``.
     """
     try:
         fields = json.loads(record["json"]) if isinstance(record.get("json"), bytes) else record
-        return schema.validate_python(fields, strict=True)
-    except (ValueError, ValidationError):
+        return validate(fields)
+    except (ValueError, RecursionError):
         return None
 
 

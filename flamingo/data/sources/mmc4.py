@@ -6,11 +6,12 @@ one ``json`` a document, in which images are base64.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import StrictFloat, StrictInt, StrictStr, TypeAdapter
 
 from flamingo.choices import ImageMatching
 from flamingo.data.documents import Dropped, Record
@@ -25,23 +26,23 @@ from flamingo.types import ImageRef, InterleavedSequence, Media
 
 @dataclass(frozen=True, slots=True)
 class _Image:
-    image_name: str | None = None
-    matched_text_index: int | None = None
-    matched_sim: float | None = None
-    image_base64: str | None = None
+    image_name: StrictStr | None = None
+    matched_text_index: StrictInt | None = None
+    matched_sim: StrictFloat | None = None
+    image_base64: StrictStr | None = None
     image: Any = None
     """Bytes, where the documents were written with ``datasets``."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Document:
-    text_list: list[str]
+    text_list: list[StrictStr]
     image_info: list[_Image]
-    similarity_matrix: list[list[float]] | None = None
+    similarity_matrix: list[list[StrictFloat]] | None = None
     """(image, sentence)"""
 
 
-_DOCUMENT = TypeAdapter(_Document)
+_DOCUMENT = TypeAdapter(_Document).validate_python
 
 
 class MMC4Parser:
@@ -95,10 +96,9 @@ class MMC4Parser:
             small = len(image.image_base64) * 3 // 4 < least
             return None if small else base64_image(key, image.image_base64)
         if image.image is not None:
-            data = image.image if isinstance(image.image, bytes) else image.image.get("bytes")
-            return (
-                None if data is not None and len(data) < least else stored_image(key, image.image)
-            )
+            data = image.image.get("bytes") if isinstance(image.image, Mapping) else image.image
+            small = isinstance(data, bytes) and len(data) < least
+            return None if small else stored_image(key, image.image)
         if self.config.images is not None and image.image_name:
             return image_below(self.config.images, image.image_name, at_least=least)
         return None

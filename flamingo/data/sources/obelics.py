@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import StrictStr, TypeAdapter
 
 from flamingo.data.documents import Dropped, Record
 from flamingo.data.interleaving import MALFORMED, interleave, too_few_images
@@ -25,10 +25,10 @@ from flamingo.types import ImageRef, InterleavedSequence, Media
 @dataclass(frozen=True, slots=True)
 class _Document:
     images: list[Any]
-    texts: list[str | None]
+    texts: list[StrictStr | None]
 
 
-_DOCUMENT = TypeAdapter(_Document)
+_DOCUMENT = TypeAdapter(_Document).validate_python
 
 
 class OBELICSParser:
@@ -74,7 +74,8 @@ class OBELICSParser:
             return stored_image(key, image)
         if self.config.images is None:
             return None
-        return image_below(self.config.images, hashlib.sha256(image.encode()).hexdigest())
+        address = image.encode(errors="surrogatepass")
+        return image_below(self.config.images, hashlib.sha256(address).hexdigest())
 
 
 def _consistent(document: _Document) -> bool:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from flamingo.data.documents import Dropped, Record
-from flamingo.data.interleaving import MALFORMED, NO_TEXT, SPECIAL_TOKEN
+from flamingo.data.interleaving import MALFORMED, NO_TEXT, unfit
 from flamingo.data.shards import SHARD
 from flamingo.data.stored_images import image_at
 from flamingo.source_config import SegmentsSourceConfig
-from flamingo.types import IMAGE_TOKEN, InterleavedSequence, Media, Text
+from flamingo.types import END_OF_CHUNK_TOKEN, InterleavedSequence, Media, Text
 
 
 class SegmentsParser:
@@ -42,8 +42,9 @@ class SegmentsParser:
         if len(known) < len(segments):
             return MALFORMED
         texts = [segment for segment in known if isinstance(segment, Text)]
-        if any(IMAGE_TOKEN in text.text for text in texts):
-            return SPECIAL_TOKEN
+        refused = unfit(text.text.replace(END_OF_CHUNK_TOKEN, "") for text in texts)
+        if refused is not None:
+            return refused
         if not any(text.learn and text.text for text in texts):
             return NO_TEXT
         return InterleavedSequence(known)

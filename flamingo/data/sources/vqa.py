@@ -14,7 +14,7 @@ import numpy as np
 
 from flamingo.choices import AnswerChoice
 from flamingo.data.documents import Dropped, Record
-from flamingo.data.interleaving import SPECIAL_TOKEN, has_special_token
+from flamingo.data.interleaving import unfit
 from flamingo.data.tables import TableShards
 from flamingo.source_config import VQASourceConfig
 from flamingo.types import END_OF_CHUNK_TOKEN, ImageRef, InterleavedSequence, Media, Text
@@ -72,8 +72,9 @@ class VQAParser:
         segments: list[Text | Media] = []
         for question in self._drawn(record[_PLACE], generator):
             answer = self._answer(question, generator)
-            if has_special_token((question.question, answer)):
-                return SPECIAL_TOKEN
+            refused = unfit((question.question, answer))
+            if refused is not None:
+                return refused
             prompt = self.config.prompt.format(question=question.question)
             segments += [
                 Media(question.images),
