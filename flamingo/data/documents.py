@@ -11,8 +11,8 @@ import numpy as np
 from flamingo.types import InterleavedSequence
 
 Record = Mapping[str, Any]
-"""One document (or image with its caption) as its file has it: a row of parquet, a line of JSON, the
-members of a tar that share a name."""
+"""One document (or image with its caption) as its file has it: a row of parquet, a line of JSON,
+the members of a tar that share a name."""
 
 
 @dataclass(frozen=True, slots=True)
