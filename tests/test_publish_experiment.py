@@ -15,60 +15,40 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from experiments import evaluate
 from experiments.publish import PublishConfig
-from flamingo.build import build_model
 from flamingo.composition import CONF, compose, quote_values
 from flamingo.model.card import is_generated
 from flamingo.publication import card_results, data_words, publish
-from flamingo.runs import RunDirectory, load_run
-from flamingo.testing import draw, save_tiny_language_model
-from flamingo.training.checkpoint import save_checkpoint
-from tests.tiny_world import save_cache, save_vision_encoder
+from flamingo.runs import load_run
+from flamingo.testing import draw
+from tests.tiny_world import save_untrained_run, save_world
 
 ROOT = CONF.parent
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    save_tiny_language_model(folder / "language")
-    save_vision_encoder(folder / "vision")
-    save_cache(folder / "cache")
-    return folder
+    return save_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
 def run(world: Path) -> Path:
     """A run that was trained for no step at all, evaluated at step 7, saved at 7 and 9."""
-    config = compose(
-        [
-            "name=tiny",
-            f"runs={world / 'runs'}",
-            f"vision.name={world / 'vision'}",
-            "vision.revision=null",
-            f"language.name={world / 'language'}",
-            "language.revision=null",
-            "model.resampler.depth=1",
-            "training.precision=fp32",
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLAMINGO_CACHE", str(world / "cache"))
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        path = save_untrained_run(
+            world,
+            "tiny",
             "training.lr=3e-4",
             "data.easy_vqa.sequences=3",
             "data.binding.loss_weight=0.5",
             "evaluation.shots=[0,1]",
             "evaluation.conditions=[real]",
             "evaluation.easy_vqa.queries=4",
-        ]
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FLAMINGO_CACHE", str(world / "cache"))
-        patch.setattr(torch.cuda, "is_available", lambda: False)
-        model, processor = build_model(config, torch.device("cpu"))
-        directory = RunDirectory.open(config)
-        for step in (7, 9):
-            save_checkpoint(
-                directory.checkpoints, step=step, models=[model, processor], state={},
-                config_hash=directory.config_hash, keep=2,
-            )  # fmt: skip
-        evaluate.evaluate(load_run(directory.path), step=7)
-    return directory.path
+            steps=(7, 9),
+        )
+        evaluate.evaluate(load_run(path), step=7)
+    return path
 
 
 def test_what_is_published_loads_by_itself_and_says_the_same(run: Path, tmp_path: Path):

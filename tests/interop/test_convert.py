@@ -20,14 +20,14 @@ from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.runs import load_run
 from flamingo.testing import VOCABULARY, save_tiny_language_model
 from tests.interop.test_idefics_processor import FAKE, checkpoint
-from tests.interop.tiny_clip import save_tiny_clip
+from tests.tiny_world import save_vision_encoder
 
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with clip/, lm/ and checkpoint.safetensors: a tiny OpenFlamingo-4B, all random."""
     folder = tmp_path_factory.mktemp("release")
-    save_tiny_clip(folder / "clip")
+    save_vision_encoder(folder / "clip")
     save_tiny_language_model(folder / "lm", "gpt_neox", layers=4, vocab_size=VOCABULARY + 16)
     model, _ = build_model(
         compose(
