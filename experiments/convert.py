@@ -116,10 +116,10 @@ def convert(config: ConvertConfig) -> str:
     del made  # what trains is not held twice
     checks.append(check_equal(logits, sample_logits(reopen(), processor, sample), place))
     report = Report(config.checkpoint, str(place), moves, notes, checks)
-    beside = place / "conversion.json" if place.is_dir() else place.with_suffix(".conversion.json")
-    write_atomically(beside, json.dumps(report.plain(), indent=1) + "\n")
+    told = place / "conversion.json" if place.is_dir() else place.with_suffix(".conversion.json")
+    write_atomically(told, json.dumps(report.plain(), indent=1) + "\n")
     likely = f"{config.sample.text!r} goes on with {next_tokens(logits, processor)}"
-    return f"{report.text()}\n{likely}\nWhat went where: {beside}"
+    return f"{report.text()}\n{likely}\nWhat went where: {told}"
 
 
 def check_checkpoint(config: ConvertConfig) -> None:

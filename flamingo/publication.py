@@ -3,6 +3,7 @@ what it was trained on and what its evaluation gave."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -53,7 +54,7 @@ def publish(
         model,
         name=push_to or folder.resolve().name,
         complete=include_backbones,
-        data=data_words(run.config, at),
+        data=origin_words(run) or data_words(run.config, at),
         results=results,
         license=license,
     )
@@ -112,6 +113,15 @@ def _score(row: Mapping[str, Any], benchmark: Mapping[str, Any]) -> EvalResult:
         metric_value=float(hundred(row["mean"])),
         metric_name=f"{naming(metric).scale}; {benchmark['unit']}: {row['shots']}",
     )
+
+
+def origin_words(run: Run) -> str | None:
+    """Where the model of a converted run is from; None for one that was trained here."""
+    if not run.directory.conversion.exists():
+        return None
+    source = Path(json.loads(run.directory.conversion.read_text())["source"])
+    name = source.as_posix() if not source.exists() else source.name
+    return f"Converted from `{name}`, whose authors tell what it was trained on."
 
 
 def data_words(config: RunConfig, step: int) -> str:

@@ -190,6 +190,11 @@ class RunDirectory:
         return self.path / "report"
 
     @property
+    def conversion(self) -> Path:
+        """Of a run that was converted from a published model: what went where."""
+        return self.path / "conversion.json"
+
+    @property
     def config_hash(self) -> str:
         return config_hash(self.config)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -178,3 +179,13 @@ def test_the_script_publishes_and_its_help_says_what_it_does(run: Path, tmp_path
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "flamingo"
     again = start(f"run={run}", f"to={tmp_path / 'out'}")
     assert again.returncode == 1 and again.stderr.startswith("error: to: expected a new or empty")
+
+
+def test_a_converted_run_says_where_its_model_is_from(run: Path, tmp_path: Path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "conversion.json").write_text('{"source": "/models/OpenFlamingo/checkpoint.pt"}')
+    publish(load_run(copy), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Converted from `/models/OpenFlamingo/checkpoint.pt`, whose authors tell" in card
+    assert "Trained for" not in card

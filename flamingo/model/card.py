@@ -17,6 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
 from flamingo.backbones import adapters
+from flamingo.choices import ResamplerKind
 from flamingo.config import CrossAttentionConfig, ResamplerConfig, VisionConfig
 from flamingo.files import write_atomically
 from flamingo.model.configuration import to_plain
@@ -212,6 +213,8 @@ def language_words(model: FlamingoForConditionalGeneration) -> str:
 
 def resampler_words(options: ResamplerConfig) -> str:
     """The perceiver resampler's options."""
+    if options.kind is ResamplerKind.identity:
+        return "none: text attends to the encoder's tokens"
     told = {"depth", "num_latents", "heads", "dim_head", "ff_mult", "activation"}
     return (
         f"{options.num_latents} latents, depth {options.depth}, {options.heads} heads of "

@@ -81,7 +81,7 @@ def test_a_release_becomes_a_run_and_comes_back_as_it_was(release: Path, tmp_pat
     assert processor.tokenizer.convert_tokens_to_ids("<image>") == VOCABULARY + 1
     assert model.config.image_token_id == VOCABULARY + 1
 
-    report = json.loads((run.path / "conversion.json").read_text())
+    report = json.loads(run.directory.conversion.read_text())
     assert {name for move in report["moves"] for name in move["source"]} == set(original)
     assert [check["what"] for check in report["checks"]] == [
         "tensors back in OpenFlamingo's names, against the file",
