@@ -9,6 +9,7 @@
       predictions/<benchmark>/<condition>.jsonl   results.json   report/index.html
       cells.jsonl       which predictions results.json counts: a line a cell, with their keys
       plans/<benchmark>/seed=<n>.jsonl   planned/   submissions/<benchmark>_<shots>_shots.json
+      conversion.json   of a published model: what went where
       evaluations/<date>/   all but predictions/ of earlier evaluations, under other settings
 """
 

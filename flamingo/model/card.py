@@ -107,7 +107,7 @@ def is_generated(text: str) -> bool:
 def with_tags(card: ModelCard, tags: Sequence[str]) -> ModelCard:
     """A generated card with further tags."""
     own = ModelCard(str(card))
-    own.data.tags = list(dict.fromkeys([*(own.data.tags or ()), *tags]))
+    own.data["tags"] = list(dict.fromkeys([*(own.data.get("tags") or ()), *tags]))
     return _stamped(own)
 
 
