@@ -46,7 +46,8 @@ def load_open_flamingo(
     language model's, and a warning names the rows that differ.
 
     Args:
-        checkpoint: a released ``.pt`` file, or a safetensors file with the same names.
+        checkpoint: a released ``.pt`` file, a safetensors file with the same names, or a folder of
+            transformers' weight files, in shards or not (Otter).
         language_model: the one it was trained with: a local folder, hub name, or a loaded model.
         vision_encoder: CLIP ViT-L/14 for the released models (its patch tokens, not normed, as
             ``VisionConfig``'s defaults have them). ``None``: the model reads ``vision_features``.

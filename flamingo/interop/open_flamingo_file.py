@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from flamingo.backbones import language as lm
-from flamingo.backbones.weight_files import WeightFiles, read_files
+from flamingo.backbones.weight_files import WeightFiles, open_weights, read_files
 from flamingo.choices import Activation
 from flamingo.config import CrossAttentionConfig, ResamplerConfig
 from flamingo.interop.moves import How, Move, Part
@@ -50,7 +50,7 @@ class CheckpointFile:
     def open(cls, path: Path, names: LanguageModelNames) -> CheckpointFile:
         """Raises ``ValueError`` if two names of one tensor disagree, or there is no OpenFlamingo
         for a language model of such names in it."""
-        weights = read_files(str(path), [path])
+        weights = open_weights(str(path)) if path.is_dir() else read_files(str(path), [path])
         sources: dict[str, str] = {}
         ignored: dict[str, Part] = {}
         spelled = {source: canonical(source, names) for source in weights.shapes}

@@ -181,6 +181,20 @@ def test_every_layout_is_the_same_model(
         assert torch.equal(parameter, other.trainable_parameters()[name]), name
 
 
+def test_a_folder_of_shards_is_one_checkpoint(tmp_path: Path) -> None:
+    """As Otter's models are on the hub, with the whole language model among the tensors."""
+    state = otter(with_the_frozen_model(weights("gpt_neox")))
+    names = sorted(state)
+    shards = {"one.bin": names[::2], "two.bin": names[1::2]}
+    for file, own in shards.items():
+        torch.save({name: state[name] for name in own}, tmp_path / file)
+    index = {"weight_map": {name: file for file, own in shards.items() for name in own}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    direct, other = load("gpt_neox"), load("gpt_neox", tmp_path)
+    for name, parameter in direct.trainable_parameters().items():
+        assert torch.equal(parameter, other.trainable_parameters()[name]), name
+
+
 def test_a_training_runs_checkpoint_is_opened_as_the_model_in_it(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     torch.save({"epoch": 3, "model_state_dict": wrapped(weights("opt")), "lr": {}}, path)
