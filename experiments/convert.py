@@ -56,8 +56,8 @@ class ConvertConfig(RunConfig):
     name: str = "converted"
     source: ModelFormat = MISSING
     checkpoint: str = MISSING
-    """OpenFlamingo: a .pt or .safetensors file, or a folder of shards (Otter). IDEFICS: a folder or hub name. Ours: a run or a
-    saved model."""
+    """OpenFlamingo: a .pt or .safetensors file, or a folder of shards (Otter). IDEFICS: a folder or
+    hub name. Ours: a run or a saved model."""
     target: ModelFormat = ModelFormat.flamingo
     to: str | None = None
     """For target=open_flamingo: the file to write, .pt or .safetensors."""
