@@ -12,7 +12,7 @@ from transformers import IdeficsForVisionText2Text
 
 from flamingo.interop.open_flamingo_export import open_flamingo_state
 from flamingo.interop.open_flamingo_file import CheckpointFile
-from flamingo.interop.open_flamingo_names import to_ours
+from flamingo.interop.open_flamingo_names import canonical, to_ours
 from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.types import IMAGE_TOKEN
 
@@ -115,7 +115,8 @@ def check_way_back(model: FlamingoForConditionalGeneration, file: CheckpointFile
     new = model.new_tokens.token_ids
     for name, tensor in open_flamingo_state(model):
         ours = to_ours(name, file.names.layers)
-        source = file.language_model.get(name.removeprefix("lang_encoder."))
+        own = canonical(name, file.names).removeprefix("lang_encoder.")
+        source = file.language_model.get(own)
         if ours is not None:
             theirs = file.weights[file.ours[ours]]
         elif source is not None:

@@ -131,7 +131,10 @@ def convert(
     embedding = file.weights[file.language_model[file.names.embedding]]
     model.new_tokens.input.copy_(embedding[new])
     notes += _set_output_rows(file, model, new)
-    notes += _frozen_rows(embedding, lm.input_matrix(language_model), new)
+    notes += _frozen_rows("", embedding, lm.input_matrix(language_model), new)
+    if (head := file.language_model.get(file.names.head)) is not None:
+        own_head = lm.output_head(language_model).weight
+        notes += _frozen_rows("'s output matrix", file.weights[head], own_head, new)
     return model, notes
 
 
@@ -149,8 +152,12 @@ def _set_output_rows(
         head = file.weights[source]
     lacking = [token for token in tokens if token >= len(head)]
     for row, token in zip(model.new_tokens.output, tokens, strict=True):
-        row.copy_(head.float().mean(dim=0) if token in lacking else head[token])
+        if token not in lacking:
+            row.copy_(head[token])
     if lacking:
+        model.new_tokens.output[[token in lacking for token in tokens]] = head.mean(
+            dim=0, dtype=torch.float32
+        ).to(model.new_tokens.output)
         yield (
             f"no output rows for the new tokens {lacking}, neither in the checkpoint nor in the "
             "language model: they get the mean of all others"
@@ -160,7 +167,7 @@ def _set_output_rows(
 # ---------------------------------------------------------------------------- frozen weights
 
 
-def _frozen_rows(theirs: Tensor, own: Tensor, new: list[int]) -> Iterator[str]:
+def _frozen_rows(where: str, theirs: Tensor, own: Tensor, new: list[int]) -> Iterator[str]:
     """Tells of rows of the frozen vocabulary that are not the language model's."""
     common = min(len(theirs), len(own))
     differ, beyond, largest = [], [], 0.0
@@ -176,9 +183,9 @@ def _frozen_rows(theirs: Tensor, own: Tensor, new: list[int]) -> Iterator[str]:
     if differ:
         listed = beyond or differ
         yield (
-            f"{len(differ)} rows of the frozen vocabulary differ from the language model's, by up "
-            f"to {largest:.2g} ({len(beyond)} by more than bfloat16 rounds); the language model's "
-            f"are used. Tokens {listed[:10]}{' ...' if len(listed) > 10 else ''}"
+            f"{len(differ)} rows of the frozen vocabulary{where} differ from the language model's, "
+            f"by up to {largest:.2g} ({len(beyond)} by more than bfloat16 rounds); the language "
+            f"model's are used. Tokens {listed[:10]}{' ...' if len(listed) > 10 else ''}"
         )
 
 

@@ -85,7 +85,7 @@ def open_flamingo_state(model: FlamingoForConditionalGeneration) -> Iterator[tup
         head = lm.output_head(model.language_model).weight
         whole = _with_rows(head, ids, table.output)
         if not torch.equal(whole, head.cpu()):
-            yield f"lang_encoder.{names.head}", whole
+            yield f"lang_encoder.{names.released_head}", whole
 
 
 def _with_rows(matrix: Tensor, ids: Tensor, rows: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ def test_trained_new_rows_and_head_rows_survive_the_way_there_and_back(
         assert model.new_tokens.output is not None
         model.new_tokens.output.normal_()
     save_open_flamingo(model, tmp_path / name)
+    assert "lang_encoder.embed_out.weight" in dict(open_flamingo_state(model))  # as released
     back = load("gpt_neox", tmp_path / name, image_token_id=91)
     ids, features = torch.tensor([[91, 5, 94, 91, 8]]), torch.randn(1, 2, 1, 5, 24)
     with torch.no_grad():
