@@ -11,7 +11,8 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from flamingo.backbones import adapters
 from flamingo.backbones import language as lm
@@ -132,6 +133,8 @@ def load(
         adapters.attach(language_model, config.language_adapter)
     model = model_class(config, language_model=language_model, vision_encoder=vision_encoder)
     load_trained_state(model, state, str(folder / WEIGHTS))
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     model = model.eval()
     if dtype is not None:
         nn.Module.to(model, dtype)

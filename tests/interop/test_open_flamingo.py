@@ -305,6 +305,21 @@ def test_new_rows_are_the_checkpoints_and_differing_frozen_rows_are_told(
     assert torch.equal(model.language_model.get_input_embeddings().weight, own)
 
 
+def test_the_head_of_a_released_gpt_neox_is_read_under_its_former_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """transformers before 5 had ``embed_out``, which OpenFlamingo keeps: "embed" is in its name."""
+    state = weights("gpt_neox")
+    head = language_model("gpt_neox").get_output_embeddings().weight.detach().clone()
+    head[[3, 94, 95]] += 0.25
+    with caplog.at_level(logging.WARNING):
+        model = load("gpt_neox", saved(state | {"lang_encoder.embed_out.weight": head}, tmp_path))
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "1 rows of the frozen vocabulary's output matrix differ" in told and "[3]" in told
+    assert model.new_tokens.output is not None
+    assert torch.equal(model.new_tokens.output, head[[94, 95]])
+
+
 def test_rows_that_bfloat16_rounded_are_told_apart(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -341,9 +356,12 @@ def test_padding_of_the_vocabulary_that_was_cut_off_is_never_generated(tmp_path:
     name = "lang_encoder.gpt_neox.embed_in.weight"
     state[name] = state[name][:90]
     model = load("gpt_neox", saved(state, tmp_path), image_token_id=89, end_of_chunk_token_id=88)
-    assert model.generation_config.suppress_tokens == [90, 91, 92, 93, 94, 95]
-    ids = model.generate(torch.tensor([[3, 4]]), max_new_tokens=20, eos_token_id=-1)
-    assert int(ids.max()) < 90 and not (ids == 89).any()
+    model.save_pretrained(tmp_path / "saved")
+    restored = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    assert restored.never_generated == [89, 90, 91, 92, 93, 94, 95]
+    for own in (model, restored):
+        ids = own.generate(torch.tensor([[3, 4]]), max_new_tokens=20, eos_token_id=-1)
+        assert int(ids.max()) < 90 and not (ids == 89).any()
 
 
 def test_what_went_where_is_told() -> None:

@@ -71,6 +71,15 @@ def test_what_trains_is_saved_and_restored_bit_for_bit(named, tmp_path: Path):
     assert not restored.training
 
 
+def test_how_it_generates_is_restored(named, tmp_path: Path):
+    named.generation_config.max_new_tokens = 3
+    named.generation_config.suppress_tokens = [5, 7]
+    named.save_pretrained(tmp_path / "saved")
+    restored = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    assert restored.generation_config.max_new_tokens == 3
+    assert restored.never_generated == sorted({5, 7, restored.config.image_token_id})
+
+
 @pytest.mark.parametrize("auto", [True, False])
 def test_with_backbones_the_folder_needs_nothing_else(named, tmp_path: Path, auto: bool):
     expected = logits(named)
