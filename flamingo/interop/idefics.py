@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoTokenizer, IdeficsConfig, IdeficsForVisionText2Text
 from transformers.initialization import no_init_weights
 
@@ -25,6 +25,7 @@ from flamingo.config import CrossAttentionConfig, LanguageConfig, ResamplerConfi
 from flamingo.interop.moves import How, Move, Part, Shape, check_shapes
 from flamingo.model.auto import FlamingoConfig, FlamingoForConditionalGeneration
 from flamingo.model.configuration import to_plain
+from flamingo.model.persistence import cast
 from flamingo.types import IMAGE_TOKEN
 
 END_OF_UTTERANCE = "<end_of_utterance>"
@@ -137,7 +138,7 @@ def load_idefics(
     model = FlamingoForConditionalGeneration(
         ours, language_model=language_model, vision_encoder=encoder
     )
-    nn.Module.to(model, dtype)
+    cast(model, dtype)
     _fill(model, moves, weights)
     return model.eval()
 

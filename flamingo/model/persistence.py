@@ -137,8 +137,22 @@ def load(
         model.generation_config = GenerationConfig.from_pretrained(folder)
     model = model.eval()
     if dtype is not None:
-        nn.Module.to(model, dtype)
+        cast(model, dtype)
     return model
+
+
+def cast(model: FlamingoForConditionalGeneration, dtype: torch.dtype) -> None:
+    """Put all weights in ``dtype``, in place.
+
+    The language model's buffers stay as transformers made them (by a bf16 table of rotary
+    frequencies the thousandth position is off by up to a radian), and so do quantised weights.
+    """
+    for name, part in model.named_children():
+        if name != "language_model":
+            part.to(dtype)
+    for parameter in model.language_model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
 
 
 def _load_language_model(

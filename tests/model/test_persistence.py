@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForImageTextToText,
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -135,6 +136,21 @@ def test_the_same_weights_in_bf16_are_the_same_backbone(named, tmp_path: Path):
     assert half.dtype == torch.bfloat16
     full, low = logits(named), logits(half).float()
     assert (full - low).norm() / full.norm() < 0.03
+
+
+def test_in_bf16_the_language_model_is_transformers_own(tmp_path: Path):
+    """Rotary angles stay in fp32, as AutoModelForCausalLM leaves them: bf16 ones lose positions."""
+    name = str(save_tiny_language_model(tmp_path / "lm"))
+    closed = SMALL | {"cross_attention": CrossAttentionConfig(every=2, heads=2, dim_head=8)}
+    model = FlamingoForConditionalGeneration.from_backbones(None, name, vision_dim=8, **closed)
+    model.save_pretrained(tmp_path / "saved")
+    half = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "saved", dtype="bfloat16")
+    bare = AutoModelForCausalLM.from_pretrained(name, dtype=torch.bfloat16).eval()
+    ids = torch.arange(100)[None] % bare.config.vocab_size
+    with torch.no_grad():
+        expected = bare(ids).logits
+        own = half(ids).logits[..., : expected.shape[-1]]
+    assert torch.equal(own, expected)
 
 
 def test_backbones_built_in_memory_are_given_again_or_saved_along(tmp_path: Path):
