@@ -27,7 +27,7 @@ from flamingo.interop.idefics import cross_attention_config, load_idefics, plan,
 from flamingo.interop.idefics_processor import load_idefics_processor
 from flamingo.interop.moves import How, Move, Part
 from flamingo.interop.open_flamingo import convert
-from flamingo.interop.open_flamingo_export import open_flamingo_state
+from flamingo.interop.open_flamingo_export import open_flamingo_interval, open_flamingo_state
 from flamingo.interop.open_flamingo_file import CheckpointFile
 from flamingo.interop.open_flamingo_names import LanguageModelNames, to_ours
 from flamingo.interop.tokens import TokenIds, open_flamingo_token_ids
@@ -133,7 +133,10 @@ def from_idefics(run: RunConfig, checkpoint: str) -> Converted:
 
 
 def from_ours(run: RunConfig, checkpoint: str) -> Converted:
-    """A run of ours (its newest checkpoint), or a folder of ``save_pretrained``."""
+    """A run of ours (its newest checkpoint), or a folder of ``save_pretrained``.
+
+    Raises ``ValueError`` for a model that OpenFlamingo cannot express.
+    """
     if (Path(checkpoint) / "config.yaml").is_file():
         source = load_run(checkpoint)
         model, processor = source.model()
@@ -141,6 +144,7 @@ def from_ours(run: RunConfig, checkpoint: str) -> Converted:
     else:
         model = FlamingoForConditionalGeneration.from_pretrained(checkpoint)
         processor = FlamingoProcessor.from_pretrained(checkpoint)
+    open_flamingo_interval(model)
     layers = LanguageModelNames.of(model.language_model).layers
     moves = []
     for name, tensor in open_flamingo_state(model):

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from flamingo.backbones import adapters
 from flamingo.backbones import language as lm
 from flamingo.choices import Activation
 from flamingo.config import CrossAttentionConfig, ResamplerConfig
@@ -51,6 +52,8 @@ def open_flamingo_interval(model: FlamingoForConditionalGeneration) -> int:
     mean, std = resampler.feature_mean, resampler.feature_std
     if bool(mean.any()) or bool((std != 1).any()):
         unlike.append("resampler: features are standardised (there as they come)")
+    if adapters.description(model.language_model) is not None:
+        unlike.append("an adapter in the language model (there it is frozen)")
     layers = sorted(int(index) for index in model.cross_attention)
     depth = len(lm.decoder_layers(model.language_model))
     regular = [

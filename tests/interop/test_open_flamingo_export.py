@@ -75,6 +75,15 @@ def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
     assert path.read_text() == "mine" and list(tmp_path.iterdir()) == [path]
 
 
+def test_an_adapter_in_the_language_model_is_not_dropped_but_refused(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    language = language_model("gpt_neox")
+    language.add_adapter(peft.LoraConfig(r=2, target_modules=["query_key_value"]))
+    model = load("gpt_neox", language_model=language)
+    with pytest.raises(ValueError, match="an adapter in the language model"):
+        save_open_flamingo(model, tmp_path / "checkpoint.pt")
+
+
 def test_everything_that_open_flamingo_cannot_express_is_listed(tmp_path: Path) -> None:
     model = FlamingoForConditionalGeneration.from_backbones(
         None,
