@@ -138,6 +138,14 @@ def test_the_same_weights_in_bf16_are_the_same_backbone(named, tmp_path: Path):
     assert (full - low).norm() / full.norm() < 0.03
 
 
+def test_float16_is_the_same_backbone_too(named, tmp_path: Path):
+    named.save_pretrained(tmp_path / "saved")
+    half = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "saved", dtype="float16")
+    assert {p.dtype for p in half.parameters()} == {torch.float16}
+    full, low = logits(named), logits(half).float()
+    assert (full - low).norm() / full.norm() < 0.01
+
+
 def test_in_bf16_the_language_model_is_transformers_own(tmp_path: Path):
     """Rotary angles stay in fp32, as AutoModelForCausalLM leaves them: bf16 ones lose positions."""
     name = str(save_tiny_language_model(tmp_path / "lm"))
