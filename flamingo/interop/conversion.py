@@ -16,6 +16,7 @@ from flamingo.backbones.weight_files import open_weights
 from flamingo.choices import Precision
 from flamingo.config import LanguageConfig, ModelConfig, RunConfig, VisionConfig
 from flamingo.interop.check import (
+    TOLERANCES,
     Check,
     Logits,
     Sample,
@@ -49,8 +50,8 @@ class Converted:
     """Its settings as a run."""
     moves: Sequence[Move]
     notes: Sequence[str]
-    check: Callable[[Sample, Logits], Check] | None
-    """Compares the model, and its logits of a sample, with where it came from. Models of ours are
+    check: Callable[[Logits], Check] | None
+    """Compares the model, and its logits of the sample, with where it came from. Models of ours are
     what they are."""
 
 
@@ -83,7 +84,7 @@ def from_open_flamingo(run: RunConfig, checkpoint: str, tokens: TokenIds | None)
         run,
         file.moves(len(model.new_tokens.token_ids)),
         notes,
-        lambda sample, logits: check_way_back(model, file),
+        lambda logits: check_way_back(model, file),
     )
 
 
@@ -106,15 +107,19 @@ def _checked_interval(run: RunConfig, file: CheckpointFile) -> int:
     return every
 
 
-def from_idefics(run: RunConfig, checkpoint: str) -> Converted:
+def from_idefics(run: RunConfig, checkpoint: str, sample: Sample) -> Converted:
     """An IDEFICS checkpoint (transformers' Idefics, version 1), which holds its backbones too.
 
-    Raises ``ValueError`` as ``load_idefics``.
+    transformers' own model reads the sample first, and is gone before ours is loaded. Raises
+    ``ValueError`` as ``load_idefics``.
     """
     config = backbone.read_config(checkpoint)
     moves = plan(open_weights(checkpoint).shapes, config, checkpoint)
-    model = load_idefics(checkpoint, dtype=_dtype(run))
-    processor = load_idefics_processor(checkpoint)
+    processor, dtype = load_idefics_processor(checkpoint), _dtype(run)
+    theirs = idefics_logits(
+        IdeficsForVisionText2Text.from_pretrained(checkpoint, dtype=dtype), processor, sample
+    )
+    model = load_idefics(checkpoint, dtype=dtype, trained_dtype=torch.float32)
     run = replace(
         run,
         vision=VisionConfig(name=checkpoint, keep_cls=True),
@@ -124,10 +129,8 @@ def from_idefics(run: RunConfig, checkpoint: str) -> Converted:
         ),
     )
 
-    def check(sample: Sample, logits: Logits) -> Check:
-        reference = IdeficsForVisionText2Text.from_pretrained(checkpoint, dtype=_dtype(run))
-        theirs = idefics_logits(reference, processor, sample)
-        return check_close(logits, theirs, "transformers' Idefics")
+    def check(logits: Logits) -> Check:
+        return check_close(logits, theirs, "transformers' Idefics", TOLERANCES[dtype])
 
     return Converted(model, processor, run, moves, (), check)
 

@@ -76,6 +76,7 @@ def load_idefics(
     name_or_folder: str,
     *,
     dtype: torch.dtype | None = None,
+    trained_dtype: torch.dtype | None = None,
     revision: str | None = None,
     image_token_id: int | None = None,
     end_of_chunk_token_id: int | None = None,
@@ -96,6 +97,7 @@ def load_idefics(
         name_or_folder: hub name or local folder in transformers' format (``config.json`` and
             weights as safetensors or ``.bin``, in shards or not).
         dtype: of all parameters (default float32, as ``from_pretrained``).
+        trained_dtype: of what trains, if it is to be another one.
         revision: of the hub repository.
         image_token_id: of ``<image>``. Default: as the checkpoint's tokenizer says; without one,
             the second additional token, as in the released models.
@@ -139,6 +141,8 @@ def load_idefics(
         ours, language_model=language_model, vision_encoder=encoder
     )
     cast(model, dtype)
+    for part in (model.resampler, model.cross_attention, model.new_tokens):
+        part.to(trained_dtype or dtype)
     _fill(model, moves, weights)
     return model.eval()
 
