@@ -15,7 +15,7 @@ from flamingo.interop.open_flamingo_export import (
     save_open_flamingo,
 )
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
-from tests.interop.test_open_flamingo import FAMILIES, language_model, load, meta, weights
+from tests.interop.test_open_flamingo import FAMILIES, language_model, load, meta, saved, weights
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -26,6 +26,19 @@ def test_a_checkpoint_comes_back_bit_for_bit(family: str) -> None:
     }
     assert set(state) == set(truth) - frozen_or_second_names
     assert all(torch.equal(state[name], truth[name]) for name in state)
+
+
+def test_a_vocabulary_that_open_flamingo_cut_comes_back_as_long_as_it_was(tmp_path: Path) -> None:
+    """All released models: 50,280 rows of 50,368 or 50,432, as their tokenizer has tokens."""
+    state = weights("gpt_neox")
+    embedding = "lang_encoder.gpt_neox.embed_in.weight"
+    head = language_model("gpt_neox").get_output_embeddings().weight.detach()[:90].clone()
+    head[88:] *= 2
+    state |= {embedding: state[embedding][:90], "lang_encoder.embed_out.weight": head}
+    model = load("gpt_neox", saved(state, tmp_path), image_token_id=89, end_of_chunk_token_id=88)
+    back = dict(open_flamingo_state(model))
+    assert set(back) == set(state)
+    assert all(torch.equal(back[name], state[name]) for name in state)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
