@@ -56,8 +56,8 @@ class ConvertConfig(RunConfig):
     name: str = "converted"
     source: ModelFormat = MISSING
     checkpoint: str = MISSING
-    """OpenFlamingo: a .pt or .safetensors file. IDEFICS: a folder or hub name. Ours: a run or a
-    saved model."""
+    """OpenFlamingo: a .pt or .safetensors file (Otter: its folder). IDEFICS: a folder or hub name.
+    Ours: a run or a saved model."""
     target: ModelFormat = ModelFormat.flamingo
     to: str | None = None
     """For target=open_flamingo: the file to write, .pt or .safetensors."""
@@ -125,7 +125,7 @@ def convert(config: ConvertConfig) -> str:
 def check_checkpoint(config: ConvertConfig) -> None:
     """Raise ``ValueError`` for a checkpoint that is not there, before any backbone is loaded."""
     path = Path(config.checkpoint)
-    if config.source is ModelFormat.open_flamingo and not path.is_file():
+    if config.source is ModelFormat.open_flamingo and not path.exists():
         raise ValueError(f"checkpoint: expected a .pt or .safetensors file, found none at {path}")
     if path.is_absolute() and not path.exists():
         raise ValueError(f"checkpoint: expected a folder or a hub name, found nothing at {path}")

@@ -29,7 +29,7 @@ from flamingo.interop.idefics_processor import load_idefics_processor
 from flamingo.interop.moves import How, Move, Part
 from flamingo.interop.open_flamingo import convert
 from flamingo.interop.open_flamingo_export import open_flamingo_interval, open_flamingo_state
-from flamingo.interop.open_flamingo_file import CheckpointFile
+from flamingo.interop.open_flamingo_file import CheckpointFile, read_checkpoint
 from flamingo.interop.open_flamingo_names import LanguageModelNames, to_ours
 from flamingo.interop.tokens import TokenIds, open_flamingo_token_ids
 from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
@@ -61,13 +61,14 @@ def from_open_flamingo(run: RunConfig, checkpoint: str, tokens: TokenIds | None)
     ``tokens``: default as OpenFlamingo extends the language model's tokenizer. Raises
     ``ValueError`` as ``load_open_flamingo``, and for a run with another architecture.
     """
+    weights = read_checkpoint(Path(checkpoint))
     tokenizer = lm.load_tokenizer(run.language)
     ids = tokens or open_flamingo_token_ids(tokenizer)
     tokenizer = place_special_tokens(
         tokenizer, image_token_id=ids.image, end_of_chunk_token_id=ids.end_of_chunk
     )
     language = lm.load_language_model(run.language, _dtype(run))
-    file = CheckpointFile.open(Path(checkpoint), LanguageModelNames.of(language))
+    file = CheckpointFile.of(weights, LanguageModelNames.of(language))
     every = _checked_interval(run, file)
     encoder = load_vision_encoder(run.vision)
     model, notes = convert(

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from flamingo.backbones import language as lm
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.config import LanguageConfig, VisionConfig
-from flamingo.interop.open_flamingo_file import CheckpointFile
+from flamingo.interop.open_flamingo_file import CheckpointFile, read_checkpoint
 from flamingo.interop.open_flamingo_names import LanguageModelNames
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 
@@ -46,7 +46,8 @@ def load_open_flamingo(
     language model's, and a warning names the rows that differ.
 
     Args:
-        checkpoint: a released ``.pt`` file, or a safetensors file with the same names.
+        checkpoint: a released ``.pt`` file, or a safetensors file with the same names; or a folder
+            with a whole model in transformers' format, as Otter is released.
         language_model: the one it was trained with: a local folder, hub name, or a loaded model.
         vision_encoder: CLIP ViT-L/14 for the released models (its patch tokens, not normed, as
             ``VisionConfig``'s defaults have them). ``None``: the model reads ``vision_features``.
@@ -60,6 +61,7 @@ def load_open_flamingo(
             pickle that would run code; token ids that the checkpoint has no row for; frozen
             weights in the file that are not those of the language model given.
     """
+    weights = read_checkpoint(Path(checkpoint))
     if isinstance(vision_encoder, str | Path):
         vision_encoder = VisionConfig(name=str(vision_encoder))
     if isinstance(vision_encoder, VisionConfig):
@@ -68,7 +70,7 @@ def load_open_flamingo(
         language_model = LanguageConfig(name=str(language_model))
     if isinstance(language_model, LanguageConfig):
         language_model = lm.load_language_model(language_model, dtype or torch.float32)
-    file = CheckpointFile.open(Path(checkpoint), LanguageModelNames.of(language_model))
+    file = CheckpointFile.of(weights, LanguageModelNames.of(language_model))
     if vision_dim not in (None, file.vision_dim):
         raise ValueError(
             f"vision_dim: expected the checkpoint's {file.vision_dim}, got {vision_dim}"
