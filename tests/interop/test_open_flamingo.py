@@ -161,6 +161,7 @@ def with_the_frozen_model(state: dict[str, Tensor]) -> dict[str, Tensor]:
         },
         "lang_encoder.gpt_neox.layers.0.decoder_layer.attention.bias": torch.ones(1, 1, 8, 8),
         "lang_encoder.gpt_neox.layers.0.decoder_layer.attention.masked_bias": torch.tensor(-1e9),
+        "lang_encoder.gpt_neox.layers.0.decoder_layer.attention.rotary_emb.inv_freq": torch.ones(2),
         "vision_encoder.class_embedding": torch.ones(24),
     }
 
