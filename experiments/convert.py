@@ -56,8 +56,8 @@ class ConvertConfig(RunConfig):
     name: str = "converted"
     source: ModelFormat = MISSING
     checkpoint: str = MISSING
-    """OpenFlamingo: a .pt or .safetensors file, or a folder of shards (Otter). IDEFICS: a folder or
-    hub name. Ours: a run or a saved model."""
+    """OpenFlamingo: a .pt or .safetensors file (Otter: its folder). IDEFICS: a folder or hub name.
+    Ours: a run or a saved model."""
     target: ModelFormat = ModelFormat.flamingo
     to: str | None = None
     """For target=open_flamingo: the file to write, .pt or .safetensors."""
@@ -108,9 +108,9 @@ def convert(config: ConvertConfig) -> str:
     check_checkpoint(config)
     sample = Sample.read(config.sample.text, config.sample.image)
     write = prepared(config)
-    made = read(config)
+    made = read(config, sample)
     logits = sample_logits(made.model, made.processor, sample)
-    checks = [] if made.check is None else [made.check(sample, logits)]
+    checks = [] if made.check is None else [made.check(logits)]
     moves, notes, processor = made.moves, made.notes, made.processor
     place, reopen = write(made)
     del made  # what trains is not held twice
@@ -131,13 +131,13 @@ def check_checkpoint(config: ConvertConfig) -> None:
         raise ValueError(f"checkpoint: expected a folder or a hub name, found nothing at {path}")
 
 
-def read(config: ConvertConfig) -> Converted:
+def read(config: ConvertConfig, sample: Sample) -> Converted:
     """The model that is converted."""
     match config.source:
         case ModelFormat.open_flamingo:
             return from_open_flamingo(config.run, config.checkpoint, config.tokens)
         case ModelFormat.idefics:
-            return from_idefics(config.run, config.checkpoint)
+            return from_idefics(config.run, config.checkpoint, sample)
         case ModelFormat.flamingo:
             return from_ours(config.run, config.checkpoint)
 

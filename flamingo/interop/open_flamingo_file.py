@@ -32,11 +32,18 @@ MASK_BUFFERS = re.compile(r".*\.(attention\.bias|attn\.bias|masked_bias|rotary_e
 """What language models of older versions of transformers stored beside their parameters."""
 
 
+def read_checkpoint(path: Path) -> WeightFiles:
+    """The tensors of a file, or of a folder as transformers writes it (Otter, in shards).
+
+    Raises ``ValueError`` for one that is missing, broken, or a pickle that would run code.
+    """
+    return open_weights(str(path)) if path.is_dir() else read_files(str(path), [path])
+
+
 @dataclass(frozen=True)
 class CheckpointFile:
     """The tensors of a checkpoint by what they are. Values are names in the file."""
 
-    path: Path
     weights: WeightFiles
     names: LanguageModelNames
     ours: Mapping[str, str]
@@ -48,9 +55,12 @@ class CheckpointFile:
 
     @classmethod
     def open(cls, path: Path, names: LanguageModelNames) -> CheckpointFile:
-        """Raises ``ValueError`` if two names of one tensor disagree, or there is no OpenFlamingo
-        for a language model of such names in it."""
-        weights = open_weights(str(path)) if path.is_dir() else read_files(str(path), [path])
+        """The checkpoint at ``path``; raises as :func:`read_checkpoint` and :meth:`of`."""
+        return cls.of(read_checkpoint(path), names)
+
+    @classmethod
+    def of(cls, weights: WeightFiles, names: LanguageModelNames) -> CheckpointFile:
+        """Raises ``ValueError`` if two names of one tensor disagree."""
         sources: dict[str, str] = {}
         ignored: dict[str, Part] = {}
         spelled = {source: canonical(source, names) for source in weights.shapes}
@@ -66,20 +76,24 @@ class CheckpointFile:
                 ignored[source] = Part.copy
             else:
                 raise ValueError(
-                    f"{path}: expected {source} and {sources[name]}, two names of one tensor, to "
-                    "be equal, got different values"
+                    f"{weights.source}: expected {source} and {sources[name]}, two names of "
+                    "one tensor, to be equal, got different values"
                 )
         ours = {to_ours(name, names.layers): source for name, source in sources.items()}
         trained = {target: source for target, source in ours.items() if target is not None}
         rest = {n: s for n, s in sources.items() if s not in trained.values()}
         return cls(
-            path,
             weights,
             names,
             trained,
             {name.removeprefix("lang_encoder."): source for name, source in rest.items()},
             ignored,
         )
+
+    @property
+    def path(self) -> str:
+        """Where it is, for errors."""
+        return self.weights.source
 
     def shape(self, prefix: str, suffix: str = "") -> tuple[int, ...]:
         """Of the first of our tensors of that kind. Raises ``ValueError`` if there is none."""

@@ -133,7 +133,10 @@ def test_a_run_of_another_architecture_is_refused(release: Path, tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
-def test_idefics_becomes_a_run_that_holds_nothing_but_what_trains(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_idefics_becomes_a_run_that_holds_nothing_but_what_trains(
+    tmp_path: Path, precision: str
+) -> None:
     folder = tmp_path / "idefics"
     checkpoint(folder, FAKE, "<image>")
     told = convert(
@@ -143,6 +146,7 @@ def test_idefics_becomes_a_run_that_holds_nothing_but_what_trains(tmp_path: Path
             "name=idefics",
             f"runs={tmp_path}/runs",
             f"sample.text='{FAKE}<image>{FAKE}An image of'",
+            f"training.precision={precision}",
         )
     )
     assert "against transformers' Idefics: within" in told
@@ -151,6 +155,12 @@ def test_idefics_becomes_a_run_that_holds_nothing_but_what_trains(tmp_path: Path
     assert run.config.vision.name == run.config.language.name == str(folder)
     assert not (run.checkpoint().path / "language_model").exists()
     assert model.config.image_token_id == VOCABULARY + 1
+    assert {p.dtype for p in model.trainable_parameters().values()} == {torch.float32}
+
+
+def test_a_sample_without_an_image_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="sample.text: expected a prompt with <image>, got 'x'"):
+        convert(config("source=idefics", f"checkpoint={tmp_path}", "sample.text=x"))
 
 
 @pytest.mark.parametrize(
@@ -193,13 +203,13 @@ def test_checks_find_what_is_wrong(release: Path) -> None:
     assert check_equal(logits, logits.clone(), "x").found.startswith("equal")
     with pytest.raises(ValueError, match="do not use it"):
         check_equal(logits, wrong, "x")
-    assert check_close(logits, logits + 1e-6, "y").found.startswith("within")
+    assert check_close(logits, logits + 1e-6, "y", 1e-4).found.startswith("within")
     with pytest.raises(ValueError, match="logits of y: expected within"):
-        check_close(logits, wrong, "y")
+        check_close(logits, wrong, "y", 1e-4)
     with pytest.raises(ValueError, match="got nan off"):
-        check_close(logits, logits * float("nan"), "y")
+        check_close(logits, logits * float("nan"), "y", 1e-4)
     with pytest.raises(ValueError, match="expected shape"):
-        check_close(logits, logits[:2], "y")
+        check_close(logits, logits[:2], "y", 1e-4)
 
 
 def test_the_way_back_finds_a_changed_tensor(release: Path, tmp_path: Path) -> None:
