@@ -77,9 +77,13 @@ class ConvertConfig(RunConfig):
             )
         if to_open_flamingo != (self.to is not None):
             raise ValueError(
-                "to: expected a file with target=open_flamingo and only then (a run is written to "
-                f"<runs>/<name>/seed=<seed>), got target={self.target.value}, to={self.to}"
+                f"to: expected a file, got {self.to}, with target=open_flamingo"
+                if to_open_flamingo
+                else f"to: expected none with target={self.target.value} (a run is written to "
+                f"<runs>/<name>/seed=<seed>), got {self.to}"
             )
+        if self.to is not None and Path(self.to).suffix not in (".pt", ".safetensors"):
+            raise ValueError(f"to: expected a file .pt or .safetensors, got {self.to}")
         if (self.image_token_id is None) != (self.end_of_chunk_token_id is None):
             raise ValueError(
                 "image_token_id, end_of_chunk_token_id: expected both or neither, got "
@@ -116,7 +120,9 @@ def convert(config: ConvertConfig) -> str:
     del made  # what trains is not held twice
     checks.append(check_equal(logits, sample_logits(reopen(), processor, sample), place))
     report = Report(config.checkpoint, str(place), moves, notes, checks)
-    told = place / "conversion.json" if place.is_dir() else place.with_suffix(".conversion.json")
+    told = place / "conversion.json"
+    if not place.is_dir():
+        told = place.with_name(f"{place.name}.conversion.json")
     write_atomically(told, json.dumps(report.plain(), indent=1) + "\n")
     likely = f"{config.sample.text!r} goes on with {next_tokens(logits, processor)}"
     return f"{report.text()}\n{likely}\nWhat went where: {told}"
@@ -127,8 +133,13 @@ def check_checkpoint(config: ConvertConfig) -> None:
     path = Path(config.checkpoint)
     if config.source is ModelFormat.open_flamingo and not path.exists():
         raise ValueError(f"checkpoint: expected a .pt or .safetensors file, found none at {path}")
-    if path.is_absolute() and not path.exists():
+    ours = config.source is ModelFormat.flamingo
+    if (path.is_absolute() or (ours and len(path.parts) > 2)) and not path.exists():
         raise ValueError(f"checkpoint: expected a folder or a hub name, found nothing at {path}")
+    if seeds := sorted(p.parent.name for p in path.glob("seed=*/config.yaml")):
+        raise ValueError(f"checkpoint: expected one of the runs {seeds} in {path}")
+    if config.sample.image is not None and not Path(config.sample.image).is_file():
+        raise ValueError(f"sample.image: expected a file, found none at {config.sample.image}")
 
 
 def read(config: ConvertConfig, sample: Sample) -> Converted:

@@ -17,7 +17,7 @@ from flamingo.evaluation.metrics.naming import naming
 from flamingo.evaluation.points import ALL
 from flamingo.evaluation.tables import hundred, table
 from flamingo.model.card import Results, model_card, write_card
-from flamingo.model.hub import upload
+from flamingo.model.hub import check_login, upload
 from flamingo.runs import Run
 
 
@@ -46,6 +46,21 @@ def publish(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"to: expected a new or empty folder, got {folder}")
     at = run.checkpoint(step).step
+    local = [
+        f"{part}.name={name}"
+        for part, name in (
+            ("vision", run.config.vision.name),
+            ("language", run.config.language.name),
+        )
+        if Path(name).exists()
+    ]
+    if push_to is not None:
+        if local and not include_backbones:
+            raise ValueError(
+                f"include_backbones: expected true with push_to={push_to}, got false: "
+                f"{' and '.join(local)} is a folder of this machine"
+            )
+        check_login(push_to)
     model, processor = run.model(at)
     results = results_of(run, at)
     model.save_pretrained(folder, include_backbones=include_backbones)
@@ -60,6 +75,11 @@ def publish(
     )
     write_card(card, folder)
     said = [f"{folder}: the model of step {at}, its processor and a card"]
+    if local and not include_backbones:
+        said.append(
+            f"Others cannot load it: {' and '.join(local)} is a folder of this machine; "
+            "include_backbones=true writes the backbones too"
+        )
     if results is None:
         said.append(f"The card has no results: the run is not evaluated at step {at}")
     if push_to is not None:
@@ -81,7 +101,7 @@ def card_results(results: Mapping[str, Any]) -> Results:
     The index has a metric for each shot count of the undisturbed prompts over all queries.
     """
     benchmarks = {benchmark["name"]: benchmark for benchmark in results["benchmarks"]}
-    prompts = [f"- {b['title']}: `{b['prompt']}`" for b in benchmarks.values()]
+    prompts = [f"- {b['title']}: `{b['prompt']}`".replace("\n", "\\n") for b in benchmarks.values()]
     text = [
         "By condition and number of demonstrations (of each class, in binding and classification), "
         "100 times each score ± its standard error, clustered by image:",

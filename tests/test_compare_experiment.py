@@ -64,6 +64,14 @@ def config(runs: list[Path], out: Path, **settings) -> compare.CompareConfig:
     )
 
 
+def test_published_models_without_a_number_to_compare_with_are_refused(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="published: expected models with numbers on .*easy_vqa"):
+        compare.compare(config(runs, tmp_path / "out", published=["OpenFlamingo-3B"]), "")
+    assert not (tmp_path / "out").exists()
+
+
 def test_its_numbers_are_those_of_the_evaluations(runs: list[Path], tmp_path: Path) -> None:
     conditions = [Condition.real, Condition.blank_query]
     said = compare.compare(config(runs, tmp_path / "out", conditions=conditions), "python ...")

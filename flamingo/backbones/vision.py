@@ -33,6 +33,7 @@ from flamingo.backbones.clip_crop import OriginalCLIPImageProcessor, as_clip_cro
 from flamingo.backbones.efficientnet import FEATURE_DIM, GRID, IMAGE_SIZE, EfficientNetLite0
 from flamingo.backbones.fingerprint import fingerprint, weights_digest
 from flamingo.backbones.open_clip import is_open_clip, load_open_clip, open_clip_processor
+from flamingo.backbones.places import named
 from flamingo.backbones.precision import preferred_dtype
 from flamingo.config import VisionConfig
 
@@ -223,6 +224,15 @@ class TransformerTokens(nn.Module):
         return self.norm(hidden[:, self.skip :])
 
 
+class CLIPTower(CLIPVisionModel):
+    """CLIP's vision tower, also out of a whole CLIP, whose other half is left unread."""
+
+    _keys_to_ignore_on_load_unexpected = (  # type: ignore[assignment]
+        *(r"^text_model\.", r"^text_projection\."),
+        *(r"^visual_projection\.", r"^logit_scale$"),
+    )
+
+
 class _Source(NamedTuple):
     """A vision tower of transformers and what differs between families."""
 
@@ -239,11 +249,12 @@ def _transformer(config: VisionConfig) -> _Source:
         model, processor = load_open_clip(Path(config.name)), open_clip_processor(Path(config.name))
         return _Source(model, model.encoder.layers, "post_layernorm", 1, processor)
     source: dict[str, Any] = {"revision": config.revision} if config.revision else {}
-    found = AutoConfig.from_pretrained(config.name, **source)
+    with named("vision.name", config.name):
+        found = AutoConfig.from_pretrained(config.name, **source)
     source |= {"dtype": torch.float32}
     match found.model_type:
         case "clip" | "clip_vision_model":
-            model = CLIPVisionModel.from_pretrained(config.name, **source)
+            model = CLIPTower.from_pretrained(config.name, **source)
             return _Source(model, model.encoder.layers, "post_layernorm", 1)
         case "siglip" | "siglip_vision_model":
             model = SiglipVisionModel.from_pretrained(config.name, **source)

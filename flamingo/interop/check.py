@@ -115,7 +115,8 @@ def check_close(ours: Tensor, theirs: Tensor, whose: str, tolerance: float) -> C
 
 
 def check_way_back(model: FlamingoForConditionalGeneration, file: CheckpointFile) -> Check:
-    """What trains, back in OpenFlamingo's names, must be the file's, bit for bit.
+    """What trains, back in OpenFlamingo's names, must be the file's, bit for bit; of embeddings
+    the rows of new tokens.
 
     Raises ``ValueError`` with the first tensor that is not.
     """
@@ -131,7 +132,9 @@ def check_way_back(model: FlamingoForConditionalGeneration, file: CheckpointFile
             theirs, tensor = file.weights[source][new], tensor[new]
         else:
             continue
+        if not bool(theirs.isfinite().all()):
+            raise ValueError(f"{file.path}: {name}: expected finite values, got others among them")
         if not torch.equal(theirs.to(tensor.dtype), tensor):
             raise ValueError(f"{file.path}: expected {name} back as it was, got other values")
         compared += 1
-    return Check("tensors back in OpenFlamingo's names, against the file", f"{compared} equal")
+    return Check("what trains, back in OpenFlamingo's names, against the file", f"{compared} equal")

@@ -184,10 +184,13 @@ def _frozen_rows(where: str, theirs: Tensor, own: Tensor, new: list[int]) -> Ite
         largest = max(largest, float((a - b)[other].abs().max()) if bool(other.any()) else 0.0)
     if differ:
         listed = beyond or differ
+        doubt = ""
+        if 2 * len(beyond) > common:
+            doubt = "this may be another language model than it was trained with: "
         yield (
-            f"{len(differ)} rows of the frozen vocabulary{where} differ from the language model's, "
-            f"by up to {largest:.2g} ({len(beyond)} by more than bfloat16 rounds); the language "
-            f"model's are used. Tokens {listed[:10]}{' ...' if len(listed) > 10 else ''}"
+            f"{doubt}{len(differ)} rows of the frozen vocabulary{where} differ from the language "
+            f"model's, by up to {largest:.2g} ({len(beyond)} by more than bfloat16 rounds); the "
+            f"language model's are used. Tokens {listed[:10]}{' ...' if len(listed) > 10 else ''}"
         )
 
 

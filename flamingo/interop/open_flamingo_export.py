@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ def open_flamingo_interval(model: FlamingoForConditionalGeneration) -> int:
     Raises ``ValueError`` with everything that OpenFlamingo's architecture cannot express.
     """
     unlike = [
-        f"{name}.{option} = {value!r} (there {getattr(theirs, option)!r})"
+        f"{name}.{option} = {_word(value)} (there {_word(getattr(theirs, option))})"
         for name, own, theirs in (
             ("resampler", model.config.resampler_options, RESAMPLER),
             ("cross_attention", model.config.cross_attention_options, CROSS_ATTENTION),
@@ -66,6 +67,10 @@ def open_flamingo_interval(model: FlamingoForConditionalGeneration) -> int:
     if unlike:
         raise ValueError(f"OpenFlamingo cannot express this model: {'; '.join(unlike)}")
     return regular[0]
+
+
+def _word(value: object) -> object:
+    return value.value if isinstance(value, Enum) else value
 
 
 @torch.no_grad()

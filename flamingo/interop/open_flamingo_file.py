@@ -193,10 +193,20 @@ class CheckpointFile:
                     misshapen.append(f"{source}: expected (rows, {width}), got {got}")
         if missing or left_over or misshapen:
             raise ValueError(
-                f"{self.path}: expected a checkpoint for this language model with a block before "
-                f"every {every}. layer: missing {missing}, left over {left_over}, of another shape "
-                f"{misshapen}"
+                f"{self.path}: expected a checkpoint for this language model{self._interval(every)}"
+                f": missing {missing}, left over {left_over}, of another shape {misshapen}"
             )
+
+    def _interval(self, every: int) -> str:
+        """Of blocks, if it is not ``every`` layers."""
+        places = {name.split(".")[1] for name in self.ours if name.startswith("cross_attention.")}
+        layers = sorted(map(int, places))
+        if all((layer + 1) % every == 0 for layer in layers) and layers[0] + 1 == every:
+            return ""
+        return (
+            f" with every={every} (model.cross_attention.every, cross_attn_every_n_layers), got "
+            f"one with blocks before layers {layers}, counted from 0"
+        )
 
     def _expected(self, language_model: PreTrainedModel, every: int) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all that trains but the embedding."""

@@ -77,6 +77,7 @@ def model_card(
         template_path=str(TEMPLATE),
         name=name,
         parts=_parts(model),
+        resamples=config.resampler_options.kind is not ResamplerKind.identity,
         complete=complete,
         data=data,
         results=results.text if results else None,
@@ -145,7 +146,7 @@ def _parts(model: FlamingoForConditionalGeneration) -> list[dict[str, str]]:
             _count(model.cross_attention),
             True,
         ),
-        ("new tokens", "rows of `<image>` and `<|endofchunk|>`", _count(model.new_tokens), True),
+        ("new tokens", f"{len(config.new_token_ids or ())} tokens", _count(model.new_tokens), True),
     ]
     if model.vision_encoder is not None and config.vision_options is not None:
         words = vision_words(config.vision_options, config.vision_fingerprint)
@@ -159,7 +160,7 @@ def _parts(model: FlamingoForConditionalGeneration) -> list[dict[str, str]]:
     return [
         {
             "part": part,
-            "words": words,
+            "words": words.replace("|", "\\|"),
             "count": f"{count:,}",
             "role": "trained" if trains else "frozen",
         }

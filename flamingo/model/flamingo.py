@@ -22,6 +22,7 @@ from flamingo.backbones import adapters
 from flamingo.backbones import language as lm
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.config import CrossAttentionConfig, LanguageConfig, ResamplerConfig, VisionConfig
+from flamingo.files import UNFINISHED
 from flamingo.model import hub, persistence
 from flamingo.model.conditioning import ConditionedCall, Conditioning, conditioned_layers
 from flamingo.model.configuration import FlamingoConfig, to_plain
@@ -205,7 +206,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             raise ValueError(f"save_pretrained: expected push_to_hub=True with {sorted(push)}")
         if not is_main_process:
             return
-        name = repo_id or folder.resolve().name
+        name = repo_id or folder.resolve().name.removeprefix(UNFINISHED)
         persistence.save(
             self,
             folder,

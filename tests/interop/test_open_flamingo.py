@@ -348,6 +348,17 @@ def test_the_head_of_a_released_gpt_neox_is_read_under_its_former_name(
     assert torch.equal(model.new_tokens.output, head[[94, 95]])
 
 
+def test_another_language_model_is_suspected_by_its_rows(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    other = language_model("gpt_neox")
+    with torch.no_grad():
+        other.get_input_embeddings().weight.normal_()
+    with caplog.at_level(logging.WARNING):
+        load("gpt_neox", language_model=other)
+    assert "this may be another language model than it was trained with: 94 rows" in caplog.text
+
+
 def test_rows_that_bfloat16_rounded_are_told_apart(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
