@@ -123,7 +123,7 @@ def load(
     state = load_file(folder / WEIGHTS)
     if language_model is None:
         # In fp32 or bf16, which have one fingerprint; other types are cast to at the end.
-        held = dtype if dtype is torch.bfloat16 else torch.float32
+        held = torch.bfloat16 if dtype is torch.bfloat16 else torch.float32
         language_model = _load_language_model(folder, config, held)
     language_model = adapters.without_wrapper(language_model)  # of peft, if it has one
     if vision_encoder is None:
