@@ -94,6 +94,6 @@ def test_chats_are_refused_and_so_will_be_those_of_the_saved_processor(tmp_path:
     with pytest.raises(TemplateError, match="expected a prompt as idefics_prompt writes it"):
         processor.apply_chat_template([{"role": "user", "content": "hello"}])
     processor.save_pretrained(tmp_path / "ours")
-    # Not loaded here: under the tests' type checks transformers does not see that __init__ takes it.
+    # Not loaded here: the tests' type checks hide from transformers what __init__ takes.
     template = (tmp_path / "ours" / "chat_template.jinja").read_text()
     assert template == processor.chat_template and "<image>" in template
