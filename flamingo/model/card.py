@@ -77,7 +77,7 @@ def model_card(
         template_path=str(TEMPLATE),
         name=name,
         parts=_parts(model),
-        resamples=config.resampler_options.kind is not ResamplerKind.identity,
+        resampled=config.resampler_options.kind is not ResamplerKind.identity,
         complete=complete,
         data=data,
         results=results.text if results else None,
@@ -146,7 +146,12 @@ def _parts(model: FlamingoForConditionalGeneration) -> list[dict[str, str]]:
             _count(model.cross_attention),
             True,
         ),
-        ("new tokens", f"{len(config.new_token_ids or ())} tokens", _count(model.new_tokens), True),
+        (
+            "new tokens",
+            f"rows of {len(model.new_tokens.token_ids)}",
+            _count(model.new_tokens),
+            True,
+        ),
     ]
     if model.vision_encoder is not None and config.vision_options is not None:
         words = vision_words(config.vision_options, config.vision_fingerprint)
@@ -213,9 +218,9 @@ def language_words(model: FlamingoForConditionalGeneration) -> str:
 
 
 def resampler_words(options: ResamplerConfig) -> str:
-    """The perceiver resampler's options."""
+    """The perceiver resampler's options, or that there is none."""
     if options.kind is ResamplerKind.identity:
-        return "none: text attends to the encoder's tokens"
+        return "none: text attends to the encoder's tokens themselves"
     told = {"depth", "num_latents", "heads", "dim_head", "ff_mult", "activation"}
     return (
         f"{options.num_latents} latents, depth {options.depth}, {options.heads} heads of "
@@ -226,10 +231,12 @@ def resampler_words(options: ResamplerConfig) -> str:
 
 def cross_attention_words(options: CrossAttentionConfig, layers: Sequence[str]) -> str:
     """The gated blocks' options, and which layers of the LM they stand before."""
-    told = {"every", "layers", "heads", "dim_head", "ff_mult", "activation", "media"}
+    told = {"every", "layers", "heads", "dim_head", "ff_mult", "ff_width", "activation", "media"}
+    factor, width = options.ff_mult, options.ff_width
+    inner = f"x {factor}" if width is None else f"of width {width}"
     return (
         f"before the language model's layers {', '.join(layers)}: {options.heads} heads of "
-        f"{options.dim_head}, feed-forward x {options.ff_mult} ({_word(options.activation)}), "
+        f"{options.dim_head}, feed-forward {inner} ({_word(options.activation)}), "
         f"text sees {_word(options.media)} media" + _others(options, told)
     )
 
