@@ -112,11 +112,35 @@ def test_it_is_uploaded_once_with_its_card(run: Path, tmp_path: Path, monkeypatc
         return "https://huggingface.co/me/tiny/commit/1"
 
     monkeypatch.setattr("flamingo.publication.upload", upload)
-    said = publish(load_run(run), tmp_path / "out", push_to="me/tiny", private=True)
+    monkeypatch.setattr("flamingo.publication.check_login", lambda repo: None)
+    with pytest.raises(ValueError, match=r"include_backbones: expected true .* vision\.name="):
+        publish(load_run(run), tmp_path / "out", push_to="me/tiny")
+    assert not (tmp_path / "out").exists()
+    said = publish(
+        load_run(run), tmp_path / "out", push_to="me/tiny", private=True, include_backbones=True
+    )
     assert said.endswith("Uploaded: https://huggingface.co/me/tiny/commit/1")
     ((repo, options, names),) = uploaded
     assert (repo, options) == ("me/tiny", {"private": True})
     assert {"README.md", "model.safetensors", "tokenizer.json", "config.json"} <= names
+
+
+def test_a_hub_that_cannot_be_reached_is_told_before_anything_is_written(
+    run: Path, tmp_path: Path, monkeypatch
+):
+    def nobody(self: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.whoami", nobody)
+    with pytest.raises(ValueError, match="push_to: .* reached, and a login .* no route"):
+        publish(load_run(run), tmp_path / "out", push_to="me/tiny", include_backbones=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_others_cannot_load_is_told(run: Path, tmp_path: Path):
+    said = publish(load_run(run), tmp_path / "out")
+    assert "Others cannot load it: vision.name=" in said
+    assert "Others" not in publish(load_run(run), tmp_path / "whole", include_backbones=True)
 
 
 def test_the_quickstart_s_results_become_a_table_and_an_index():

@@ -109,8 +109,9 @@ def load_vision_encoder(config: VisionConfig, *, dtype: torch.dtype | None = Non
     :func:`flamingo.backbones.precision.preferred_dtype`), on its GPU if it has one.
 
     Raises:
-        ValueError: an unsupported kind of encoder, or a layer that it does not have.
-        OSError: no such folder or hub model (from transformers).
+        ValueError: an unsupported kind of encoder, a layer that it does not have, or no such
+            folder.
+        OSError: no such hub model (from transformers).
     """
     if dtype is None:
         dtype = preferred_dtype("cuda" if torch.cuda.is_available() else "cpu")
@@ -224,15 +225,6 @@ class TransformerTokens(nn.Module):
         return self.norm(hidden[:, self.skip :])
 
 
-class CLIPTower(CLIPVisionModel):
-    """CLIP's vision tower, also out of a whole CLIP, whose other half is left unread."""
-
-    _keys_to_ignore_on_load_unexpected = (  # type: ignore[assignment]
-        *(r"^text_model\.", r"^text_projection\."),
-        *(r"^visual_projection\.", r"^logit_scale$"),
-    )
-
-
 class _Source(NamedTuple):
     """A vision tower of transformers and what differs between families."""
 
@@ -254,7 +246,7 @@ def _transformer(config: VisionConfig) -> _Source:
     source |= {"dtype": torch.float32}
     match found.model_type:
         case "clip" | "clip_vision_model":
-            model = CLIPTower.from_pretrained(config.name, **source)
+            model = CLIPVisionModel.from_pretrained(config.name, **source)
             return _Source(model, model.encoder.layers, "post_layernorm", 1)
         case "siglip" | "siglip_vision_model":
             model = SiglipVisionModel.from_pretrained(config.name, **source)
