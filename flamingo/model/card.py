@@ -17,6 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
 from flamingo.backbones import adapters
+from flamingo.choices import ResamplerKind
 from flamingo.config import CrossAttentionConfig, ResamplerConfig, VisionConfig
 from flamingo.files import write_atomically
 from flamingo.model.configuration import to_plain
@@ -211,13 +212,22 @@ def language_words(model: FlamingoForConditionalGeneration) -> str:
 
 
 def resampler_words(options: ResamplerConfig) -> str:
-    """The perceiver resampler's options."""
-    told = {"depth", "num_latents", "heads", "dim_head", "ff_mult", "activation"}
-    return (
-        f"{options.num_latents} latents, depth {options.depth}, {options.heads} heads of "
-        f"{options.dim_head}, feed-forward x {options.ff_mult} ({_word(options.activation)})"
-        + _others(options, told)
-    )
+    """What the resampler is, and the options that its kind reads."""
+    feed_forward = f"feed-forward x {options.ff_mult} ({_word(options.activation)})"
+    match options.kind:
+        case ResamplerKind.perceiver:
+            told = {"depth", "num_latents", "heads", "dim_head", "ff_mult", "activation"}
+            return (
+                f"{options.num_latents} latents, depth {options.depth}, {options.heads} heads of "
+                f"{options.dim_head}, {feed_forward}" + _others(options, told)
+            )
+        case ResamplerKind.mlp:
+            words = f"none: an MLP of depth {options.depth}, {feed_forward}, on each token"
+        case ResamplerKind.pooling:
+            words = f"{options.num_latents} latents, linear in the mean of all tokens"
+        case ResamplerKind.identity:
+            words = "none: the encoder's tokens are the latents"
+    return words + ("; standardize features True" if options.standardize_features else "")
 
 
 def cross_attention_words(options: CrossAttentionConfig, layers: Sequence[str]) -> str:
