@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 from torch import nn
 
@@ -74,7 +75,7 @@ def batch_flops(
     patches = batch.frames * shapes.encoder.patches
     latents = latents_of(model, patches)
     encoded = batch.media * batch.frames * encodes
-    blocks = [block for block in model.cross_attention.values()]
+    blocks = blocks_of(model).values()
     return {
         "vision encoder": Flops(forward=shapes.encoder.flops * encoded),
         "resampler": resampler_flops(model, patches, checkpointing) * batch.media,
@@ -145,6 +146,12 @@ def _trained(forward: int, *, input_gradient: bool = True) -> Flops:
     return Flops(forward=forward, backward=forward * (2 if input_gradient else 1))
 
 
+def blocks_of(model: FlamingoForConditionalGeneration) -> dict[int, GatedCrossAttentionBlock]:
+    """The gated blocks, by the decoder layer that each stands before."""
+    blocks = model.cross_attention.items()
+    return {int(index): cast(GatedCrossAttentionBlock, block) for index, block in blocks}
+
+
 def latents_of(model: FlamingoForConditionalGeneration, patches: int) -> int:
     """Latents of a medium of ``patches`` tokens."""
     resampler = model.resampler
@@ -170,7 +177,7 @@ def resampler_flops(
 
 
 def _resampler_layer(
-    model: FlamingoForConditionalGeneration, layer: nn.Module, patches: int
+    model: FlamingoForConditionalGeneration, layer: Any, patches: int
 ) -> tuple[int, int]:
     """Forward operations of one layer, and those of its last product."""
     latents = latents_of(model, patches)

@@ -10,6 +10,7 @@ fragmentation, and the workspace of kernels; leave a tenth of the device for the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from flamingo.backbones.mosaic_gpt import MosaicGPTForCausalLM
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.model.resampler import MLPResampler, PerceiverResampler
-from flamingo.planning.flops import dense_weights, latents_of
+from flamingo.planning.flops import blocks_of, dense_weights, latents_of
 from flamingo.planning.shapes import Shapes
 from flamingo.planning.workload import BatchShape
 
@@ -88,7 +89,7 @@ def autocast_bytes(model: FlamingoForConditionalGeneration, layout: Layout) -> i
     """
     if layout.itemsize >= FP32:
         return 0
-    sizes = [layout.itemsize * _matrices(block) for block in model.cross_attention.values()]
+    sizes = [layout.itemsize * _matrices(block) for block in blocks_of(model).values()]
     resampler = layout.itemsize * _matrices(model.resampler)
     if layout.checkpointing or layout.sharded:
         return max(*sizes, resampler)
@@ -105,8 +106,8 @@ def communication_bytes(model: FlamingoForConditionalGeneration, layout: Layout)
         return FP32 * trained
     layers = lm.decoder_layers(model.language_model)
     units = [_numel(layer) * layout.itemsize for layer in layers]
-    for index, block in model.cross_attention.items():
-        units[int(index)] += _numel(block) * FP32
+    for index, block in blocks_of(model).items():
+        units[index] += _numel(block) * FP32
     inside = sum(_numel(layer) for layer in layers)
     units.append((_numel(model.language_model) - inside) * layout.itemsize)
     return sum(sorted(units)[-2:])
@@ -125,9 +126,9 @@ def activation_bytes(shapes: Shapes, batch: BatchShape, layout: Layout) -> int:
         text * (decoder_bytes(layer, width, itemsize) + scores_bytes(model, batch.tokens, itemsize))
         for layer in lm.decoder_layers(model.language_model)
     ]
-    for index, block in model.cross_attention.items():
+    for index, block in blocks_of(model).items():
         projected = batch.media * latents * (shapes.encoder.dim + 4 * _inner(block)) * itemsize
-        layers[int(index)] += text * block_bytes(block, width, itemsize) + projected
+        layers[index] += text * block_bytes(block, width, itemsize) + projected
     resampling = [batch.media * size for size in resampler_bytes(model, patches, itemsize)]
     features = FP32 * batch.media * patches * shapes.encoder.dim
     if not layout.checkpointing:
@@ -151,9 +152,7 @@ def decoder_bytes(layer: nn.Module, width: int, itemsize: int) -> int:
     return itemsize * (sum(outputs) + gated) + 2 * FP32 * width
 
 
-def scores_bytes(
-    model: FlamingoForConditionalGeneration, tokens: int, itemsize: int
-) -> int:
+def scores_bytes(model: FlamingoForConditionalGeneration, tokens: int, itemsize: int) -> int:
     """Attention's probabilities of one layer, for one token: in fp32 and cast, where the family has
     no fused attention (transformers' MPT, BLOOM)."""
     language = model.language_model
@@ -178,6 +177,7 @@ def resampler_bytes(
     if not isinstance(resampler, PerceiverResampler | MLPResampler):
         return []
     latents, sizes = latents_of(model, patches), []
+    layer: Any
     for layer in resampler.layers:
         wide, dim = layer.feed_forward.down.in_features, layer.feed_forward.down.out_features
         size = latents * (FP32 * dim + itemsize * (dim + 2 * wide))
@@ -203,7 +203,7 @@ def _is_linear(module: nn.Module) -> bool:
 
 def _in_out(module: nn.Module) -> tuple[int, int]:
     """Of a linear; GPT-2's keep their matrix the other way round."""
-    first, second = module.weight.shape
+    first, second = cast(torch.Tensor, module.weight).shape
     return (second, first) if isinstance(module, nn.Linear) else (first, second)
 
 

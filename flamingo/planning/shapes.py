@@ -11,7 +11,7 @@ import json
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -158,9 +158,9 @@ def _empty_transformer(
     """Model, blocks, name of the last norm and number of CLS tokens, by kind of encoder."""
     if isinstance(found, IdeficsConfig):
         found = idefics.vision_config(found)
-    vision = getattr(found, "vision_config", found)  # of a model of images and text, its tower
+    # Of a model of images and text, its tower.
+    vision: Any = deepcopy(getattr(found, "vision_config", found))
     # Eager attention: its matrix products are counted, those of fused CPU kernels are not.
-    vision = deepcopy(vision)
     vision._attn_implementation = "eager"
     with META:
         match found.model_type:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from flamingo.planning.flops import Flops
 from flamingo.planning.plan import DAY, DevicePlan, Plan
 
 GIB = 2**30
@@ -47,8 +48,10 @@ def _operations(plan: Plan) -> str:
         numbers = [flops.forward, flops.backward, flops.recomputed]
         rows.append([part, *map(quantity, [*numbers, flops.total / work.sequences])])
         rows[-1].append(quantity(flops.total / work.tokens))
-    rows.append(["together", "", "", quantity(plan.step_flops)])
-    rows[-1] += [quantity(plan.step_flops / n) for n in (work.sequences, work.tokens)]
+    sums = sum(plan.flops.values(), Flops())
+    numbers = [sums.forward, sums.backward, sums.recomputed]
+    numbers += [plan.step_flops / n for n in (work.sequences, work.tokens)]
+    rows.append(["together", *map(quantity, numbers)])
     cached = plan.config.data.cache_features
     lines = [
         f"  a step: {work.sequences:g} sequences, {work.tokens:,.0f} tokens with padding, "

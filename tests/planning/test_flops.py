@@ -84,8 +84,7 @@ def test_gated_feed_forwards_clips_and_text_alone_are_counted():
     model = build("llama")
     assert planned(model, clips) == pytest.approx(counted(model, clips), rel=0.01)
     text = replace(BATCH, images=0, media=0)
-    assert planned(model, text)[0] == pytest.approx(counted(model, text)[0], rel=0.01)
-    assert planned(model, text)[0] < planned(model)[0]
+    assert planned(model, text) == pytest.approx(counted(model, text), rel=0.01)
 
 
 def test_layers_that_are_not_dense_are_refused():

@@ -8,13 +8,21 @@ from pathlib import Path
 import pytest
 
 from flamingo.composition import CONF, compose
+from flamingo.config import SourceConfig
+from flamingo.data.mixture import Mixture
+from flamingo.model.processor import place_special_tokens
 from flamingo.planning.flops import step_flops
 from flamingo.planning.options import PlanConfig
 from flamingo.planning.plan import make_plan, plan_values
 from flamingo.planning.shapes import build_shapes
 from flamingo.planning.table import duration, plan_text, quantity
 from flamingo.planning.workload import BatchShape, Workload, assumed_workload, measured_workload
-from flamingo.testing import save_tiny_language_model
+from flamingo.testing import (
+    VOCABULARY,
+    SyntheticSource,
+    save_tiny_language_model,
+    tiny_tokenizer,
+)
 from tests.tiny_world import save_cache, save_vision_encoder
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -78,11 +86,6 @@ def test_an_assumed_step_is_divided_over_devices_and_micro_batches():
 
 
 def test_a_measured_step_has_the_lengths_images_and_learned_tokens_of_its_sources():
-    from flamingo.data.mixture import Mixture
-    from flamingo.config import SourceConfig
-    from flamingo.model.processor import place_special_tokens
-    from flamingo.testing import VOCABULARY, SyntheticSource, tiny_tokenizer
-
     tokenizer = place_special_tokens(
         tiny_tokenizer(), image_token_id=VOCABULARY, end_of_chunk_token_id=VOCABULARY + 1
     )
@@ -142,11 +145,17 @@ def test_quantities_and_durations_read_well():
     assert durations == ["1.5 minutes", "2.0 hours", "3.0 days"]
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_plan_and_writes_it(tmp_path: Path):
     out = tmp_path / "plans" / "9b.json"
     result = subprocess.run(
-        [sys.executable, "experiments/plan.py", "experiment=openflamingo_9b", "gpus=8"]
-        + [f"out={out}", "training.steps=10", "training.warmup_steps=0"],
+        [
+            sys.executable,
+            "experiments/plan.py",
+            "experiment=openflamingo_9b",
+            "gpus=8",
+            f"out={out}",
+        ],
         cwd=CONF.parent,
         env={"PYTHONPATH": str(CONF.parent), "PATH": "", "OMP_NUM_THREADS": "1"},
         capture_output=True,
