@@ -65,7 +65,7 @@ def test_the_plan_is_what_is_computed(family: str, checkpointing: bool):
     model = build(family)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    assert planned(model, checkpointing=checkpointing) == pytest.approx(counted(model), rel=0.01)
+    assert planned(model, checkpointing=checkpointing) == pytest.approx(counted(model), rel=0.003)
 
 
 @pytest.mark.parametrize("kind", list(ResamplerKind))
@@ -74,17 +74,17 @@ def test_every_kind_of_resampler_is_counted(kind: ResamplerKind, checkpointing: 
     model = build("llama", replace(RESAMPLER, kind=kind))
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    assert planned(model, checkpointing=checkpointing) == pytest.approx(counted(model), rel=0.01)
+    assert planned(model, checkpointing=checkpointing) == pytest.approx(counted(model), rel=0.003)
 
 
 def test_gated_feed_forwards_clips_and_text_alone_are_counted():
     gated = build("llama", cross_attention=replace(CROSS_ATTENTION, ff_gated=True, ff_width=20))
-    assert planned(gated) == pytest.approx(counted(gated), rel=0.01)
+    assert planned(gated) == pytest.approx(counted(gated), rel=0.003)
     clips = replace(BATCH, frames=3)
     model = build("llama")
-    assert planned(model, clips) == pytest.approx(counted(model, clips), rel=0.01)
+    assert planned(model, clips) == pytest.approx(counted(model, clips), rel=0.003)
     text = replace(BATCH, images=0, media=0)
-    assert planned(model, text) == pytest.approx(counted(model, text), rel=0.01)
+    assert planned(model, text) == pytest.approx(counted(model, text), rel=0.003)
 
 
 def test_layers_that_are_not_dense_are_refused():
