@@ -60,8 +60,9 @@ class LanguageConfig:
 class ResamplerConfig:
     """Perceiver resampler; defaults are the paper's (section 2.1, appendix A.1.1).
 
-    With ``kind=identity`` there is none, and of the other fields only ``standardize_features``
-    has a meaning.
+    Of the other kinds ``mlp`` reads ``depth``, ``ff_mult`` and ``activation``, ``pooling``
+    ``num_latents``, and all ``standardize_features``; fields that a kind does not read mean
+    nothing.
     """
 
     kind: ResamplerKind = ResamplerKind.perceiver
@@ -111,7 +112,7 @@ class CrossAttentionConfig:
     """A norm on queries and one on keys, over the channels of a head (IDEFICS)."""
     gate: Gate = Gate.scalar
     gate_init: float = 0.0
-    """Initial value of the gate (before tanh)."""
+    """Initial value of the gate (before tanh); without gates it has no meaning."""
     attention_init_scale: float = 1.0
     """Factor on the initial weights of the attention's output projection. At 1 its output is about
     0.3 a channel, which an LM with a stream many times as large hardly hears."""

@@ -45,13 +45,18 @@ def is_open_clip(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
 
 
+def read_open_clip_config(folder: Path) -> CLIPVisionConfig:
+    """The vision tower's shape. Raises ``ValueError`` for one that is no plain transformer."""
+    return _vision_config(json.loads((folder / CONFIG).read_text())["model_cfg"], folder)
+
+
 def load_open_clip(folder: Path) -> CLIPVisionModel:
     """The vision tower in a folder of open_clip's, in fp32.
 
     Raises ``ValueError`` for a tower that is no plain vision transformer, for a folder without
     weights, for a pickle of more than tensors, and for weights that do not fit the configuration.
     """
-    config = _vision_config(json.loads((folder / CONFIG).read_text())["model_cfg"], folder)
+    config = read_open_clip_config(folder)
     file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if file is None:
         raise ValueError(f"{folder}: expected one of {', '.join(WEIGHTS)}, found none")

@@ -218,15 +218,22 @@ def language_words(model: FlamingoForConditionalGeneration) -> str:
 
 
 def resampler_words(options: ResamplerConfig) -> str:
-    """The perceiver resampler's options, or that there is none."""
-    if options.kind is ResamplerKind.identity:
-        return "none: text attends to the encoder's tokens themselves"
-    told = {"depth", "num_latents", "heads", "dim_head", "ff_mult", "activation"}
-    return (
-        f"{options.num_latents} latents, depth {options.depth}, {options.heads} heads of "
-        f"{options.dim_head}, feed-forward x {options.ff_mult} ({_word(options.activation)})"
-        + _others(options, told)
-    )
+    """What the resampler is, and the options that its kind reads."""
+    feed_forward = f"feed-forward x {options.ff_mult} ({_word(options.activation)})"
+    match options.kind:
+        case ResamplerKind.perceiver:
+            told = {"depth", "num_latents", "heads", "dim_head", "ff_mult", "activation"}
+            return (
+                f"{options.num_latents} latents, depth {options.depth}, {options.heads} heads of "
+                f"{options.dim_head}, {feed_forward}" + _others(options, told)
+            )
+        case ResamplerKind.mlp:
+            words = f"none: an MLP of depth {options.depth}, {feed_forward}, on each token"
+        case ResamplerKind.pooling:
+            words = f"{options.num_latents} latents, linear in the mean of all tokens"
+        case ResamplerKind.identity:
+            words = "none: the encoder's tokens are the latents"
+    return words + ("; standardize features True" if options.standardize_features else "")
 
 
 def cross_attention_words(options: CrossAttentionConfig, layers: Sequence[str]) -> str:

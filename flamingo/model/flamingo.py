@@ -293,12 +293,14 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         return own | {f"language_model.{name}": parameter for name, parameter in added.items()}
 
     def gates(self) -> dict[str, float]:
-        """``tanh`` of every gate, by layer and branch; of a gate by channels, their mean."""
+        """``tanh`` of every gate, by layer and branch; of a gate by channels, their mean. Empty for
+        a model without gates."""
         values = {}
         for index, block in self._blocks.items():
-            values[f"layer_{index}/attention"] = block.attention_gate.detach().tanh().mean().item()
-            forward = block.feed_forward_gate.detach().tanh()
-            values[f"layer_{index}/feed_forward"] = forward.mean().item()
+            gates = {"attention": block.attention_gate, "feed_forward": block.feed_forward_gate}
+            for branch, gate in gates.items():
+                if gate is not None:
+                    values[f"layer_{index}/{branch}"] = gate.detach().tanh().mean().item()
         return values
 
     def train(self, mode: bool = True) -> FlamingoForConditionalGeneration:
