@@ -77,7 +77,7 @@ def model_card(
         template_path=str(TEMPLATE),
         name=name,
         parts=_parts(model),
-        resampled=config.resampler_options.kind is not ResamplerKind.identity,
+        resampled=config.resampler_options.kind is ResamplerKind.perceiver,
         complete=complete,
         data=data,
         results=results.text if results else None,
