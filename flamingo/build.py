@@ -48,9 +48,8 @@ def build_parts(config: RunConfig, device: torch.device, *, resume: bool = False
     assert model.vision_encoder is not None
     load_media = build_media_loader(config.data, model.vision_encoder, mixture.images())
     if config.model.resampler.standardize_features and not resume:
-        mean, std = feature_statistics(
-            model.vision_encoder, load_media, mixture.images(), config.seed
-        )
+        images = mixture.images() + mixture.stream_images(STATISTICS_IMAGES)
+        mean, std = feature_statistics(model.vision_encoder, load_media, images, config.seed)
         model.resampler.set_feature_statistics(mean.to(device), std.to(device))
     return Parts(model, processor, mixture, load_media)
 
@@ -121,7 +120,8 @@ def feature_statistics(
 ) -> tuple[Float[Tensor, " dim"], Float[Tensor, " dim"]]:
     """Mean and deviation of each feature channel over the training images.
 
-    Without a cache, over a random sample of them. A channel that never changes keeps its scale.
+    Without a cache, over a random sample of ``images``. A channel that never changes keeps its
+    scale.
     """
     if isinstance(load_media, FeatureStore):
         mean, std = load_media.statistics()
