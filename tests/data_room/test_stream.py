@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_stream import name_of, names, source, write_shards
 from transformers import PreTrainedTokenizerFast
 
 from flamingo.data.cursor import Cursor, dropped, from_plain, furthest, to_plain
@@ -21,6 +20,7 @@ from flamingo.data.lanes import Lane, Stream
 from flamingo.data.sources.interleaved import SegmentParser, read_json_lines
 from flamingo.data.stream import StreamSource
 from flamingo.types import IMAGE_TOKEN, InterleavedSequence, Text
+from tests.toy_stream import name_of, names, source, write_shards
 
 SIZES = [7, 4, 9, 5, 6, 8]
 

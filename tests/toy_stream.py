@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from flamingo.config import SourceConfig
-from flamingo.data.mixture import Mixture
 from flamingo.data.sources.interleaved import SegmentParser, read_json_lines
 from flamingo.data.stream import StreamSource
-from flamingo.testing import draw
+from flamingo.testing import synthetic_images
 from flamingo.types import InterleavedSequence, Text
 
 BROKEN_PIXELS = b"no image at all"
-
-
-def png(colour: str = "red", shape: str = "circle", seed: int = 0) -> bytes:
-    buffer = io.BytesIO()
-    draw(colour, shape, seed).save(buffer, "PNG")
-    return buffer.getvalue()
+IMAGES = 5
 
 
 def write_shards(
-    folder: Path, sizes: Iterable[int], broken_images: Iterable[str] = (), not_json: int = 0
+    folder: Path, sizes: Iterable[int], broken_images: Collection[str] = (), not_json: int = 0
 ) -> list[str]:
     """A shard a size, whose documents are named ``<shard>-<number>`` and show an image each.
 
     Of ``broken_images`` the image is none; the last ``not_json`` lines of each shard are no JSON.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    (folder / "images" / "good.png").write_bytes(png())
+    for number, image in enumerate(synthetic_images(IMAGES)):
+        image.open().save(folder / "images" / f"{number}.png")
     (folder / "images" / "broken.png").write_bytes(BROKEN_PIXELS)
     paths = []
     for shard, size in enumerate(sizes):
         lines = []
         for number in range(size):
             name = f"{shard}-{number}"
-            image = "broken" if name in set(broken_images) else "good"
+            image = "broken" if name in broken_images else (shard + number) % IMAGES
             segments = [
                 {"image": f"images/{image}.png"},
                 {"text": f" {name}<|endofchunk|>", "learn": True},
@@ -64,11 +57,3 @@ def name_of(sequence: InterleavedSequence) -> str:
 
 def names(source: StreamSource, indices: Iterable[int]) -> list[str]:
     return [name_of(source.sequence(index)) for index in indices]
-
-
-def mixture(folder: Path, tokenizer, lanes: int = 10, **options) -> Mixture:
-    """Two streams, of 5 and 3 sequences in a step."""
-    first = source(write_shards(folder / "a", [9, 7, 8, 9, 6]), "a", lanes=lanes, **options)
-    second = source(write_shards(folder / "b", [40, 50]), "b", lanes=6, shuffle=4)
-    shares = [SourceConfig(sequences=5), SourceConfig(sequences=3, loss_weight=0.5)]
-    return Mixture([first, second], shares, tokenizer, max_tokens=64)
