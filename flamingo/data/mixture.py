@@ -101,17 +101,8 @@ class Mixture:
         return list(images.values())
 
     def stream_images(self, count: int) -> list[ImageRef]:
-        """At most ``count`` images from the first sequences of each stream."""
-        images: list[ImageRef] = []
-        for stream in self.streams.values():
-            found: dict[str, ImageRef] = {}
-            for index in range(count):  # a sequence without images counts too: this ends
-                media = stream.sequence(index).media
-                found |= {frame.key: frame for medium in media for frame in medium.frames}
-                if len(found) >= count:
-                    break
-            images += list(found.values())[:count]
-        return images
+        """At most ``count`` images of each stream."""
+        return [image for s in self.streams.values() for image in s.first_images(count)]
 
     def step(
         self, index: int, rank: int = 0, world: int = 1

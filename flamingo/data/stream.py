@@ -57,6 +57,16 @@ class StreamSource:
         lane, place = self.place(index)
         return self._lane(lane, place).next()
 
+    def first_images(self, count: int) -> list[ImageRef]:
+        """At most ``count`` images, each once, of as many rows of one lane (which reads little)."""
+        images: dict[str, ImageRef] = {}
+        for place in range(count):
+            media = self.sequence(place * self._stream.lanes).media
+            images |= {frame.key: frame for medium in media for frame in medium.frames}
+            if len(images) >= count:
+                break
+        return list(images.values())[:count]
+
     def after(self, index: int) -> Cursor:
         """Where row ``index``'s lane stands once it has given that row."""
         lane, place = self.place(index)

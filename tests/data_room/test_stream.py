@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from flamingo.config import SourceConfig
 from flamingo.data.cursor import Cursor, dropped, from_plain, furthest, to_plain
 from flamingo.data.documents import BrokenShard, Dropped, Fitting, Record
 from flamingo.data.lanes import Lane, Stream
+from flamingo.data.mixture import Mixture
 from flamingo.data.sources.interleaved import SegmentParser, read_json_lines
 from flamingo.data.stream import StreamSource
 from flamingo.types import IMAGE_TOKEN, InterleavedSequence, Text
@@ -207,18 +209,34 @@ def test_of_a_lane_that_two_processes_know_the_cursor_furthest_on_counts():
     assert dropped(counts) == {"a": {"b": 1, "x": 5}, "c": {}}
 
 
-def test_a_forked_process_opens_files_of_its_own(shards):
+def test_a_step_that_takes_several_rows_of_a_lane_leaves_it_after_the_last(
+    shards, tokenizer: PreTrainedTokenizerFast
+):
+    def mixture() -> Mixture:
+        toy = source(shards, lanes=2)
+        return Mixture([toy], [SourceConfig(sequences=5)], tokenizer, 64)
+
+    first, second = mixture(), mixture()
+    expected = [[row.input_ids for _, row in first.step(step)] for step in range(5)]
+    cursors = first.cursors(2)
+    assert {lane: cursor.given for lane, cursor in cursors["toy"].items()} == {0: 8, 1: 7}
+    second.resume(first.stream_state(cursors))
+    assert [[row.input_ids for _, row in second.step(s)] for s in (3, 4)] == expected[3:]
+
+
+def test_a_forked_process_opens_files_of_its_own(tmp_path):
+    shards = write_shards(tmp_path, [300])  # more than Python reads ahead of a file
     toy = source(shards, lanes=1, shuffle=1)
-    straight = names(source(shards, lanes=1, shuffle=1), range(12))
+    straight = names(source(shards, lanes=1, shuffle=1), range(300))
     assert names(toy, range(3)) == straight[:3]
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(write, "\n".join(names(toy, range(3, 12))).encode())
+        os.write(write, "\n".join(names(toy, range(3, 300))).encode())
         os._exit(0)
     os.waitpid(child, 0)
-    assert os.read(read, 1000).decode().split() == straight[3:]
-    assert names(toy, range(3, 12)) == straight[3:]
+    assert os.read(read, 10_000).decode().split() == straight[3:]
+    assert names(toy, range(3, 300)) == straight[3:]
 
 
 def test_a_source_can_be_sent_to_another_process(shards):
