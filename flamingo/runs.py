@@ -40,6 +40,7 @@ MAY_CHANGE = (
     "runs",  # where the directory stands
     "data.workers",
     "data.feature_cache",
+    "data.interleaved.validation",
     "training.log_every",
     "training.eval_every",
     "training.eval_batches",

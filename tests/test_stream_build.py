@@ -91,9 +91,7 @@ def test_unseen_sequences_that_are_not_there_are_noticed_before_training(world, 
 
 @pytest.mark.parametrize(("key", "wrong"), [("path", "/no/such/folder"), ("validation", "/none")])
 def test_a_path_without_shards_is_named(world, tmp_path, key, wrong):
-    with pytest.raises(
-        ValueError, match=f"data.interleaved.{key}: expected a .*{wrong}"
-    ):
+    with pytest.raises(ValueError, match=f"data.interleaved.{key}: expected a .*{wrong}"):
         build_parts(config_of(world, tmp_path, f"data.interleaved.{key}={wrong}"), CPU)
 
 

@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from zlib import crc32
 
 import numpy as np
@@ -145,9 +146,8 @@ class Lane:
         self._open_epoch()
         self._waiting: deque[InterleavedSequence] | None = None
         if cursor.place:
-            self._read_block()  # its dropped documents are counted in the cursor
-            for _ in range(min(cursor.place, len(self._waiting or ()))):
-                self._waiting.popleft()
+            block, _ = self._read_block()  # what it drops is counted in the cursor
+            self._waiting = deque(islice(block, cursor.place, None))
 
     def next(self) -> InterleavedSequence:
         """The next row, its images opened. A document with a broken image is passed over.
@@ -159,7 +159,8 @@ class Lane:
         whole = cursor.epoch if at_start else cursor.epoch + 1  # the first one read from its start
         while True:
             if self._waiting is None:
-                self._count(self._read_block())
+                self._waiting, dropped = self._read_block()
+                self._count(dropped)
             row = opened(self._waiting.popleft()) if self._waiting else None
             if row is not None:
                 self.cursor = replace(self.cursor, place=self.cursor.place + 1)
@@ -180,8 +181,8 @@ class Lane:
             shares, epoch, self.cursor.shard, self.cursor.record
         )
 
-    def _read_block(self) -> Counter[str]:
-        """Fill ``_waiting``; returns what was dropped on the way."""
+    def _read_block(self) -> tuple[deque[InterleavedSequence], Counter[str]]:
+        """The block at the cursor, shuffled, and what was dropped on the way."""
         documents: list[InterleavedSequence] = []
         dropped: Counter[str] = Counter()
         self._end: tuple[int, int] | None = None
@@ -199,8 +200,7 @@ class Lane:
                 self._end = place
                 break
         order = self._stream.order(self._number, self.cursor, len(documents))
-        self._waiting = deque(documents[i] for i in order)
-        return dropped
+        return deque(documents[i] for i in order), dropped
 
     def _leave_block(self) -> bool:
         """Stand before the next block; True if it is the first one of the next epoch."""
