@@ -228,11 +228,39 @@ class BindingSourceConfig(SourceConfig):
 
 
 @dataclass(kw_only=True)
+class StreamSourceConfig(SourceConfig):
+    """What a source has whose shards are read in order, by several lanes that each shuffle."""
+
+    lanes: int = 4
+    """Lanes for each of a step's ``sequences``. Each holds a file open and ``shuffle`` documents
+    in memory. A multiple of ``workers`` spares workers from reading one another's lanes."""
+    shuffle: int = 64
+    """Documents of a lane that are put in random order at a time."""
+    validation: str | None = None
+    """Where other shards of the same kind are, for the loss on unseen sequences; null: none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("lanes", "shuffle"):
+            require(getattr(self, name) >= 1, name, ">= 1", getattr(self, name))
+
+
+@dataclass(kw_only=True)
+class InterleavedSourceConfig(StreamSourceConfig):
+    """JSON lines of interleaved segments: ``{"segments": [{"text": ..., "learn": true},
+    {"image": <path from the file's folder>}]}``."""
+
+    path: str = MISSING
+    """A ``.jsonl`` file, or a folder of them: the shards."""
+
+
+@dataclass(kw_only=True)
 class DataConfig:
     """The mixture: each source that is not null contributes to every step."""
 
     easy_vqa: EasyVQASourceConfig | None = None
     binding: BindingSourceConfig | None = None
+    interleaved: InterleavedSourceConfig | None = None
     max_tokens: int = 512
     """A longer sequence is an error (nothing is cut silently)."""
     cache_features: bool = True
@@ -250,6 +278,17 @@ class DataConfig:
                 "data.feature_cache: expected null with cache_features=false (nothing is cached), "
                 f"got {self.feature_cache!r}"
             )
+        if self.cache_features and any(isinstance(s, StreamSourceConfig) for s in self.sources):
+            raise ValueError(
+                "data.cache_features: expected false with data.interleaved (a stream's images are "
+                "not known beforehand: they are encoded in each step), got true"
+            )
+
+    @property
+    def sources(self) -> list[SourceConfig]:
+        """The configured sources, in the order of the mixture."""
+        every = (self.easy_vqa, self.binding, self.interleaved)
+        return [source for source in every if source is not None]
 
 
 # ---------------------------------------------------------------------------- training
@@ -339,12 +378,18 @@ class RunConfig:
                 "evaluation.demonstrations.pooling: expected mean with vision.keep_cls=false, "
                 "got cls"
             )
-        sources = [s for s in (self.data.easy_vqa, self.data.binding) if s is not None]
+        sources = self.data.sources
         sequences = sum(source.sequences for source in sources)
         if sources and self.training.micro_batches > sequences:
             raise ValueError(
                 f"training.micro_batches: expected at most a step's {sequences} sequences, "
                 f"got {self.training.micro_batches}"
+            )
+        seen = [isinstance(s, StreamSourceConfig) and s.validation is None for s in sources]
+        if self.training.eval_every and seen and all(seen):
+            raise ValueError(
+                "training.eval_every: expected 0 without unseen sequences (set "
+                f"data.interleaved.validation), got {self.training.eval_every}"
             )
 
     @property

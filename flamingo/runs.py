@@ -41,6 +41,7 @@ MAY_CHANGE = (
     "runs",  # where the directory stands
     "data.workers",
     "data.feature_cache",
+    "data.interleaved.validation",
     "training.log_every",
     "training.eval_every",
     "training.eval_batches",
@@ -60,6 +61,7 @@ ADDED_LATER = (
     "model.cross_attention.norm_eps",
     "model.cross_attention.qk_norm",
     "model.cross_attention.gate",
+    "data.interleaved",
 )
 """Fields that earlier versions lacked. Their defaults are what those versions did, so a run has the
 same identity with a default as without the field."""
@@ -111,7 +113,7 @@ def config_hash(config: RunConfig) -> str:
     values = {n: v for n, v in flatten(plain(config)).items() if not _may_change(n)}
     defaults = flatten(plain(RunConfig(name="any")))
     for name in ADDED_LATER:
-        if values[name] == defaults[name]:
+        if name in values and values[name] == defaults[name]:  # a section that is set has fields
             del values[name]
     if config.training.schedule is Schedule.constant:
         del values["training.steps"]
