@@ -139,7 +139,5 @@ def _collate_without_media(rows: Sequence, sources: Sequence[int]) -> Batch:
 
 def sequences_of(config: DataConfig) -> int | None:
     """Sequences of a step, where the configuration's sources say so."""
-    counts: Iterable[int] = [
-        source.sequences for source in (config.easy_vqa, config.binding) if source is not None
-    ]
+    counts: Iterable[int] = [source.sequences for source in config.sources]
     return sum(counts) or None
