@@ -15,6 +15,7 @@ from flamingo.composition import entry_point
 from flamingo.config import RunConfig
 from flamingo.data.features import FeatureStore
 from flamingo.data.mixture import build_sources
+from flamingo.evaluation.benchmarks.training import training_questions
 
 
 def main(config: RunConfig) -> None:
@@ -32,6 +33,7 @@ def fill(config: RunConfig) -> FeatureStore:
         tokenizer,
         easy_vqa_folder=assets.easy_vqa_folder,
         twemoji_folder=assets.twemoji_folder,
+        read_questions=training_questions,
     )
     images = [image for source in sources for image in source.images()]
     encoder = load_vision_encoder(config.vision)

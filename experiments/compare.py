@@ -81,6 +81,11 @@ def compare(config: CompareConfig, command: str) -> str:
         reference=config.reference,
         benchmarks=config.benchmarks,
     )
+    names = [facts.name for facts in comparison.benchmarks]
+    if config.published and not any(row.benchmark in names for row in published):
+        raise ValueError(
+            f"published: expected models with numbers on {names}, got {config.published}"
+        )
     output = Output.claim(Path(config.out))
     settings = Settings(
         correction=config.correction,

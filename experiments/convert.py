@@ -56,8 +56,8 @@ class ConvertConfig(RunConfig):
     name: str = "converted"
     source: ModelFormat = MISSING
     checkpoint: str = MISSING
-    """OpenFlamingo: a .pt or .safetensors file. IDEFICS: a folder or hub name. Ours: a run or a
-    saved model."""
+    """OpenFlamingo: a .pt or .safetensors file (Otter: its folder). IDEFICS: a folder or hub name.
+    Ours: a run or a saved model."""
     target: ModelFormat = ModelFormat.flamingo
     to: str | None = None
     """For target=open_flamingo: the file to write, .pt or .safetensors."""
@@ -77,9 +77,13 @@ class ConvertConfig(RunConfig):
             )
         if to_open_flamingo != (self.to is not None):
             raise ValueError(
-                "to: expected a file with target=open_flamingo and only then (a run is written to "
-                f"<runs>/<name>/seed=<seed>), got target={self.target.value}, to={self.to}"
+                f"to: expected a file, got {self.to}, with target=open_flamingo"
+                if to_open_flamingo
+                else f"to: expected none with target={self.target.value} (a run is written to "
+                f"<runs>/<name>/seed=<seed>), got {self.to}"
             )
+        if self.to is not None and Path(self.to).suffix not in (".pt", ".safetensors"):
+            raise ValueError(f"to: expected a file .pt or .safetensors, got {self.to}")
         if (self.image_token_id is None) != (self.end_of_chunk_token_id is None):
             raise ValueError(
                 "image_token_id, end_of_chunk_token_id: expected both or neither, got "
@@ -108,36 +112,43 @@ def convert(config: ConvertConfig) -> str:
     check_checkpoint(config)
     sample = Sample.read(config.sample.text, config.sample.image)
     write = prepared(config)
-    made = read(config)
+    made = read(config, sample)
     logits = sample_logits(made.model, made.processor, sample)
-    checks = [] if made.check is None else [made.check(sample, logits)]
+    checks = [] if made.check is None else [made.check(logits)]
     moves, notes, processor = made.moves, made.notes, made.processor
     place, reopen = write(made)
     del made  # what trains is not held twice
     checks.append(check_equal(logits, sample_logits(reopen(), processor, sample), place))
     report = Report(config.checkpoint, str(place), moves, notes, checks)
-    beside = place / "conversion.json" if place.is_dir() else place.with_suffix(".conversion.json")
-    write_atomically(beside, json.dumps(report.plain(), indent=1) + "\n")
+    told = place / "conversion.json"
+    if not place.is_dir():
+        told = place.with_name(f"{place.name}.conversion.json")
+    write_atomically(told, json.dumps(report.plain(), indent=1) + "\n")
     likely = f"{config.sample.text!r} goes on with {next_tokens(logits, processor)}"
-    return f"{report.text()}\n{likely}\nWhat went where: {beside}"
+    return f"{report.text()}\n{likely}\nWhat went where: {told}"
 
 
 def check_checkpoint(config: ConvertConfig) -> None:
     """Raise ``ValueError`` for a checkpoint that is not there, before any backbone is loaded."""
     path = Path(config.checkpoint)
-    if config.source is ModelFormat.open_flamingo and not path.is_file():
+    if config.source is ModelFormat.open_flamingo and not path.exists():
         raise ValueError(f"checkpoint: expected a .pt or .safetensors file, found none at {path}")
-    if path.is_absolute() and not path.exists():
+    ours = config.source is ModelFormat.flamingo
+    if (path.is_absolute() or (ours and len(path.parts) > 2)) and not path.exists():
         raise ValueError(f"checkpoint: expected a folder or a hub name, found nothing at {path}")
+    if seeds := sorted(p.parent.name for p in path.glob("seed=*/config.yaml")):
+        raise ValueError(f"checkpoint: expected one of the runs {seeds} in {path}")
+    if config.sample.image is not None and not Path(config.sample.image).is_file():
+        raise ValueError(f"sample.image: expected a file, found none at {config.sample.image}")
 
 
-def read(config: ConvertConfig) -> Converted:
+def read(config: ConvertConfig, sample: Sample) -> Converted:
     """The model that is converted."""
     match config.source:
         case ModelFormat.open_flamingo:
             return from_open_flamingo(config.run, config.checkpoint, config.tokens)
         case ModelFormat.idefics:
-            return from_idefics(config.run, config.checkpoint)
+            return from_idefics(config.run, config.checkpoint, sample)
         case ModelFormat.flamingo:
             return from_ours(config.run, config.checkpoint)
 

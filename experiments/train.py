@@ -50,8 +50,8 @@ def run(config: RunConfig, accelerator: Accelerator) -> TrainingResult:
     check_tracking(config.tracking)
     if not source_configs(config.data):
         raise ValueError(
-            "data: expected at least one source (data.easy_vqa, data.binding), got none; "
-            "experiment=quickstart has both"
+            "data: expected at least one source (such as data.easy_vqa or data.interleaved), got "
+            "none; experiment=quickstart has two"
         )
     directory = RunDirectory.open(config, write=False)
     if directory.finished:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import tempfile
 from collections.abc import Sequence
@@ -19,9 +20,12 @@ from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.config import DataConfig, RunConfig
 from flamingo.data.features import FeatureStore, PixelLoader
 from flamingo.data.mixture import Mixture, build_sources, source_configs
+from flamingo.evaluation.benchmarks.training import training_questions
 from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.model.processor import place_special_tokens
 from flamingo.types import ImageRef, MediaLoader
+
+logger = logging.getLogger(__name__)
 
 STATISTICS_IMAGES = 512
 """Images that feature statistics are taken from when there is no cache of all of them."""
@@ -48,9 +52,8 @@ def build_parts(config: RunConfig, device: torch.device, *, resume: bool = False
     assert model.vision_encoder is not None
     load_media = build_media_loader(config.data, model.vision_encoder, mixture.images())
     if config.model.resampler.standardize_features and not resume:
-        mean, std = feature_statistics(
-            model.vision_encoder, load_media, mixture.images(), config.seed
-        )
+        images = mixture.images() + mixture.stream_images(STATISTICS_IMAGES)
+        mean, std = feature_statistics(model.vision_encoder, load_media, images, config.seed)
         model.resampler.set_feature_statistics(mean.to(device), std.to(device))
     return Parts(model, processor, mixture, load_media)
 
@@ -95,7 +98,16 @@ def build_mixture(config: RunConfig, processor: FlamingoProcessor) -> Mixture:
         processor.tokenizer,
         easy_vqa_folder=assets.easy_vqa_folder,
         twemoji_folder=assets.twemoji_folder,
+        read_questions=training_questions,
     )
+    workers = config.data.workers
+    for name, stream in config.data.streams.items():
+        if workers and stream.lanes % workers:
+            logger.warning(
+                "data.workers: %d workers read one another's lanes of data.%s: as many as divide "
+                "its lanes would be faster, and give the same",
+                *(workers, name),
+            )
     configs = source_configs(config.data)
     return Mixture(sources, configs, processor.tokenizer, config.data.max_tokens)
 
@@ -121,7 +133,8 @@ def feature_statistics(
 ) -> tuple[Float[Tensor, " dim"], Float[Tensor, " dim"]]:
     """Mean and deviation of each feature channel over the training images.
 
-    Without a cache, over a random sample of them. A channel that never changes keeps its scale.
+    Without a cache, over a random sample of ``images``. A channel that never changes keeps its
+    scale.
     """
     if isinstance(load_media, FeatureStore):
         mean, std = load_media.statistics()

@@ -42,6 +42,8 @@ class Gate(Enum):
     """One number a branch: the paper's."""
     channel = "channel"
     """One number for each channel of the stream."""
+    none = "none"
+    """No gate: what a block computes is added as it is (the paper's ablation, table 3 iii)."""
 
 
 class ResamplerKind(Enum):
@@ -49,6 +51,10 @@ class ResamplerKind(Enum):
 
     perceiver = "perceiver"
     """The paper's perceiver resampler."""
+    mlp = "mlp"
+    """Each token through an MLP of its own: as many latents as tokens (the paper's table 3 vi)."""
+    pooling = "pooling"
+    """The mean of all tokens, mapped to the latents by one linear."""
     identity = "identity"
     """Nothing: the encoder's tokens are the latents."""
 

@@ -26,7 +26,17 @@ from flamingo.choices import (
     WandbMode,
 )
 from flamingo.evaluation_config import EvaluationConfig, check_collection
-from flamingo.source_config import SourceConfig
+from flamingo.source_config import (
+    CaptionShardsSourceConfig,
+    ClipsSourceConfig,
+    COCOCaptionsSourceConfig,
+    InterleavedSourceConfig,
+    MMC4SourceConfig,
+    OBELICSSourceConfig,
+    SourceConfig,
+    StreamSourceConfig,
+    VQASourceConfig,
+)
 from flamingo.structured import build, require
 
 # ---------------------------------------------------------------------------- backbones
@@ -61,8 +71,9 @@ class LanguageConfig:
 class ResamplerConfig:
     """Perceiver resampler; defaults are the paper's (section 2.1, appendix A.1.1).
 
-    With ``kind=identity`` there is none, and of the other fields only ``standardize_features``
-    has a meaning.
+    Of the other kinds ``mlp`` reads ``depth``, ``ff_mult`` and ``activation``, ``pooling``
+    ``num_latents``, and all ``standardize_features``; fields that a kind does not read mean
+    nothing.
     """
 
     kind: ResamplerKind = ResamplerKind.perceiver
@@ -112,7 +123,7 @@ class CrossAttentionConfig:
     """A norm on queries and one on keys, over the channels of a head (IDEFICS)."""
     gate: Gate = Gate.scalar
     gate_init: float = 0.0
-    """Initial value of the gate (before tanh)."""
+    """Initial value of the gate (before tanh); without gates it has no meaning."""
     attention_init_scale: float = 1.0
     """Factor on the initial weights of the attention's output projection. At 1 its output is about
     0.3 a channel, which an LM with a stream many times as large hardly hears."""
@@ -220,8 +231,15 @@ class DataConfig:
 
     easy_vqa: EasyVQASourceConfig | None = None
     binding: BindingSourceConfig | None = None
+    interleaved: InterleavedSourceConfig | None = None
+    mmc4: MMC4SourceConfig | None = None
+    obelics: OBELICSSourceConfig | None = None
+    captions: CaptionShardsSourceConfig | None = None
+    coco_captions: COCOCaptionsSourceConfig | None = None
+    vqa: VQASourceConfig | None = None
+    clips: ClipsSourceConfig | None = None
     max_tokens: int = 512
-    """A longer sequence is an error (nothing is cut silently)."""
+    """A longer sequence is an error, of a stream dropped (nothing is cut silently)."""
     cache_features: bool = True
     """Encode each image once into the feature cache, instead of at every step."""
     feature_cache: str | None = None
@@ -237,6 +255,39 @@ class DataConfig:
                 "data.feature_cache: expected null with cache_features=false (nothing is cached), "
                 f"got {self.feature_cache!r}"
             )
+        if self.cache_features and self.streams:
+            names = ", ".join(f"data.{name}" for name in self.streams)
+            raise ValueError(
+                f"data.cache_features: expected false with {names} (a stream's images are "
+                "not known beforehand: they are encoded in each step), got true"
+            )
+        for name, stream in self.streams.items():
+            require(
+                stream.max_tokens is None or stream.max_tokens <= self.max_tokens,
+                f"data.{name}.max_tokens",
+                f"at most data.max_tokens ({self.max_tokens})",
+                stream.max_tokens,
+            )
+
+    @property
+    def streams(self) -> dict[str, StreamSourceConfig]:
+        """The configured sources of documents by their names, in the order of the mixture."""
+        every: dict[str, StreamSourceConfig | None] = {
+            "interleaved": self.interleaved,
+            "mmc4": self.mmc4,
+            "obelics": self.obelics,
+            "captions": self.captions,
+            "coco_captions": self.coco_captions,
+            "vqa": self.vqa,
+            "clips": self.clips,
+        }
+        return {name: source for name, source in every.items() if source is not None}
+
+    @property
+    def sources(self) -> list[SourceConfig]:
+        """The configured sources, in the order of the mixture."""
+        drawn = (self.easy_vqa, self.binding)
+        return [*(source for source in drawn if source is not None), *self.streams.values()]
 
 
 # ---------------------------------------------------------------------------- training
@@ -326,12 +377,17 @@ class RunConfig:
                 "evaluation.demonstrations.pooling: expected mean with vision.keep_cls=false, "
                 "got cls"
             )
-        sources = [s for s in (self.data.easy_vqa, self.data.binding) if s is not None]
+        sources = self.data.sources
         sequences = sum(source.sequences for source in sources)
         if sources and self.training.micro_batches > sequences:
             raise ValueError(
                 f"training.micro_batches: expected at most a step's {sequences} sequences, "
                 f"got {self.training.micro_batches}"
+            )
+        if self.training.eval_every and sources and not any(s.has_unseen for s in sources):
+            raise ValueError(
+                "training.eval_every: expected 0 without unseen sequences (set a source's, such as "
+                f"data.interleaved.validation), got {self.training.eval_every}"
             )
 
     @property

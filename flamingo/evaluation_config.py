@@ -57,7 +57,7 @@ class DemonstrationsConfig:
     candidates: int = 128
     """Strategy diverse: how many of the most similar are considered; at least the most shots."""
     faiss: str | None = None
-    """Search in an index of faiss (``pip install 'flamingo[faiss]'``) by its factory: ``Flat`` is
+    """Search in an index of faiss (``pip install -e '.[faiss]'``) by its factory: ``Flat`` is
     exact, ``HNSW32`` or ``IVF1024,Flat`` approximate; null: exact search in torch."""
     fixed: list[str] = field(default_factory=list)
     """Strategy fixed: ids of training items, in reading order."""

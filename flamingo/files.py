@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+UNFINISHED = ".unfinished-"
+"""Before the name of a folder that is being written, and takes its own name when it is complete."""
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace ``path`` by ``text`` at once: a reader sees the old or the new, never a part.

@@ -3,6 +3,7 @@ what it was trained on and what its evaluation gave."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 from flamingo.choices import Condition, Metric
-from flamingo.config import RunConfig, SourceConfig
+from flamingo.config import RunConfig
 from flamingo.evaluation.metrics.naming import naming
 from flamingo.evaluation.points import ALL
 from flamingo.evaluation.tables import hundred, table
 from flamingo.model.card import Results, model_card, write_card
-from flamingo.model.hub import upload
+from flamingo.model.hub import check_login, upload
 from flamingo.runs import Run
+from flamingo.source_config import ShardsConfig, SourceConfig
 
 
 def publish(
@@ -45,6 +47,21 @@ def publish(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"to: expected a new or empty folder, got {folder}")
     at = run.checkpoint(step).step
+    local = [
+        f"{part}.name={name}"
+        for part, name in (
+            ("vision", run.config.vision.name),
+            ("language", run.config.language.name),
+        )
+        if Path(name).exists()
+    ]
+    if push_to is not None:
+        if local and not include_backbones:
+            raise ValueError(
+                f"include_backbones: expected true with push_to={push_to}, got false: "
+                f"{' and '.join(local)} is a folder of this machine"
+            )
+        check_login(push_to)
     model, processor = run.model(at)
     results = results_of(run, at)
     model.save_pretrained(folder, include_backbones=include_backbones)
@@ -53,12 +70,17 @@ def publish(
         model,
         name=push_to or folder.resolve().name,
         complete=include_backbones,
-        data=data_words(run.config, at),
+        data=origin_words(run) or data_words(run.config, at),
         results=results,
         license=license,
     )
     write_card(card, folder)
     said = [f"{folder}: the model of step {at}, its processor and a card"]
+    if local and not include_backbones:
+        said.append(
+            f"Others cannot load it: {' and '.join(local)} is a folder of this machine; "
+            "include_backbones=true writes the backbones too"
+        )
     if results is None:
         said.append(f"The card has no results: the run is not evaluated at step {at}")
     if push_to is not None:
@@ -80,7 +102,7 @@ def card_results(results: Mapping[str, Any]) -> Results:
     The index has a metric for each shot count of the undisturbed prompts over all queries.
     """
     benchmarks = {benchmark["name"]: benchmark for benchmark in results["benchmarks"]}
-    prompts = [f"- {b['title']}: `{b['prompt']}`" for b in benchmarks.values()]
+    prompts = [f"- {b['title']}: `{b['prompt']}`".replace("\n", "\\n") for b in benchmarks.values()]
     text = [
         "By condition and number of demonstrations (of each class, in binding and classification), "
         "100 times each score ± its standard error, clustered by image:",
@@ -114,6 +136,15 @@ def _score(row: Mapping[str, Any], benchmark: Mapping[str, Any]) -> EvalResult:
     )
 
 
+def origin_words(run: Run) -> str | None:
+    """Where the model of a converted run is from; None for one that was trained here."""
+    if not run.directory.conversion.exists():
+        return None
+    source = Path(json.loads(run.directory.conversion.read_text())["source"])
+    name = source.as_posix() if not source.exists() else source.name
+    return f"Converted from `{name}`, whose authors tell what it was trained on."
+
+
 def data_words(config: RunConfig, step: int) -> str:
     """What a run's model has read, as Markdown: a line a source, with all that decides it."""
     lines = [
@@ -136,4 +167,6 @@ def data_words(config: RunConfig, step: int) -> str:
 def _plain(value: Any) -> str:
     if value is None:
         return "none"
+    if isinstance(value, ShardsConfig):
+        return value.hub or ", ".join(Path(file).name for file in value.files) or "none"
     return Path(value).name if isinstance(value, str) else str(getattr(value, "name", value))

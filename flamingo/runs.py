@@ -9,6 +9,7 @@
       predictions/<benchmark>/<condition>.jsonl   results.json   report/index.html
       cells.jsonl       which predictions results.json counts: a line a cell, with their keys
       plans/<benchmark>/seed=<n>.jsonl   planned/   submissions/<benchmark>_<shots>_shots.json
+      conversion.json   of a published model: what went where
       evaluations/<date>/   all but predictions/ of earlier evaluations, under other settings
 """
 
@@ -40,6 +41,11 @@ MAY_CHANGE = (
     "runs",  # where the directory stands
     "data.workers",
     "data.feature_cache",
+    "data.interleaved.validation",
+    "data.mmc4.validation",
+    "data.obelics.validation",
+    "data.captions.validation",
+    "data.clips.validation",
     "training.log_every",
     "training.eval_every",
     "training.eval_batches",
@@ -59,6 +65,13 @@ ADDED_LATER = (
     "model.cross_attention.norm_eps",
     "model.cross_attention.qk_norm",
     "model.cross_attention.gate",
+    "data.interleaved",
+    "data.mmc4",
+    "data.obelics",
+    "data.captions",
+    "data.coco_captions",
+    "data.vqa",
+    "data.clips",
 )
 """Fields that earlier versions lacked. Their defaults are what those versions did, so a run has the
 same identity with a default as without the field."""
@@ -110,7 +123,7 @@ def config_hash(config: RunConfig) -> str:
     values = {n: v for n, v in flatten(plain(config)).items() if not _may_change(n)}
     defaults = flatten(plain(RunConfig(name="any")))
     for name in ADDED_LATER:
-        if values[name] == defaults[name]:
+        if name in values and values[name] == defaults[name]:  # a section that is set has fields
             del values[name]
     if config.training.schedule is Schedule.constant:
         del values["training.steps"]
@@ -188,6 +201,11 @@ class RunDirectory:
     @property
     def report(self) -> Path:
         return self.path / "report"
+
+    @property
+    def conversion(self) -> Path:
+        """Of a run that was converted from a published model: what went where."""
+        return self.path / "conversion.json"
 
     @property
     def config_hash(self) -> str:

@@ -1,7 +1,7 @@
-"""The typed configuration of training sources that stream documents.
+"""The typed configuration of training sources: what all have, and those that stream documents.
 
 Every default is that of OpenFlamingo 2.0.1 (``open_flamingo/train/data.py``) where it has one.
-Paths may be of any file system that ``fsspec`` knows (``s3://...``).
+Shards may be of any file system that ``fsspec`` knows (``s3://...``).
 """
 
 from __future__ import annotations
@@ -26,6 +26,36 @@ class SourceConfig:
     def __post_init__(self) -> None:
         require(self.sequences >= 1, "sequences", ">= 1", self.sequences)
         require(self.loss_weight > 0, "loss_weight", "> 0", self.loss_weight)
+
+    @property
+    def has_unseen(self) -> bool:
+        """Whether it has sequences that are never trained on, for the validation loss."""
+        return True
+
+
+@dataclass(kw_only=True)
+class StreamSourceConfig(SourceConfig):
+    """What a source has whose shards are read in order, by several lanes that each shuffle."""
+
+    lanes: int = 4
+    """Lanes for each of a step's ``sequences``. Each holds a file open and ``shuffle`` documents
+    in memory. A multiple of ``workers`` spares workers from reading one another's lanes."""
+    shuffle: int = 64
+    """Documents of a lane that are put in random order at a time."""
+    max_tokens: int | None = None
+    """Cut documents to so many tokens, at a token boundary; media whose ``<image>`` token is cut go
+    too. Null: those longer than ``data.max_tokens`` are dropped."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("lanes", "shuffle"):
+            require(getattr(self, name) >= 1, name, ">= 1", getattr(self, name))
+        if self.max_tokens is not None:
+            require(self.max_tokens >= 2, "max_tokens", ">= 2", self.max_tokens)
+
+    @property
+    def has_unseen(self) -> bool:
+        return False
 
 
 # ---------------------------------------------------------------------------- where the data is
@@ -57,14 +87,31 @@ class ShardsConfig:
             )
 
 
+@dataclass(kw_only=True)
+class ShardsSourceConfig(StreamSourceConfig):
+    """What a source has whose data comes as shards."""
+
+    shards: ShardsConfig = field(default_factory=ShardsConfig)
+    validation: str | None = None
+    """Where other shards of the same kind are, for the loss on unseen sequences: a path, pattern or
+    folder. Null: there is none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.shards.check()
+
+    @property
+    def has_unseen(self) -> bool:
+        return self.validation is not None
+
+
 # ---------------------------------------------------------------------------- documents
 
 
 @dataclass(kw_only=True)
-class PageSourceConfig(SourceConfig):
+class PageSourceConfig(ShardsSourceConfig):
     """What sources of web documents have."""
 
-    shards: ShardsConfig = field(default_factory=ShardsConfig)
     images: str | None = None
     """The folder of the images where they are files beside the documents."""
     max_images: int = 6
@@ -78,7 +125,6 @@ class PageSourceConfig(SourceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.shards.check()
         require(
             1 <= self.min_images <= self.max_images,
             "min_images, max_images",
@@ -96,6 +142,7 @@ class MMC4SourceConfig(PageSourceConfig):
     ``images`` is the folder of the files ``image_name``, where images are not in the records.
     """
 
+    max_tokens: int | None = 256
     similarity: float = 0.24
     """An image below this similarity (CLIP ViT-L/14) to its sentence is left out."""
     matching: ImageMatching = ImageMatching.assignment
@@ -120,21 +167,15 @@ class OBELICSSourceConfig(PageSourceConfig):
 
 
 @dataclass(kw_only=True)
-class SegmentsSourceConfig(SourceConfig):
+class InterleavedSourceConfig(ShardsSourceConfig):
     """JSON lines of interleaved segments: the format for data of one's own."""
-
-    shards: ShardsConfig = field(default_factory=ShardsConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.shards.check()
 
 
 # ---------------------------------------------------------------------------- captions
 
 
 @dataclass(kw_only=True)
-class CaptionedSourceConfig(SourceConfig):
+class CaptionedSourceConfig(StreamSourceConfig):
     """What sources of an image or a clip with its caption have."""
 
     min_words: int = 1
@@ -150,18 +191,14 @@ class CaptionedSourceConfig(SourceConfig):
 
 
 @dataclass(kw_only=True)
-class CaptionShardsSourceConfig(CaptionedSourceConfig):
+class CaptionShardsSourceConfig(CaptionedSourceConfig, ShardsSourceConfig):
     """Images with captions in shards: LAION, CC3M, CC12M as img2dataset writes them.
 
     The image is the member (or column) ``jpg``, ``jpeg``, ``png``, ``webp`` or ``image``, the
     caption ``txt``, ``caption`` or ``text``, or else ``caption`` within ``json``.
     """
 
-    shards: ShardsConfig = field(default_factory=ShardsConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.shards.check()
+    max_tokens: int | None = 32
 
 
 @dataclass(kw_only=True)
@@ -182,6 +219,8 @@ class ClipsSourceConfig(CaptionedSourceConfig):
     shards: ShardsConfig = field(default_factory=ShardsConfig)
     folder: str | None = None
     """Has a sub-folder a clip."""
+    validation: str | None = None
+    """Where other clips are, stored in the same way, for the loss on unseen sequences; or null."""
     frames: int = 8
     """Of each clip; one with fewer is dropped."""
     sampling: FrameSampling = FrameSampling.even
@@ -199,12 +238,16 @@ class ClipsSourceConfig(CaptionedSourceConfig):
                 none = not self.shards.files and self.shards.hub is None
                 require(none, "shards", "none with storage=folders", self.shards)
 
+    @property
+    def has_unseen(self) -> bool:
+        return self.validation is not None
+
 
 # ---------------------------------------------------------------------------- questions
 
 
 @dataclass(kw_only=True)
-class VQASourceConfig(SourceConfig):
+class VQASourceConfig(StreamSourceConfig):
     """A set of visual questions as few-shot sequences."""
 
     format: VQAFormat = MISSING

@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "interop": BASE | {"backbones", "model", "data", "evaluation", "runs"},
     "runs": BASE | {"provenance", "backbones", "model", "data", "training", "evaluation"},
     "build": BASE | {"backbones", "model", "data", "training", "evaluation", "runs"},
+    "planning": BASE | {"backbones", "model", "data", "training", "build"},
     "comparison": BASE | {"evaluation", "training", "runs"},
     "evaluation_run": BASE
     | {"backbones", "model", "data", "training", "evaluation", "runs", "build"},

@@ -15,60 +15,34 @@ import torch
 from PIL import Image
 
 from experiments import compare, evaluate
-from flamingo.build import build_model
 from flamingo.choices import Condition
 from flamingo.composition import CONF, quote_values
-from flamingo.composition import compose as composed
-from flamingo.runs import RunDirectory, load_run
-from flamingo.testing import save_tiny_language_model
-from flamingo.training.checkpoint import save_checkpoint
-from tests.tiny_world import save_cache, save_vision_encoder
+from flamingo.runs import load_run
+from tests.tiny_world import save_untrained_run, save_world
 
 ROOT = CONF.parent
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    save_tiny_language_model(folder / "language")
-    save_vision_encoder(folder / "vision")
-    save_cache(folder / "cache")
-    return folder
+    return save_world(tmp_path_factory.mktemp("world"))
 
 
 def evaluated(world: Path, name: str, gate: float) -> Path:
     """A run that was trained for no step at all, evaluated on a few queries."""
-    config = composed(
-        [
-            f"name={name}",
-            f"runs={world / 'runs'}",
-            f"vision.name={world / 'vision'}",
-            "vision.revision=null",
-            f"language.name={world / 'language'}",
-            "language.revision=null",
-            "model.resampler.depth=1",
-            f"model.cross_attention.gate_init={gate}",
-            "training.precision=fp32",
-            "evaluation.shots=[0,2]",
-            "evaluation.easy_vqa.queries=6",
-            "evaluation.demonstrations.seeds=[0,1]",
-            "evaluation.binding.queries=5",
-            "evaluation.binding.ways=[2]",
-            "evaluation.binding.views=3",
-        ]
+    path = save_untrained_run(
+        world,
+        name,
+        f"model.cross_attention.gate_init={gate}",
+        "evaluation.shots=[0,2]",
+        "evaluation.easy_vqa.queries=6",
+        "evaluation.demonstrations.seeds=[0,1]",
+        "evaluation.binding.queries=5",
+        "evaluation.binding.ways=[2]",
+        "evaluation.binding.views=3",
     )
-    model, processor = build_model(config, torch.device("cpu"))
-    directory = RunDirectory.open(config)
-    save_checkpoint(
-        directory.checkpoints,
-        step=7,
-        models=[model, processor],
-        state={},
-        config_hash=directory.config_hash,
-        keep=1,
-    )
-    evaluate.evaluate(load_run(directory.path))
-    return directory.path
+    evaluate.evaluate(load_run(path))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +62,14 @@ def config(runs: list[Path], out: Path, **settings) -> compare.CompareConfig:
     return compare.CompareConfig(
         runs=[str(run) for run in runs], out=str(out), draws=200, **settings
     )
+
+
+def test_published_models_without_a_number_to_compare_with_are_refused(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="published: expected models with numbers on .*easy_vqa"):
+        compare.compare(config(runs, tmp_path / "out", published=["OpenFlamingo-3B"]), "")
+    assert not (tmp_path / "out").exists()
 
 
 def test_its_numbers_are_those_of_the_evaluations(runs: list[Path], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from flamingo.choices import Activation, Condition, MediaVisibility, Protocol
 from flamingo.composition import compose
 from flamingo.config import CrossAttentionConfig, ResamplerConfig
 from flamingo.testing import VOCABULARY, save_tiny_language_model
-from tests.interop.tiny_clip import save_tiny_clip
+from tests.tiny_world import save_vision_encoder
 
 RELEASES = {
     "openflamingo_3b": ("anas-awadalla/mpt-1b-redpajama-200b", 1),
@@ -84,7 +84,7 @@ def test_the_instruct_releases_differ_in_their_language_model(experiment: str, l
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
-    return save_tiny_clip(tmp_path_factory.mktemp("clip"))
+    return save_vision_encoder(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

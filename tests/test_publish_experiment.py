@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,60 +16,40 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from experiments import evaluate
 from experiments.publish import PublishConfig
-from flamingo.build import build_model
 from flamingo.composition import CONF, compose, quote_values
 from flamingo.model.card import is_generated
 from flamingo.publication import card_results, data_words, publish
-from flamingo.runs import RunDirectory, load_run
-from flamingo.testing import draw, save_tiny_language_model
-from flamingo.training.checkpoint import save_checkpoint
-from tests.tiny_world import save_cache, save_vision_encoder
+from flamingo.runs import load_run
+from flamingo.testing import draw
+from tests.tiny_world import save_untrained_run, save_world
 
 ROOT = CONF.parent
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    save_tiny_language_model(folder / "language")
-    save_vision_encoder(folder / "vision")
-    save_cache(folder / "cache")
-    return folder
+    return save_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
 def run(world: Path) -> Path:
     """A run that was trained for no step at all, evaluated at step 7, saved at 7 and 9."""
-    config = compose(
-        [
-            "name=tiny",
-            f"runs={world / 'runs'}",
-            f"vision.name={world / 'vision'}",
-            "vision.revision=null",
-            f"language.name={world / 'language'}",
-            "language.revision=null",
-            "model.resampler.depth=1",
-            "training.precision=fp32",
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLAMINGO_CACHE", str(world / "cache"))
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        path = save_untrained_run(
+            world,
+            "tiny",
             "training.lr=3e-4",
             "data.easy_vqa.sequences=3",
             "data.binding.loss_weight=0.5",
             "evaluation.shots=[0,1]",
             "evaluation.conditions=[real]",
             "evaluation.easy_vqa.queries=4",
-        ]
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FLAMINGO_CACHE", str(world / "cache"))
-        patch.setattr(torch.cuda, "is_available", lambda: False)
-        model, processor = build_model(config, torch.device("cpu"))
-        directory = RunDirectory.open(config)
-        for step in (7, 9):
-            save_checkpoint(
-                directory.checkpoints, step=step, models=[model, processor], state={},
-                config_hash=directory.config_hash, keep=2,
-            )  # fmt: skip
-        evaluate.evaluate(load_run(directory.path), step=7)
-    return directory.path
+            steps=(7, 9),
+        )
+        evaluate.evaluate(load_run(path), step=7)
+    return path
 
 
 def test_what_is_published_loads_by_itself_and_says_the_same(run: Path, tmp_path: Path):
@@ -131,11 +112,35 @@ def test_it_is_uploaded_once_with_its_card(run: Path, tmp_path: Path, monkeypatc
         return "https://huggingface.co/me/tiny/commit/1"
 
     monkeypatch.setattr("flamingo.publication.upload", upload)
-    said = publish(load_run(run), tmp_path / "out", push_to="me/tiny", private=True)
+    monkeypatch.setattr("flamingo.publication.check_login", lambda repo: None)
+    with pytest.raises(ValueError, match=r"include_backbones: expected true .* vision\.name="):
+        publish(load_run(run), tmp_path / "out", push_to="me/tiny")
+    assert not (tmp_path / "out").exists()
+    said = publish(
+        load_run(run), tmp_path / "out", push_to="me/tiny", private=True, include_backbones=True
+    )
     assert said.endswith("Uploaded: https://huggingface.co/me/tiny/commit/1")
     ((repo, options, names),) = uploaded
     assert (repo, options) == ("me/tiny", {"private": True})
     assert {"README.md", "model.safetensors", "tokenizer.json", "config.json"} <= names
+
+
+def test_a_hub_that_cannot_be_reached_is_told_before_anything_is_written(
+    run: Path, tmp_path: Path, monkeypatch
+):
+    def nobody(self: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.whoami", nobody)
+    with pytest.raises(ValueError, match="push_to: .* reached, and a login .* no route"):
+        publish(load_run(run), tmp_path / "out", push_to="me/tiny", include_backbones=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_others_cannot_load_is_told(run: Path, tmp_path: Path):
+    said = publish(load_run(run), tmp_path / "out")
+    assert "Others cannot load it: vision.name=" in said
+    assert "Others" not in publish(load_run(run), tmp_path / "whole", include_backbones=True)
 
 
 def test_the_quickstart_s_results_become_a_table_and_an_index():
@@ -198,3 +203,13 @@ def test_the_script_publishes_and_its_help_says_what_it_does(run: Path, tmp_path
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "flamingo"
     again = start(f"run={run}", f"to={tmp_path / 'out'}")
     assert again.returncode == 1 and again.stderr.startswith("error: to: expected a new or empty")
+
+
+def test_a_converted_run_says_where_its_model_is_from(run: Path, tmp_path: Path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "conversion.json").write_text('{"source": "/models/OpenFlamingo/checkpoint.pt"}')
+    publish(load_run(copy), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Converted from `/models/OpenFlamingo/checkpoint.pt`, whose authors tell" in card
+    assert "Trained for" not in card

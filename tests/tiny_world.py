@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +16,11 @@ from PIL import Image, ImageDraw
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
 from flamingo.backbones.assets import MARKER, Asset
-from flamingo.testing import COLOURS, IMAGE_SIZE, SHAPES, draw
+from flamingo.build import build_model
+from flamingo.composition import compose
+from flamingo.runs import RunDirectory
+from flamingo.testing import COLOURS, IMAGE_SIZE, SHAPES, draw, save_tiny_language_model
+from flamingo.training.checkpoint import save_checkpoint
 
 EMOJI = range(0x1F400, 0x1F53E)
 """318 code points that every version of Unicode in use has names for."""
@@ -95,3 +100,45 @@ def _save_twemoji(folder: Path) -> None:
     image.save(buffer, "PNG")
     for code in EMOJI:
         (folder / f"{code:x}.png").write_bytes(buffer.getvalue())
+
+
+def save_world(folder: Path) -> Path:
+    """All that a run of tiny backbones starts from: ``language``, ``vision`` and ``cache``."""
+    save_tiny_language_model(folder / "language")
+    save_vision_encoder(folder / "vision")
+    save_cache(folder / "cache")
+    return folder
+
+
+def save_untrained_run(
+    world: Path, name: str, *overrides: str, steps: Sequence[int] = (7,)
+) -> Path:
+    """A run in ``world/runs`` that was trained for no step at all, with checkpoints of ``steps``.
+
+    ``world`` is a folder of :func:`save_world`.
+    """
+    config = compose(
+        [
+            f"name={name}",
+            f"runs={world / 'runs'}",
+            f"vision.name={world / 'vision'}",
+            "vision.revision=null",
+            f"language.name={world / 'language'}",
+            "language.revision=null",
+            "model.resampler.depth=1",
+            "training.precision=fp32",
+            *overrides,
+        ]
+    )
+    model, processor = build_model(config, torch.device("cpu"))
+    directory = RunDirectory.open(config)
+    for step in steps:
+        save_checkpoint(
+            directory.checkpoints,
+            step=step,
+            models=[model, processor],
+            state={},
+            config_hash=directory.config_hash,
+            keep=len(steps),
+        )
+    return directory.path

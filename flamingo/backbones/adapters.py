@@ -125,7 +125,7 @@ def attach(language_model: PreTrainedModel, described: dict[str, Any]) -> None:
         )
     except ImportError as error:
         raise ValueError(
-            "language model: expected peft to be installed (pip install 'flamingo[peft]'), this "
+            "language model: expected peft to be installed (pip install -e '.[peft]'), this "
             f"model has an adapter in its language model: {error}"
         ) from error
     values = described["config"]

@@ -22,16 +22,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+import flamingo.backbones.mosaic_gpt  # noqa: F401 (a model_type for transformers' Auto classes)
 from flamingo.backbones import assets, idefics
 from flamingo.backbones.adapters import BASE, frozen_parameters
 from flamingo.backbones.fingerprint import weights_digest
-from flamingo.backbones.mosaic_gpt import MosaicGPTConfig, MosaicGPTForCausalLM
+from flamingo.backbones.places import named
 from flamingo.config import LanguageConfig
 
 EMBEDDED_LANGUAGE_MODEL = "smollm2-135m-instruct"
-
-AutoConfig.register(MosaicGPTConfig.model_type, MosaicGPTConfig)
-AutoModelForCausalLM.register(MosaicGPTConfig, MosaicGPTForCausalLM)
 
 
 @dataclass(frozen=True)
@@ -231,7 +229,8 @@ def load_language_model(
     """
     folder = _folder(config)
     options: dict[str, Any] = {"revision": config.revision}
-    stored = AutoConfig.from_pretrained(folder, **options)
+    with named("language.name", folder):
+        stored = AutoConfig.from_pretrained(folder, **options)
     if stored.model_type == "idefics":
         if quantization is not None:
             raise ValueError(f"{folder}: expected no quantization for IDEFICS, got {quantization}")
@@ -243,5 +242,16 @@ def load_language_model(
 
 
 def load_tokenizer(config: LanguageConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer that belongs to :func:`load_language_model`'s model."""
-    return AutoTokenizer.from_pretrained(_folder(config), revision=config.revision)
+    """The tokenizer that belongs to :func:`load_language_model`'s model.
+
+    Raises ``ValueError`` for a folder without one.
+    """
+    folder = _folder(config)
+    with named("language.name", folder):
+        try:
+            return AutoTokenizer.from_pretrained(folder, revision=config.revision)
+        except ValueError as error:
+            raise ValueError(
+                f"language.name: expected a tokenizer with the model in {folder}, found none: "
+                f"{str(error).splitlines()[0]}"
+            ) from error

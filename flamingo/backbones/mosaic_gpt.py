@@ -17,6 +17,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     DynamicCache,
     GenerationMixin,
     PreTrainedConfig,
@@ -292,3 +294,7 @@ class MosaicGPTForCausalLM(MosaicGPTPreTrainedModel, GenerationMixin):
             past_key_values=output.past_key_values,
             hidden_states=output.hidden_states,
         )
+
+
+AutoConfig.register(MosaicGPTConfig.model_type, MosaicGPTConfig)
+AutoModelForCausalLM.register(MosaicGPTConfig, MosaicGPTForCausalLM)

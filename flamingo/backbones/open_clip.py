@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
+
+from flamingo.backbones.weight_files import read_files
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -45,23 +45,25 @@ def is_open_clip(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
 
 
+def read_open_clip_config(folder: Path) -> CLIPVisionConfig:
+    """The vision tower's shape. Raises ``ValueError`` for one that is no plain transformer."""
+    return _vision_config(json.loads((folder / CONFIG).read_text())["model_cfg"], folder)
+
+
 def load_open_clip(folder: Path) -> CLIPVisionModel:
     """The vision tower in a folder of open_clip's, in fp32.
 
     Raises ``ValueError`` for a tower that is no plain vision transformer, for a folder without
-    weights, and for weights that do not fit the configuration.
+    weights, for a pickle of more than tensors, and for weights that do not fit the configuration.
     """
-    config = _vision_config(json.loads((folder / CONFIG).read_text())["model_cfg"], folder)
+    config = read_open_clip_config(folder)
     file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if file is None:
         raise ValueError(f"{folder}: expected one of {', '.join(WEIGHTS)}, found none")
-    if file.suffix == ".safetensors":
-        state = load_file(file)
-    else:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+    weights = read_files(str(folder), [file])
     model = CLIPVisionModel(config)
     try:
-        converted = vision_state(state)
+        converted = vision_state({n: weights[n] for n in weights.shapes if n.startswith(PREFIX)})
         model.load_state_dict({name: tensor.float() for name, tensor in converted.items()})
     except RuntimeError as error:
         raise ValueError(f"{file}: {error}") from error

@@ -33,6 +33,7 @@ from flamingo.backbones.clip_crop import OriginalCLIPImageProcessor, as_clip_cro
 from flamingo.backbones.efficientnet import FEATURE_DIM, GRID, IMAGE_SIZE, EfficientNetLite0
 from flamingo.backbones.fingerprint import fingerprint, weights_digest
 from flamingo.backbones.open_clip import is_open_clip, load_open_clip, open_clip_processor
+from flamingo.backbones.places import named
 from flamingo.backbones.precision import preferred_dtype
 from flamingo.config import VisionConfig
 
@@ -108,8 +109,9 @@ def load_vision_encoder(config: VisionConfig, *, dtype: torch.dtype | None = Non
     :func:`flamingo.backbones.precision.preferred_dtype`), on its GPU if it has one.
 
     Raises:
-        ValueError: an unsupported kind of encoder, or a layer that it does not have.
-        OSError: no such folder or hub model (from transformers).
+        ValueError: an unsupported kind of encoder, a layer that it does not have, or no such
+            folder.
+        OSError: no such hub model (from transformers).
     """
     if dtype is None:
         dtype = preferred_dtype("cuda" if torch.cuda.is_available() else "cpu")
@@ -239,7 +241,8 @@ def _transformer(config: VisionConfig) -> _Source:
         model, processor = load_open_clip(Path(config.name)), open_clip_processor(Path(config.name))
         return _Source(model, model.encoder.layers, "post_layernorm", 1, processor)
     source: dict[str, Any] = {"revision": config.revision} if config.revision else {}
-    found = AutoConfig.from_pretrained(config.name, **source)
+    with named("vision.name", config.name):
+        found = AutoConfig.from_pretrained(config.name, **source)
     source |= {"dtype": torch.float32}
     match found.model_type:
         case "clip" | "clip_vision_model":

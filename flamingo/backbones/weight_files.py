@@ -136,8 +136,23 @@ def _unpickled(path: Path) -> Any:
         )
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path}: expected tensors and plain values alone, got a pickle that would run code "
-            f"when it is read, or no pickle at all: {str(error).splitlines()[0]}"
+            f"{path}: expected tensors and plain values alone, got {_kind(path)}"
         ) from error
     except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: expected a whole file of torch.save, got {error}") from error
+        told = str(error) or _kind(path)
+        raise ValueError(f"{path}: expected a whole file of torch.save, got {told}") from error
+
+
+def _kind(path: Path) -> str:
+    """What a file is that cannot be read as tensors."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        return "an empty file"
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of git-lfs: fetch the file itself"
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "a web page"
+    if zipfile.is_zipfile(path) or start.startswith(b"\x80"):
+        return "a pickle that would run code when it is read: it is refused"
+    return "no file of torch.save"

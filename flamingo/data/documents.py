@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
-from flamingo.types import InterleavedSequence
+from flamingo.data.sequence import cut, tokenize
+from flamingo.types import IGNORE_INDEX, InterleavedSequence
 
 Record = Mapping[str, Any]
 """One document (or image with its caption) as its file has it: a row of parquet, a line of JSON,
@@ -22,10 +25,14 @@ class Dropped:
     reason: str
 
 
+TOO_MANY_TOKENS = Dropped("too many tokens")
+NOTHING_TO_LEARN = Dropped("nothing to learn")
+
 Parser = Callable[[Record, np.random.Generator], InterleavedSequence | Dropped]
 """Makes a sequence of a record. Images are not opened yet: references open them later, and may fail
 then. The generator decides what is random in it, and is the same for the same record each epoch
-but the epoch's own draw. Never raises for what is wrong with a record: that is ``Dropped``."""
+but the epoch's own draw. Never raises for what is wrong with a record: that is ``Dropped``, and so
+is a text with ``<image>`` in it."""
 
 
 class BrokenShard(ValueError):
@@ -41,3 +48,38 @@ class BrokenShard(ValueError):
 
     def __reduce__(self) -> tuple[type[BrokenShard], tuple[str, str]]:
         return type(self), (self.shard, self.reason)
+
+
+Reader = Callable[[str], Iterable[Record]]
+"""The records of a shard, in the same order at every call. Raises :class:`BrokenShard`, also
+half-way. It is abandoned where a lane stops, so what it holds open must close with it."""
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """A parser whose sequences can be trained on as they are.
+
+    They are cut to their first ``cut_to`` tokens (None: not cut). One that then has more than
+    ``max_tokens``, or none to learn, is dropped. A stream has no other place to leave a document
+    out: once a lane has given it, it is a row.
+    """
+
+    parse: Parser
+    tokenizer: PreTrainedTokenizerBase
+    max_tokens: int
+    cut_to: int | None = None
+
+    def __call__(
+        self, record: Record, generator: np.random.Generator
+    ) -> InterleavedSequence | Dropped:
+        made = self.parse(record, generator)
+        if isinstance(made, Dropped):
+            return made
+        if self.cut_to is not None:
+            made = cut(made, self.tokenizer, self.cut_to)
+        row = tokenize(made, self.tokenizer, max_tokens=sys.maxsize)
+        if len(row.input_ids) > self.max_tokens:
+            return TOO_MANY_TOKENS
+        if all(label == IGNORE_INDEX for label in row.labels[1:]):
+            return NOTHING_TO_LEARN
+        return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -52,6 +53,35 @@ def tokenize(
     return TokenizedSequence(tuple(input_ids), tuple(labels), sequence.media)
 
 
+def cut(
+    sequence: InterleavedSequence, tokenizer: PreTrainedTokenizerBase, max_tokens: int
+) -> InterleavedSequence:
+    """The beginning of ``sequence`` whose ids are its first ``max_tokens`` ones, media included.
+
+    The text across the limit ends where a token does, and media behind it go. That may be a few
+    tokens before the limit: not within a character of several bytes, nor where the shorter text
+    would be tokenised otherwise. Raises ``ValueError`` as :func:`tokenize`.
+    """
+    left = max_tokens - len(_leading_ids(tokenizer))
+    kept: list[Text | Media] = []
+    for segment in sequence.segments:
+        if left <= 0:
+            break
+        if isinstance(segment, Media):
+            kept.append(segment)
+            left -= 1
+            continue
+        count = len(_text_ids(segment.text, tokenizer))
+        if count > left:
+            text = _first_tokens(segment.text, tokenizer, left)
+            if text:
+                kept.append(replace(segment, text=text))
+            break
+        kept.append(segment)
+        left -= count
+    return InterleavedSequence(tuple(kept))
+
+
 def special_token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     """The id of a special token of ours. Raises ``ValueError`` if the tokenizer has it not."""
     token_id = tokenizer.convert_tokens_to_ids(token)
@@ -77,6 +107,30 @@ def _text_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
                 "input_ids"
             ]
     return ids
+
+
+def _first_tokens(text: str, tokenizer: PreTrainedTokenizerBase, count: int) -> str:
+    """The longest beginning of ``text`` whose ids are its first ones, ``count`` at most."""
+    ids = _text_ids(text, tokenizer)
+    ends: list[int] = []  # of each token, in characters
+    start = 0
+    for piece in _END_OF_CHUNK.split(text):
+        if piece == END_OF_CHUNK_TOKEN:
+            ends.append(start + len(piece))
+        elif piece:
+            offsets = tokenizer(
+                piece,
+                add_special_tokens=False,
+                split_special_tokens=True,
+                return_offsets_mapping=True,
+            )["offset_mapping"]
+            ends += [start + end for _, end in offsets]
+        start += len(piece)
+    for kept in range(count, 0, -1):
+        beginning = text[: ends[kept - 1]]
+        if _text_ids(beginning, tokenizer) == ids[:kept]:
+            return beginning
+    return ""
 
 
 def _leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -7,8 +7,8 @@ from itertools import count
 from typing import Protocol, runtime_checkable
 
 import fsspec
-import httpx
 from fsspec.core import url_to_fs
+from huggingface_hub.errors import HTTPError  # of the client that the hub's library uses
 
 from flamingo.data.documents import BrokenShard, Record
 from flamingo.data.shard_files import kind_of, read_file
@@ -42,7 +42,8 @@ class FileShards:
     """Shards that are files, all of one kind: parquet, JSON lines or webdataset tars.
 
     A row of parquet gives its columns, images not decoded (``{"bytes": ..., "path": ...}``); a
-    line of JSON its object; a tar its members by suffix, as bytes (``{"jpg": ..., "json": ...}``).
+    line of JSON its object, ``{}`` if it is none; a tar its members by suffix, as bytes
+    (``{"jpg": ..., "json": ...}``).
 
     Raises ``ValueError`` for no files, and for files of several kinds or of none of these.
     """
@@ -98,7 +99,7 @@ def _is_passing(error: Exception) -> bool:
     """Whether the file may be read another time. (Damage is an ``OSError`` without a number.)"""
     if isinstance(error, FileNotFoundError):
         return False
-    network = isinstance(error, ConnectionError | TimeoutError | httpx.HTTPError)
+    network = isinstance(error, ConnectionError | TimeoutError | HTTPError)
     return network or isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
 
 

@@ -70,13 +70,13 @@ def _follow(
     logits = prefix.follow(reader, [row] * len(read), read) if read else first[:0]
     tails = logits.split([len(ids) - 1 for ids in continuations])
     for ids, tail in zip(continuations, tails, strict=True):
-        yield _likelihood(torch.cat([first, tail]), ids, reader.model.config.image_token_id)
+        yield _likelihood(torch.cat([first, tail]), ids, reader.model.never_generated)
 
 
 def _likelihood(
-    logits: Float[Tensor, "token vocabulary"], ids: tuple[int, ...], never: int
+    logits: Float[Tensor, "token vocabulary"], ids: tuple[int, ...], never: list[int]
 ) -> Likelihood:
     logits, chosen = logits.float(), torch.tensor(ids, device=logits.device)
     total = logits.log_softmax(dim=-1).gather(1, chosen[:, None]).double().sum().item()
-    said = logits.index_fill(1, torch.tensor([never], device=logits.device), -math.inf)
+    said = logits.index_fill(1, torch.tensor(never, device=logits.device), -math.inf)
     return Likelihood(total, bool((said.argmax(dim=-1) == chosen).all()))

@@ -80,7 +80,7 @@ def _greedy(
             return_dict_in_generate=True,
         )
     logits = torch.stack(output.logits, dim=1).float()
-    logits[..., reader.model.config.image_token_id] = -math.inf  # as generation does
+    logits[..., reader.model.never_generated] = -math.inf  # as generation does
     likely = logits.log_softmax(dim=-1).topk(2, dim=-1).values.cpu()
     new = output.sequences[:, inputs["input_ids"].shape[1] :].tolist()
     return [_until_end(ids, row, ends) for ids, row in zip(new, likely, strict=True)]

@@ -12,6 +12,7 @@ from flamingo.backbones.precision import resolve_dtype
 from flamingo.backbones.vision import VisionEncoder
 from flamingo.config import RunConfig
 from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
+from flamingo.types import END_OF_CHUNK_TOKEN
 
 
 def evaluation_device() -> torch.device:
@@ -25,8 +26,18 @@ def compute_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
 
 
 def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer saved with a checkpoint, special tokens included."""
-    return FlamingoProcessor.from_pretrained(checkpoint).tokenizer
+    """The tokenizer saved with a checkpoint, special tokens included.
+
+    Raises ``ValueError`` for a model whose prompts are written in another way than ours.
+    """
+    tokenizer = FlamingoProcessor.from_pretrained(checkpoint).tokenizer
+    if END_OF_CHUNK_TOKEN not in tokenizer.get_vocab():
+        raise ValueError(
+            f"{checkpoint}: expected a model that reads {END_OF_CHUNK_TOKEN} behind each "
+            "demonstration, got one without it: IDEFICS is not evaluated here (its prompts: "
+            "flamingo/interop/idefics_processor.py)"
+        )
+    return tokenizer
 
 
 def load_model(

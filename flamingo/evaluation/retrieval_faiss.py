@@ -1,6 +1,6 @@
 """Candidates from faiss (Douze et al. 2024, arXiv:2401.08281), for those who ask for it.
 
-``pip install 'flamingo[faiss]'``. The candidates are scored again like any others, so an exact
+``pip install -e '.[faiss]'``. The candidates are scored again like any others, so an exact
 factory (``"Flat"``) gives the same neighbours as the search in torch, and an approximate one
 (``"HNSW32"``, ``"IVF1024,Flat"``) may miss some but ranks those it finds alike.
 """
@@ -22,7 +22,7 @@ def load_faiss() -> Any:
         import faiss  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
         raise ValueError(
-            "retrieval backend: expected the package faiss (pip install 'flamingo[faiss]'), "
+            "retrieval backend: expected the package faiss (pip install -e '.[faiss]'), "
             "got none installed; the search in torch needs no extra"
         ) from error
     return faiss

@@ -16,6 +16,7 @@ from flamingo.backbones.weight_files import open_weights
 from flamingo.choices import Precision
 from flamingo.config import LanguageConfig, ModelConfig, RunConfig, VisionConfig
 from flamingo.interop.check import (
+    TOLERANCES,
     Check,
     Logits,
     Sample,
@@ -27,8 +28,8 @@ from flamingo.interop.idefics import cross_attention_config, load_idefics, plan,
 from flamingo.interop.idefics_processor import load_idefics_processor
 from flamingo.interop.moves import How, Move, Part
 from flamingo.interop.open_flamingo import convert
-from flamingo.interop.open_flamingo_export import open_flamingo_state
-from flamingo.interop.open_flamingo_file import CheckpointFile
+from flamingo.interop.open_flamingo_export import open_flamingo_interval, open_flamingo_state
+from flamingo.interop.open_flamingo_file import CheckpointFile, read_checkpoint
 from flamingo.interop.open_flamingo_names import LanguageModelNames, to_ours
 from flamingo.interop.tokens import TokenIds, open_flamingo_token_ids
 from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
@@ -49,8 +50,8 @@ class Converted:
     """Its settings as a run."""
     moves: Sequence[Move]
     notes: Sequence[str]
-    check: Callable[[Sample, Logits], Check] | None
-    """Compares the model, and its logits of a sample, with where it came from. Models of ours are
+    check: Callable[[Logits], Check] | None
+    """Compares the model, and its logits of the sample, with where it came from. Models of ours are
     what they are."""
 
 
@@ -60,13 +61,14 @@ def from_open_flamingo(run: RunConfig, checkpoint: str, tokens: TokenIds | None)
     ``tokens``: default as OpenFlamingo extends the language model's tokenizer. Raises
     ``ValueError`` as ``load_open_flamingo``, and for a run with another architecture.
     """
+    weights = read_checkpoint(Path(checkpoint))
     tokenizer = lm.load_tokenizer(run.language)
     ids = tokens or open_flamingo_token_ids(tokenizer)
     tokenizer = place_special_tokens(
         tokenizer, image_token_id=ids.image, end_of_chunk_token_id=ids.end_of_chunk
     )
     language = lm.load_language_model(run.language, _dtype(run))
-    file = CheckpointFile.open(Path(checkpoint), LanguageModelNames.of(language))
+    file = CheckpointFile.of(weights, LanguageModelNames.of(language))
     every = _checked_interval(run, file)
     encoder = load_vision_encoder(run.vision)
     model, notes = convert(
@@ -83,7 +85,7 @@ def from_open_flamingo(run: RunConfig, checkpoint: str, tokens: TokenIds | None)
         run,
         file.moves(len(model.new_tokens.token_ids)),
         notes,
-        lambda sample, logits: check_way_back(model, file),
+        lambda logits: check_way_back(model, file),
     )
 
 
@@ -106,15 +108,19 @@ def _checked_interval(run: RunConfig, file: CheckpointFile) -> int:
     return every
 
 
-def from_idefics(run: RunConfig, checkpoint: str) -> Converted:
+def from_idefics(run: RunConfig, checkpoint: str, sample: Sample) -> Converted:
     """An IDEFICS checkpoint (transformers' Idefics, version 1), which holds its backbones too.
 
-    Raises ``ValueError`` as ``load_idefics``.
+    transformers' own model reads the sample first, and is gone before ours is loaded. Raises
+    ``ValueError`` as ``load_idefics``.
     """
     config = backbone.read_config(checkpoint)
     moves = plan(open_weights(checkpoint).shapes, config, checkpoint)
-    model = load_idefics(checkpoint, dtype=_dtype(run))
-    processor = load_idefics_processor(checkpoint)
+    processor, dtype = load_idefics_processor(checkpoint), _dtype(run)
+    theirs = idefics_logits(
+        IdeficsForVisionText2Text.from_pretrained(checkpoint, dtype=dtype), processor, sample
+    )
+    model = load_idefics(checkpoint, dtype=dtype, trained_dtype=torch.float32)
     run = replace(
         run,
         vision=VisionConfig(name=checkpoint, keep_cls=True),
@@ -124,16 +130,17 @@ def from_idefics(run: RunConfig, checkpoint: str) -> Converted:
         ),
     )
 
-    def check(sample: Sample, logits: Logits) -> Check:
-        reference = IdeficsForVisionText2Text.from_pretrained(checkpoint, dtype=_dtype(run))
-        theirs = idefics_logits(reference, processor, sample)
-        return check_close(logits, theirs, "transformers' Idefics")
+    def check(logits: Logits) -> Check:
+        return check_close(logits, theirs, "transformers' Idefics", TOLERANCES[dtype])
 
     return Converted(model, processor, run, moves, (), check)
 
 
 def from_ours(run: RunConfig, checkpoint: str) -> Converted:
-    """A run of ours (its newest checkpoint), or a folder of ``save_pretrained``."""
+    """A run of ours (its newest checkpoint), or a folder of ``save_pretrained``.
+
+    Raises ``ValueError`` for a model that OpenFlamingo cannot express.
+    """
     if (Path(checkpoint) / "config.yaml").is_file():
         source = load_run(checkpoint)
         model, processor = source.model()
@@ -141,6 +148,7 @@ def from_ours(run: RunConfig, checkpoint: str) -> Converted:
     else:
         model = FlamingoForConditionalGeneration.from_pretrained(checkpoint)
         processor = FlamingoProcessor.from_pretrained(checkpoint)
+    open_flamingo_interval(model)
     layers = LanguageModelNames.of(model.language_model).layers
     moves = []
     for name, tensor in open_flamingo_state(model):

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoTokenizer, IdeficsConfig, IdeficsForVisionText2Text
 from transformers.initialization import no_init_weights
 
@@ -25,6 +25,7 @@ from flamingo.config import CrossAttentionConfig, LanguageConfig, ResamplerConfi
 from flamingo.interop.moves import How, Move, Part, Shape, check_shapes
 from flamingo.model.auto import FlamingoConfig, FlamingoForConditionalGeneration
 from flamingo.model.configuration import to_plain
+from flamingo.model.persistence import cast
 from flamingo.types import IMAGE_TOKEN
 
 END_OF_UTTERANCE = "<end_of_utterance>"
@@ -75,6 +76,7 @@ def load_idefics(
     name_or_folder: str,
     *,
     dtype: torch.dtype | None = None,
+    trained_dtype: torch.dtype | None = None,
     revision: str | None = None,
     image_token_id: int | None = None,
     end_of_chunk_token_id: int | None = None,
@@ -95,6 +97,7 @@ def load_idefics(
         name_or_folder: hub name or local folder in transformers' format (``config.json`` and
             weights as safetensors or ``.bin``, in shards or not).
         dtype: of all parameters (default float32, as ``from_pretrained``).
+        trained_dtype: of what trains, if it is to be another one.
         revision: of the hub repository.
         image_token_id: of ``<image>``. Default: as the checkpoint's tokenizer says; without one,
             the second additional token, as in the released models.
@@ -137,7 +140,9 @@ def load_idefics(
     model = FlamingoForConditionalGeneration(
         ours, language_model=language_model, vision_encoder=encoder
     )
-    nn.Module.to(model, dtype)
+    cast(model, dtype)
+    for part in (model.resampler, model.cross_attention, model.new_tokens):
+        part.to(trained_dtype or dtype)
     _fill(model, moves, weights)
     return model.eval()
 

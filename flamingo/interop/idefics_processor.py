@@ -18,6 +18,10 @@ from flamingo.model.processor import FlamingoProcessor
 from flamingo.types import IMAGE_TOKEN
 
 FAKE_TOKEN = "<fake_token_around_image>"
+NO_CHATS = (
+    "{{ raise_exception('chats: expected a prompt as idefics_prompt writes it, as IDEFICS does not "
+    "know the tokens of <image>question answer<|endofchunk|>') }}"
+)
 _IMAGES = re.compile(f"(?:{FAKE_TOKEN})?(?:{IMAGE_TOKEN}(?:{FAKE_TOKEN})?)+")
 
 
@@ -38,7 +42,8 @@ def load_idefics_processor(
 ) -> FlamingoProcessor:
     """The checkpoint's tokenizer and image transform as our processor.
 
-    Raises ``ValueError`` for a tokenizer that does not know ``<image>``.
+    Its ``apply_chat_template`` is an error, as turns of ours end in a token that IDEFICS does not
+    know. Raises ``ValueError`` for a tokenizer that does not know ``<image>``.
     """
     tokenizer = AutoTokenizer.from_pretrained(name_or_folder, revision=revision)
     unknown = [t for t in (IMAGE_TOKEN, FAKE_TOKEN) if t not in tokenizer.get_vocab()]
@@ -49,4 +54,5 @@ def load_idefics_processor(
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is always masked
-    return FlamingoProcessor(idefics.load_image_processor(name_or_folder, revision), tokenizer)
+    transform = idefics.load_image_processor(name_or_folder, revision)
+    return FlamingoProcessor(transform, tokenizer, chat_template=NO_CHATS)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from flamingo.backbones import language as lm
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.config import LanguageConfig, VisionConfig
-from flamingo.interop.open_flamingo_file import CheckpointFile
+from flamingo.interop.open_flamingo_file import CheckpointFile, read_checkpoint
 from flamingo.interop.open_flamingo_names import LanguageModelNames
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 
@@ -46,7 +46,8 @@ def load_open_flamingo(
     language model's, and a warning names the rows that differ.
 
     Args:
-        checkpoint: a released ``.pt`` file, or a safetensors file with the same names.
+        checkpoint: a released ``.pt`` file, or a safetensors file with the same names; or a folder
+            with a whole model in transformers' format, as Otter is released.
         language_model: the one it was trained with: a local folder, hub name, or a loaded model.
         vision_encoder: CLIP ViT-L/14 for the released models (its patch tokens, not normed, as
             ``VisionConfig``'s defaults have them). ``None``: the model reads ``vision_features``.
@@ -60,6 +61,7 @@ def load_open_flamingo(
             pickle that would run code; token ids that the checkpoint has no row for; frozen
             weights in the file that are not those of the language model given.
     """
+    weights = read_checkpoint(Path(checkpoint))
     if isinstance(vision_encoder, str | Path):
         vision_encoder = VisionConfig(name=str(vision_encoder))
     if isinstance(vision_encoder, VisionConfig):
@@ -68,7 +70,7 @@ def load_open_flamingo(
         language_model = LanguageConfig(name=str(language_model))
     if isinstance(language_model, LanguageConfig):
         language_model = lm.load_language_model(language_model, dtype or torch.float32)
-    file = CheckpointFile.open(Path(checkpoint), LanguageModelNames.of(language_model))
+    file = CheckpointFile.of(weights, LanguageModelNames.of(language_model))
     if vision_dim not in (None, file.vision_dim):
         raise ValueError(
             f"vision_dim: expected the checkpoint's {file.vision_dim}, got {vision_dim}"
@@ -131,7 +133,10 @@ def convert(
     embedding = file.weights[file.language_model[file.names.embedding]]
     model.new_tokens.input.copy_(embedding[new])
     notes += _set_output_rows(file, model, new)
-    notes += _frozen_rows(embedding, lm.input_matrix(language_model), new)
+    notes += _frozen_rows("", embedding, lm.input_matrix(language_model), new)
+    if (head := file.language_model.get(file.names.head)) is not None:
+        own_head = lm.output_head(language_model).weight
+        notes += _frozen_rows("'s output matrix", file.weights[head], own_head, new)
     return model, notes
 
 
@@ -149,8 +154,12 @@ def _set_output_rows(
         head = file.weights[source]
     lacking = [token for token in tokens if token >= len(head)]
     for row, token in zip(model.new_tokens.output, tokens, strict=True):
-        row.copy_(head.float().mean(dim=0) if token in lacking else head[token])
+        if token not in lacking:
+            row.copy_(head[token])
     if lacking:
+        model.new_tokens.output[[token in lacking for token in tokens]] = head.mean(
+            dim=0, dtype=torch.float32
+        ).to(model.new_tokens.output)
         yield (
             f"no output rows for the new tokens {lacking}, neither in the checkpoint nor in the "
             "language model: they get the mean of all others"
@@ -160,7 +169,7 @@ def _set_output_rows(
 # ---------------------------------------------------------------------------- frozen weights
 
 
-def _frozen_rows(theirs: Tensor, own: Tensor, new: list[int]) -> Iterator[str]:
+def _frozen_rows(where: str, theirs: Tensor, own: Tensor, new: list[int]) -> Iterator[str]:
     """Tells of rows of the frozen vocabulary that are not the language model's."""
     common = min(len(theirs), len(own))
     differ, beyond, largest = [], [], 0.0
@@ -175,10 +184,13 @@ def _frozen_rows(theirs: Tensor, own: Tensor, new: list[int]) -> Iterator[str]:
         largest = max(largest, float((a - b)[other].abs().max()) if bool(other.any()) else 0.0)
     if differ:
         listed = beyond or differ
+        doubt = ""
+        if 2 * len(beyond) > common:
+            doubt = "this may be another language model than it was trained with: "
         yield (
-            f"{len(differ)} rows of the frozen vocabulary differ from the language model's, by up "
-            f"to {largest:.2g} ({len(beyond)} by more than bfloat16 rounds); the language model's "
-            f"are used. Tokens {listed[:10]}{' ...' if len(listed) > 10 else ''}"
+            f"{doubt}{len(differ)} rows of the frozen vocabulary{where} differ from the language "
+            f"model's, by up to {largest:.2g} ({len(beyond)} by more than bfloat16 rounds); the "
+            f"language model's are used. Tokens {listed[:10]}{' ...' if len(listed) > 10 else ''}"
         )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from flamingo.backbones import adapters
 from flamingo.backbones import language as lm
 from flamingo.choices import Activation
 from flamingo.config import CrossAttentionConfig, ResamplerConfig
@@ -37,7 +39,7 @@ def open_flamingo_interval(model: FlamingoForConditionalGeneration) -> int:
     Raises ``ValueError`` with everything that OpenFlamingo's architecture cannot express.
     """
     unlike = [
-        f"{name}.{option} = {value!r} (there {getattr(theirs, option)!r})"
+        f"{name}.{option} = {_word(value)} (there {_word(getattr(theirs, option))})"
         for name, own, theirs in (
             ("resampler", model.config.resampler_options, RESAMPLER),
             ("cross_attention", model.config.cross_attention_options, CROSS_ATTENTION),
@@ -51,6 +53,8 @@ def open_flamingo_interval(model: FlamingoForConditionalGeneration) -> int:
     mean, std = resampler.feature_mean, resampler.feature_std
     if bool(mean.any()) or bool((std != 1).any()):
         unlike.append("resampler: features are standardised (there as they come)")
+    if adapters.description(model.language_model) is not None:
+        unlike.append("an adapter in the language model (there it is frozen)")
     layers = sorted(int(index) for index in model.cross_attention)
     depth = len(lm.decoder_layers(model.language_model))
     regular = [
@@ -63,6 +67,10 @@ def open_flamingo_interval(model: FlamingoForConditionalGeneration) -> int:
     if unlike:
         raise ValueError(f"OpenFlamingo cannot express this model: {'; '.join(unlike)}")
     return regular[0]
+
+
+def _word(value: object) -> object:
+    return value.value if isinstance(value, Enum) else value
 
 
 @torch.no_grad()
@@ -79,13 +87,26 @@ def open_flamingo_state(model: FlamingoForConditionalGeneration) -> Iterator[tup
         if theirs is not None and ours != "resampler.frame_embeddings":
             yield theirs, parameter.detach().cpu().contiguous()
     ids = table.token_ids.cpu()
-    embedding = lm.input_matrix(model.language_model)
+    rows = _vocabulary(model)
+    embedding = lm.input_matrix(model.language_model)[:rows]
     yield f"lang_encoder.{names.embedding}", _with_rows(embedding, ids, table.input)
     if table.output is not None:
-        head = lm.output_head(model.language_model).weight
+        head = lm.output_head(model.language_model).weight[:rows]
         whole = _with_rows(head, ids, table.output)
         if not torch.equal(whole, head.cpu()):
-            yield f"lang_encoder.{names.head}", whole
+            yield f"lang_encoder.{names.released_head}", whole
+
+
+def _vocabulary(model: FlamingoForConditionalGeneration) -> int:
+    """Rows of the language model's matrix but for those at its end that are never generated.
+
+    OpenFlamingo cuts a padded matrix to its tokenizer's length, and refuses a file of more rows.
+    """
+    rows, never = lm.vocabulary_size(model.language_model), set(model.never_generated)
+    never -= set(model.config.new_token_ids or ())
+    while rows - 1 in never:
+        rows -= 1
+    return rows
 
 
 def _with_rows(matrix: Tensor, ids: Tensor, rows: Tensor) -> Tensor:

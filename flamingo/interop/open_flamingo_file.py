@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from flamingo.backbones import language as lm
-from flamingo.backbones.weight_files import WeightFiles, read_files
+from flamingo.backbones.weight_files import WeightFiles, open_weights, read_files
 from flamingo.choices import Activation
 from flamingo.config import CrossAttentionConfig, ResamplerConfig
 from flamingo.interop.moves import How, Move, Part
@@ -32,11 +32,18 @@ MASK_BUFFERS = re.compile(r".*\.(attention\.bias|attn\.bias|masked_bias|rotary_e
 """What language models of older versions of transformers stored beside their parameters."""
 
 
+def read_checkpoint(path: Path) -> WeightFiles:
+    """The tensors of a file, or of a folder as transformers writes it (Otter, in shards).
+
+    Raises ``ValueError`` for one that is missing, broken, or a pickle that would run code.
+    """
+    return open_weights(str(path)) if path.is_dir() else read_files(str(path), [path])
+
+
 @dataclass(frozen=True)
 class CheckpointFile:
     """The tensors of a checkpoint by what they are. Values are names in the file."""
 
-    path: Path
     weights: WeightFiles
     names: LanguageModelNames
     ours: Mapping[str, str]
@@ -48,9 +55,12 @@ class CheckpointFile:
 
     @classmethod
     def open(cls, path: Path, names: LanguageModelNames) -> CheckpointFile:
-        """Raises ``ValueError`` if two names of one tensor disagree, or there is no OpenFlamingo
-        for a language model of such names in it."""
-        weights = read_files(str(path), [path])
+        """The checkpoint at ``path``; raises as :func:`read_checkpoint` and :meth:`of`."""
+        return cls.of(read_checkpoint(path), names)
+
+    @classmethod
+    def of(cls, weights: WeightFiles, names: LanguageModelNames) -> CheckpointFile:
+        """Raises ``ValueError`` if two names of one tensor disagree."""
         sources: dict[str, str] = {}
         ignored: dict[str, Part] = {}
         spelled = {source: canonical(source, names) for source in weights.shapes}
@@ -66,20 +76,24 @@ class CheckpointFile:
                 ignored[source] = Part.copy
             else:
                 raise ValueError(
-                    f"{path}: expected {source} and {sources[name]}, two names of one tensor, to "
-                    "be equal, got different values"
+                    f"{weights.source}: expected {source} and {sources[name]}, two names of "
+                    "one tensor, to be equal, got different values"
                 )
         ours = {to_ours(name, names.layers): source for name, source in sources.items()}
         trained = {target: source for target, source in ours.items() if target is not None}
         rest = {n: s for n, s in sources.items() if s not in trained.values()}
         return cls(
-            path,
             weights,
             names,
             trained,
             {name.removeprefix("lang_encoder."): source for name, source in rest.items()},
             ignored,
         )
+
+    @property
+    def path(self) -> str:
+        """Where it is, for errors."""
+        return self.weights.source
 
     def shape(self, prefix: str, suffix: str = "") -> tuple[int, ...]:
         """Of the first of our tensors of that kind. Raises ``ValueError`` if there is none."""
@@ -179,10 +193,20 @@ class CheckpointFile:
                     misshapen.append(f"{source}: expected (rows, {width}), got {got}")
         if missing or left_over or misshapen:
             raise ValueError(
-                f"{self.path}: expected a checkpoint for this language model with a block before "
-                f"every {every}. layer: missing {missing}, left over {left_over}, of another shape "
-                f"{misshapen}"
+                f"{self.path}: expected a checkpoint for this language model{self._interval(every)}"
+                f": missing {missing}, left over {left_over}, of another shape {misshapen}"
             )
+
+    def _interval(self, every: int) -> str:
+        """Of blocks, if it is not ``every`` layers."""
+        places = {name.split(".")[1] for name in self.ours if name.startswith("cross_attention.")}
+        layers = sorted(map(int, places))
+        if all((layer + 1) % every == 0 for layer in layers) and layers[0] + 1 == every:
+            return ""
+        return (
+            f" with every={every} (model.cross_attention.every, cross_attn_every_n_layers), got "
+            f"one with blocks before layers {layers}, counted from 0"
+        )
 
     def _expected(self, language_model: PreTrainedModel, every: int) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all that trains but the embedding."""

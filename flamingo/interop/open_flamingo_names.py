@@ -42,6 +42,10 @@ OTHER_SPELLINGS = (
 )
 """Names in other files, and what OpenFlamingo 2 calls them; applied one after the other."""
 
+FORMER_HEAD = "embed_out.weight"
+"""Of GPT-NeoX before transformers 5. OpenFlamingo keeps whatever has "embed" in its name, so
+released files hold that head, and what is written for a GPT-NeoX bears the name too."""
+
 
 @dataclass(frozen=True)
 class LanguageModelNames:
@@ -52,9 +56,11 @@ class LanguageModelNames:
     embedding: str
     """Of the input embedding: ``"gpt_neox.embed_in.weight"``."""
     head: str
-    """Of the output matrix: ``"embed_out.weight"``."""
+    """Of the output matrix: ``"lm_head.weight"``."""
     tied: bool
     """Whether the two are one matrix."""
+    former_head: str | None = None
+    """The head's name in released files, where transformers has changed it since."""
 
     @classmethod
     def of(cls, language_model: PreTrainedModel) -> LanguageModelNames:
@@ -64,7 +70,13 @@ class LanguageModelNames:
             f"{names[id(language_model.get_input_embeddings())]}.weight",
             f"{names[id(lm.output_head(language_model))]}.weight",
             lm.has_tied_head(language_model),
+            FORMER_HEAD if language_model.config.model_type == "gpt_neox" else None,
         )
+
+    @property
+    def released_head(self) -> str:
+        """The head's name in released files."""
+        return self.former_head or self.head
 
 
 def canonical(name: str, names: LanguageModelNames) -> str:
@@ -73,6 +85,8 @@ def canonical(name: str, names: LanguageModelNames) -> str:
         name = name.replace(wrapper, "")
     for old, new in OTHER_SPELLINGS:
         name = _translate(name, old, new, names.layers) or name
+    if name == f"lang_encoder.{names.former_head}":
+        name = f"lang_encoder.{names.head}"
     if names.tied and name == f"lang_encoder.{names.head}":
         return f"lang_encoder.{names.embedding}"
     return name

@@ -17,6 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
 from flamingo.backbones import adapters
+from flamingo.choices import ResamplerKind
 from flamingo.config import CrossAttentionConfig, ResamplerConfig, VisionConfig
 from flamingo.files import write_atomically
 from flamingo.model.configuration import to_plain
@@ -76,6 +77,7 @@ def model_card(
         template_path=str(TEMPLATE),
         name=name,
         parts=_parts(model),
+        resampled=config.resampler_options.kind is ResamplerKind.perceiver,
         complete=complete,
         data=data,
         results=results.text if results else None,
@@ -106,7 +108,7 @@ def is_generated(text: str) -> bool:
 def with_tags(card: ModelCard, tags: Sequence[str]) -> ModelCard:
     """A generated card with further tags."""
     own = ModelCard(str(card))
-    own.data.tags = list(dict.fromkeys([*(own.data.tags or ()), *tags]))
+    own.data["tags"] = list(dict.fromkeys([*(own.data.get("tags") or ()), *tags]))
     return _stamped(own)
 
 
@@ -144,7 +146,12 @@ def _parts(model: FlamingoForConditionalGeneration) -> list[dict[str, str]]:
             _count(model.cross_attention),
             True,
         ),
-        ("new tokens", "rows of `<image>` and `<|endofchunk|>`", _count(model.new_tokens), True),
+        (
+            "new tokens",
+            f"rows of {len(model.new_tokens.token_ids)}",
+            _count(model.new_tokens),
+            True,
+        ),
     ]
     if model.vision_encoder is not None and config.vision_options is not None:
         words = vision_words(config.vision_options, config.vision_fingerprint)
@@ -158,7 +165,7 @@ def _parts(model: FlamingoForConditionalGeneration) -> list[dict[str, str]]:
     return [
         {
             "part": part,
-            "words": words,
+            "words": words.replace("|", "\\|"),
             "count": f"{count:,}",
             "role": "trained" if trains else "frozen",
         }
@@ -211,21 +218,32 @@ def language_words(model: FlamingoForConditionalGeneration) -> str:
 
 
 def resampler_words(options: ResamplerConfig) -> str:
-    """The perceiver resampler's options."""
-    told = {"depth", "num_latents", "heads", "dim_head", "ff_mult", "activation"}
-    return (
-        f"{options.num_latents} latents, depth {options.depth}, {options.heads} heads of "
-        f"{options.dim_head}, feed-forward x {options.ff_mult} ({_word(options.activation)})"
-        + _others(options, told)
-    )
+    """What the resampler is, and the options that its kind reads."""
+    feed_forward = f"feed-forward x {options.ff_mult} ({_word(options.activation)})"
+    match options.kind:
+        case ResamplerKind.perceiver:
+            told = {"depth", "num_latents", "heads", "dim_head", "ff_mult", "activation"}
+            return (
+                f"{options.num_latents} latents, depth {options.depth}, {options.heads} heads of "
+                f"{options.dim_head}, {feed_forward}" + _others(options, told)
+            )
+        case ResamplerKind.mlp:
+            words = f"none: an MLP of depth {options.depth}, {feed_forward}, on each token"
+        case ResamplerKind.pooling:
+            words = f"{options.num_latents} latents, linear in the mean of all tokens"
+        case ResamplerKind.identity:
+            words = "none: the encoder's tokens are the latents"
+    return words + ("; standardize features True" if options.standardize_features else "")
 
 
 def cross_attention_words(options: CrossAttentionConfig, layers: Sequence[str]) -> str:
     """The gated blocks' options, and which layers of the LM they stand before."""
-    told = {"every", "layers", "heads", "dim_head", "ff_mult", "activation", "media"}
+    told = {"every", "layers", "heads", "dim_head", "ff_mult", "ff_width", "activation", "media"}
+    factor, width = options.ff_mult, options.ff_width
+    inner = f"x {factor}" if width is None else f"of width {width}"
     return (
         f"before the language model's layers {', '.join(layers)}: {options.heads} heads of "
-        f"{options.dim_head}, feed-forward x {options.ff_mult} ({_word(options.activation)}), "
+        f"{options.dim_head}, feed-forward {inner} ({_word(options.activation)}), "
         f"text sees {_word(options.media)} media" + _others(options, told)
     )
 

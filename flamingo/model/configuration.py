@@ -98,6 +98,13 @@ class FlamingoConfig(PreTrainedConfig):
         own.vocab_size += beyond
         return own
 
+    def to_dict(self) -> dict[str, Any]:
+        """Without the place on this machine that the language model was loaded from."""
+        values = super().to_dict()
+        if isinstance(text := values.get("text_config"), dict):
+            text.pop("_name_or_path", None)
+        return values
+
     @property
     def vision_options(self) -> VisionConfig | None:
         return None if self.vision is None else from_plain(VisionConfig, self.vision)

@@ -67,8 +67,12 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
     feed-forward, as in the paper's formula.
 
     Norms, the form of the feed-forward and the gates' size are ``config``'s: IDEFICS has RMSNorms,
-    a gated feed-forward and, in some models, a gate for each channel.
+    a gated feed-forward and, in some models, a gate for each channel. With ``Gate.none`` there are
+    no gates (None): both branches are added as they are, from the first step on.
     """
+
+    attention_gate: nn.Parameter | None
+    feed_forward_gate: nn.Parameter | None
 
     def __init__(self, dim: int, media_dim: int, config: CrossAttentionConfig) -> None:
         super().__init__()
@@ -86,6 +90,9 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
                 size = 1
             case Gate.channel:
                 size = dim
+            case Gate.none:
+                self.attention_gate = self.feed_forward_gate = None
+                return
         self.attention_gate = nn.Parameter(torch.full((size,), float(config.gate_init)))
         self.feed_forward_gate = nn.Parameter(torch.full((size,), float(config.gate_init)))
 
@@ -114,9 +121,15 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         stream's dtype, so a bf16 LM can be trained with fp32 blocks.
         """
         stream = text
-        text = text.to(self.attention_gate.dtype)
+        text = text.to(self.attention.to_q.weight.dtype)
         if key is not None and value is not None and mask is not None:
             attended = self.attention(text, key, value, mask)
-            text = text + self.attention_gate.tanh() * attended
-        text = text + self.feed_forward_gate.tanh() * self.feed_forward(text)
+            text = text + _gated(attended, self.attention_gate)
+        text = text + _gated(self.feed_forward(text), self.feed_forward_gate)
         return text.to(stream.dtype)
+
+
+def _gated(
+    branch: Float[Tensor, "text_row token dim"], gate: nn.Parameter | None
+) -> Float[Tensor, "text_row token dim"]:
+    return branch if gate is None else gate.tanh() * branch

@@ -44,7 +44,8 @@ class NewTokenEmbedding(nn.Module):
                 continue
             spread = frozen.float().std(dim=0)
             for row, pattern in zip(rows, patterns, strict=True):
-                noise = spread * torch.randn(row.shape, device=row.device)
+                # Drawn here, whatever device a language model (a quantised one, say) is on.
+                noise = spread * torch.randn(row.shape).to(spread)
                 if pattern is None:
                     row.copy_(frozen.float().mean(dim=0) + noise)
                 else:

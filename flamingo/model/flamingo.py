@@ -22,6 +22,7 @@ from flamingo.backbones import adapters
 from flamingo.backbones import language as lm
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.config import CrossAttentionConfig, LanguageConfig, ResamplerConfig, VisionConfig
+from flamingo.files import UNFINISHED
 from flamingo.model import hub, persistence
 from flamingo.model.conditioning import ConditionedCall, Conditioning, conditioned_layers
 from flamingo.model.configuration import FlamingoConfig, to_plain
@@ -205,7 +206,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             raise ValueError(f"save_pretrained: expected push_to_hub=True with {sorted(push)}")
         if not is_main_process:
             return
-        name = repo_id or folder.resolve().name
+        name = repo_id or folder.resolve().name.removeprefix(UNFINISHED)
         persistence.save(
             self,
             folder,
@@ -292,12 +293,14 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         return own | {f"language_model.{name}": parameter for name, parameter in added.items()}
 
     def gates(self) -> dict[str, float]:
-        """``tanh`` of every gate, by layer and branch; of a gate by channels, their mean."""
+        """``tanh`` of every gate, by layer and branch; of a gate by channels, their mean. Empty for
+        a model without gates."""
         values = {}
         for index, block in self._blocks.items():
-            values[f"layer_{index}/attention"] = block.attention_gate.detach().tanh().mean().item()
-            forward = block.feed_forward_gate.detach().tanh()
-            values[f"layer_{index}/feed_forward"] = forward.mean().item()
+            gates = {"attention": block.attention_gate, "feed_forward": block.feed_forward_gate}
+            for branch, gate in gates.items():
+                if gate is not None:
+                    values[f"layer_{index}/{branch}"] = gate.detach().tanh().mean().item()
         return values
 
     def train(self, mode: bool = True) -> FlamingoForConditionalGeneration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,17 @@ class FlamingoGeneration:
 
     Stands before transformers' ``GenerationMixin`` among the model's bases.
     """
+
+    @property
+    def never_generated(self: FlamingoForConditionalGeneration) -> list[int]:  # type: ignore[misc]
+        """``<image>``, and what the model's own generation config suppresses."""
+        return self._suppressed(self.generation_config.suppress_tokens)
+
+    def _suppressed(
+        self: FlamingoForConditionalGeneration,  # type: ignore[misc]
+        tokens: Sequence[int] | None,
+    ) -> list[int]:
+        return sorted({*(tokens or ()), self.config.image_token_id})
 
     @torch.no_grad()
     def generate(  # type: ignore[override]
@@ -75,8 +87,8 @@ class FlamingoGeneration:
             padded[present] = latents
             kwargs["media_latents"] = padded
 
-        suppressed = kwargs.pop("suppress_tokens", None) or options.suppress_tokens or []
-        kwargs["suppress_tokens"] = sorted({*suppressed, self.config.image_token_id})
+        suppressed = kwargs.pop("suppress_tokens", None) or options.suppress_tokens
+        kwargs["suppress_tokens"] = self._suppressed(suppressed)
         return super().generate(input_ids, generation_config, **kwargs)  # type: ignore[misc]
 
 

@@ -10,6 +10,17 @@ from huggingface_hub import HfApi, ModelCard
 from flamingo.model.card import CARD, is_generated, with_tags
 
 
+def check_login(repo_id: str, token: str | bool | None = None) -> None:
+    """Raise ``ValueError`` unless the hub answers and knows who uploads to ``repo_id``."""
+    try:
+        HfApi(token=token).whoami()
+    except Exception as error:  # of the network, the client, or the hub: each has its own classes
+        raise ValueError(
+            f"push_to: expected the Hugging Face hub to be reached, and a login (hf auth login), "
+            f"to upload {repo_id}, got {type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
+
+
 def upload(
     folder: Path,
     repo_id: str,

@@ -11,7 +11,8 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from flamingo.backbones import adapters
 from flamingo.backbones import language as lm
@@ -121,7 +122,9 @@ def load(
     config = config or FlamingoConfig.from_pretrained(folder)
     state = load_file(folder / WEIGHTS)
     if language_model is None:
-        language_model = _load_language_model(folder, config, dtype or torch.float32)
+        # In fp32 or bf16, which have one fingerprint; other types are cast to at the end.
+        held = torch.bfloat16 if dtype is torch.bfloat16 else torch.float32
+        language_model = _load_language_model(folder, config, held)
     language_model = adapters.without_wrapper(language_model)  # of peft, if it has one
     if vision_encoder is None:
         vision_encoder = _load_vision_encoder(folder, config, dtype)
@@ -132,10 +135,26 @@ def load(
         adapters.attach(language_model, config.language_adapter)
     model = model_class(config, language_model=language_model, vision_encoder=vision_encoder)
     load_trained_state(model, state, str(folder / WEIGHTS))
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     model = model.eval()
     if dtype is not None:
-        nn.Module.to(model, dtype)
+        cast(model, dtype)
     return model
+
+
+def cast(model: FlamingoForConditionalGeneration, dtype: torch.dtype) -> None:
+    """Put all weights in ``dtype``, in place.
+
+    The language model's buffers stay as transformers made them (by a bf16 table of rotary
+    frequencies the thousandth position is off by up to a radian), and so do quantised weights.
+    """
+    for name, part in model.named_children():
+        if name != "language_model":
+            part.to(dtype)
+    for parameter in model.language_model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
 
 
 def _load_language_model(

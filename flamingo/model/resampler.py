@@ -91,9 +91,7 @@ class Resampler(nn.Module):
         self.feature_mean.copy_(mean)
         self.feature_std.copy_(std)
 
-    def standardize(
-        self, features: Float[Tensor, "medium frame patch dim"]
-    ) -> Float[Tensor, "medium frame patch dim"]:
+    def standardize(self, features: Float[Tensor, "*media dim"]) -> Float[Tensor, "*media dim"]:
         """Features in the resampler's dtype, by the stored statistics."""
         return (features.to(self.feature_mean.dtype) - self.feature_mean) / self.feature_std
 
@@ -145,18 +143,85 @@ class IdentityResampler(Resampler):
     def forward(
         self, features: Float[Tensor, "medium frame patch dim"]
     ) -> Float[Tensor, "medium patch dim"]:
-        if features.shape[1] != 1:
-            raise ValueError(
-                "frames of a medium: expected 1 without a resampler (resampler.kind=identity), "
-                f"got {features.shape[1]}"
-            )
-        return self.standardize(features)[:, 0]
+        return self.standardize(_only_frame(features, ResamplerKind.identity))
 
 
-def build_resampler(dim: int, config: ResamplerConfig) -> PerceiverResampler | IdentityResampler:
+class TokenMLP(GradientCheckpointingLayer):
+    """``x = x + FF(x)``, token by token."""
+
+    def __init__(self, dim: int, config: ResamplerConfig) -> None:
+        super().__init__()
+        self.feed_forward = FeedForward(dim, config.ff_mult * dim, config.activation)
+
+    def forward(
+        self, tokens: Float[Tensor, "medium patch dim"]
+    ) -> Float[Tensor, "medium patch dim"]:
+        return tokens + self.feed_forward(tokens)
+
+
+class MLPResampler(Resampler):
+    """``z = norm(MLP(x))`` of each token alone: the paper's baseline (section 3.3, table 3 vi).
+
+    ``depth`` residual feed-forward layers and the LayerNorm that ends the perceiver too. Nothing
+    is resampled: there are as many latents as the encoder has tokens. Raises ``ValueError`` for
+    clips, as :class:`IdentityResampler`.
+    """
+
+    def __init__(self, dim: int, config: ResamplerConfig) -> None:
+        super().__init__(dim)
+        self.layers = nn.ModuleList(TokenMLP(dim, config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self, features: Float[Tensor, "medium frame patch dim"]
+    ) -> Float[Tensor, "medium patch dim"]:
+        tokens = self.standardize(_only_frame(features, ResamplerKind.mlp))
+        for layer in self.layers:
+            tokens = layer(tokens)
+        return self.norm(tokens)
+
+
+class PoolingResampler(Resampler):
+    """``z_l = norm(W_l norm(mean(x)))``: all that can be said without looking anywhere.
+
+    The mean runs over the tokens of all frames; the linear gives ``num_latents`` latents.
+    """
+
+    def __init__(self, dim: int, config: ResamplerConfig) -> None:
+        super().__init__(dim)
+        self.norm_media = nn.LayerNorm(dim)
+        self.to_latents = nn.Linear(dim, config.num_latents * dim, bias=False)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self, features: Float[Tensor, "medium frame patch dim"]
+    ) -> Float[Tensor, "medium latent dim"]:
+        mean = self.standardize(features).mean(dim=(1, 2))
+        latents = self.to_latents(self.norm_media(mean))
+        return self.norm(rearrange(latents, "m (l d) -> m l d", d=mean.shape[-1]))
+
+
+def _only_frame(
+    features: Float[Tensor, "medium frame patch dim"], kind: ResamplerKind
+) -> Float[Tensor, "medium patch dim"]:
+    if features.shape[1] != 1:
+        raise ValueError(
+            f"frames of a medium: expected 1 with resampler.kind={kind.name}, which keeps every "
+            f"token, got {features.shape[1]}"
+        )
+    return features[:, 0]
+
+
+def build_resampler(
+    dim: int, config: ResamplerConfig
+) -> PerceiverResampler | MLPResampler | PoolingResampler | IdentityResampler:
     """The resampler that ``config`` describes, for features of width ``dim``."""
     match config.kind:
         case ResamplerKind.perceiver:
             return PerceiverResampler(dim, config)
+        case ResamplerKind.mlp:
+            return MLPResampler(dim, config)
+        case ResamplerKind.pooling:
+            return PoolingResampler(dim, config)
         case ResamplerKind.identity:
             return IdentityResampler(dim)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from flamingo.data.cursor import Cursors
 from flamingo.training.loss import learned_tokens
 from flamingo.types import Batch, TokenizedSequence
 
@@ -30,9 +31,18 @@ class StepSource(Protocol):
     def names(self) -> Sequence[str]: ...
     @property
     def loss_weights(self) -> Sequence[float]: ...
+    @property
+    def has_streams(self) -> bool: ...
     def step(self, index: int, rank: int = 0, world: int = 1) -> Rows:
         """This process's share of step ``index``: a pure function of its arguments."""
         ...
+
+    def cursors(self, index: int, rank: int = 0, world: int = 1) -> Cursors:
+        """Where that share leaves the streams that it came from, as pure a function."""
+        ...
+
+    def stream_state(self, cursors: Cursors) -> dict[str, Any]: ...
+    def resume(self, state: Mapping[str, Any]) -> Cursors: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,9 @@ class Step:
     tokens: int
     images: int
     """Frames of media, padding not counted."""
+    cursors: Cursors = field(default_factory=dict)
+    """Where the streams stand after it. It comes with the step, because whoever prepares steps is
+    ahead of who trains on them."""
 
 
 class Steps(Dataset[Step]):
@@ -66,6 +79,7 @@ class Steps(Dataset[Step]):
             learned=learned_tokens(rows, len(self._mixture.names)),
             tokens=sum(len(row.input_ids) for _, row in rows),
             images=sum(len(medium.frames) for _, row in rows for medium in row.media),
+            cursors=self._mixture.cursors(index, self._rank, self._world),
         )
 
     def iterate(self, indices: range, workers: int) -> Iterator[Step]:

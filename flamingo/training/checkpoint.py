@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from flamingo.files import UNFINISHED
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.model.persistence import load_trained_state
 
 STATE_FILE = "training_state.pt"
 MANIFEST_FILE = "manifest.json"
-_UNFINISHED = ".unfinished-"
 
 
 @runtime_checkable
@@ -127,7 +127,7 @@ def save_checkpoint(
     and what is intact, when it cannot be written.
     """
     final = folder / f"step_{step}"
-    unfinished = folder / f"{_UNFINISHED}step_{step}"
+    unfinished = folder / f"{UNFINISHED}step_{step}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_unfinished(folder)
@@ -153,7 +153,7 @@ def save_checkpoint(
 
 
 def _remove_unfinished(folder: Path) -> None:
-    for path in folder.glob(f"{_UNFINISHED}*"):
+    for path in folder.glob(f"{UNFINISHED}*"):
         shutil.rmtree(path)
 
 

@@ -49,6 +49,7 @@ from flamingo.training.distributed import (
 from flamingo.training.interrupt import StopRequest
 from flamingo.training.loss import batch_loss_sums, combine
 from flamingo.training.optim import build_optimizer, clip_gradients, lr_factor, set_lr
+from flamingo.training.positions import StreamPositions
 from flamingo.training.tracking import Tracker
 from flamingo.training.validation import ValidationLoss
 from flamingo.training.window import Window
@@ -148,6 +149,7 @@ class _Loop:
             mixture, self.data, accelerator, self.settings.eval_batches
         )
         self.window = Window()
+        self.positions = StreamPositions(mixture, accelerator)
         self.done = 0
         if self.settings.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -170,18 +172,21 @@ class _Loop:
         state = checkpoint.state()
         self.optimizer.load_state_dict(state["optimizer"])
         self.window.restore(state["window"])
+        self.positions.restore(state.get("streams", {}))  # earlier versions had no streams
         if self.accelerator.process_index < len(state["random"]):
             restore_random_state(state["random"][self.accelerator.process_index])
         self.done = checkpoint.step
 
     def _save(self, tracker: Tracker | None) -> None:
         random = gather_object([random_state()])
+        streams = self.positions.state()
         if tracker is not None:  # the main process
             tracker.sync()
             state: dict[str, Any] = {
                 "optimizer": self.optimizer.state_dict(),
                 "window": self.window.state(),
                 "random": random,
+                "streams": streams,
             }
             save_checkpoint(
                 self.run.checkpoints,
@@ -225,6 +230,7 @@ class _Loop:
                     self._save_if_new(tracker)
                     return TrainingResult(self.done, finished=False, signal=stopping)
                 self.window.add(self._step(part, counts))
+                self.positions.add(part.cursors)
                 self.done += 1
                 now = time.perf_counter()
                 self.window.add_work(tokens=tokens, images=images, seconds=now - began)
@@ -323,7 +329,7 @@ class _Loop:
         bar.update()
         entry: dict[str, float] = {}
         if self.done % settings.log_every == 0 or last:
-            entry |= self.window.flush() | self._gates()
+            entry |= self.window.flush() | self._gates() | self.positions.dropped()
         if settings.eval_every and (self.done % settings.eval_every == 0 or last):
             entry |= self._call_back()
         if entry and tracker is not None:

@@ -80,7 +80,7 @@ def check_tracking(config: TrackingConfig) -> None:
     if config.wandb is not WandbMode.disabled and importlib.util.find_spec("wandb") is None:
         raise ValueError(
             f"tracking.wandb: expected the package wandb for mode {config.wandb.value}, but it is "
-            "not installed; pip install 'flamingo[track]', or set tracking.wandb=disabled"
+            "not installed; pip install -e '.[track]', or set tracking.wandb=disabled"
         )
 
 

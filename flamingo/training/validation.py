@@ -6,16 +6,17 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from flamingo.data.mixture import UNSEEN
 from flamingo.training.batches import Steps, StepSource, to_device
 from flamingo.training.distributed import sum_over_processes
 from flamingo.training.loss import batch_loss_sums, combine
 
-UNSEEN = 2**31
-"""Index of the first validation step, far beyond any training step and the same for every run."""
-
 
 class ValidationLoss:
-    """``callback(step, model)``: mean token loss of each source over ``batches`` unseen steps."""
+    """``callback(step, model)``: mean token loss of each source over ``batches`` unseen steps.
+
+    A source without unseen sequences (a stream without held-out shards) has none.
+    """
 
     def __init__(
         self, mixture: StepSource, steps: Steps, accelerator: Accelerator, batches: int
@@ -38,5 +39,7 @@ class ValidationLoss:
         means = sums / counts.clamp(min=1)
         metrics = {"validation/loss": combine(sums, counts, self._mixture.loss_weights).item()}
         return metrics | {
-            f"validation/loss/{n}": m for n, m in zip(names, means.tolist(), strict=True)
+            f"validation/loss/{n}": m
+            for n, m, c in zip(names, means.tolist(), counts, strict=True)
+            if c
         }

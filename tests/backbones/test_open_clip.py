@@ -171,3 +171,11 @@ def test_a_name_that_no_tower_has_and_missing_weights_are_named(tmp_path: Path):
     (folder / "open_clip_model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"expected one of open_clip_model\.safetensors, .* none"):
         load(folder)
+
+
+def test_a_pickle_of_more_than_tensors_is_refused(tmp_path: Path):
+    folder = save(tmp_path)
+    (folder / "open_clip_model.safetensors").unlink()
+    torch.save(weights() | {"visual.args": Path("x")}, folder / "open_clip_pytorch_model.bin")
+    with pytest.raises(ValueError, match="a pickle that would run code"):
+        load(folder)

@@ -244,7 +244,7 @@ def test_another_kind_of_model_is_refused(tmp_path):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(OSError, match="nowhere"):
+    with pytest.raises(ValueError, match=r"vision\.name: expected a folder .* at .*nowhere"):
         _load(tmp_path / "nowhere")
 
 

@@ -16,12 +16,11 @@ from flamingo.data.shards import open_shards
 from flamingo.data.sources.captions import CaptionParser
 from flamingo.data.sources.clips import ClipParser, clip_shards, sampled
 from flamingo.data.sources.coco_captions import COCOCaptionParser, coco_caption_shards
-from flamingo.data.sources.segments import SegmentsParser
+from flamingo.data.sources.interleaved import parse_segments
 from flamingo.source_config import (
     CaptionShardsSourceConfig,
     ClipsSourceConfig,
     COCOCaptionsSourceConfig,
-    SegmentsSourceConfig,
     ShardsConfig,
 )
 from tests.written_shards import LEARN, SEEN, json_lines, png, shown, write_tar
@@ -213,10 +212,9 @@ def test_segments_are_taken_as_they_are(tmp_path):
     for n in (1, 2):
         (tmp_path / "images" / f"{n}.png").write_bytes(png(n))
     (tmp_path / "own.jsonl").write_bytes(json_lines([{"segments": segments, "id": 3}]))
-    config = SegmentsSourceConfig(shards=ShardsConfig(files=[str(tmp_path)]))
-    shards = open_shards(config.shards)
+    shards = open_shards(ShardsConfig(files=[str(tmp_path)]))
     (only,) = shards.read(shards.shards[0])
-    assert shown(SegmentsParser(config)(only, generator())) == [
+    assert shown(parse_segments(only, generator())) == [
         ("What is it?", SEEN),
         [1],
         (f" A cat.{EOC}", LEARN),
@@ -242,5 +240,4 @@ def test_segments_are_taken_as_they_are(tmp_path):
     ],
 )
 def test_why_segments_are_dropped(segments, reason):
-    parse = SegmentsParser(SegmentsSourceConfig(shards=SOMEWHERE))
-    assert parse(record(segments=segments), generator()) == Dropped(reason)
+    assert parse_segments(record(segments=segments), generator()) == Dropped(reason)

@@ -4,7 +4,7 @@ import pytest
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
-from flamingo.data.sequence import tokenize
+from flamingo.data.sequence import cut, tokenize
 from flamingo.testing import synthetic_images, tiny_tokenizer
 from flamingo.types import IGNORE_INDEX, InterleavedSequence, Media, Text
 
@@ -62,3 +62,35 @@ def test_a_bos_that_the_tokenizer_adds_comes_first(tokenizer: PreTrainedTokenize
 def test_a_tokenizer_without_our_tokens_is_an_error() -> None:
     with pytest.raises(ValueError, match="special token '<image>'"):
         tokenize(InterleavedSequence((A,)), tiny_tokenizer(), 100)
+
+
+# ---------------------------------------------------------------------------- cutting
+
+
+def ids(sequence: InterleavedSequence, tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
+    return tokenize(sequence, tokenizer, 1000).input_ids
+
+
+def test_what_is_cut_has_the_first_ids_of_the_whole(tokenizer: PreTrainedTokenizerFast) -> None:
+    texts = "What colour's this?  Zürich, 東京\n\n", "no<|endofchunk|> 🦩🦩!", "  "
+    sequence = InterleavedSequence((Text(texts[0]), A, Text(texts[1], learn=True), B))
+    sequence = InterleavedSequence((*sequence.segments, Text(texts[2])))
+    whole = ids(sequence, tokenizer)
+    for limit in range(len(whole) + 2):
+        kept = cut(sequence, tokenizer, limit)
+        made = ids(kept, tokenizer)
+        assert made == whole[: len(made)]
+        assert limit - 3 <= len(made) <= limit or made == whole  # a character is four bytes
+        assert len(kept.media) == made.count(IMAGE)
+        assert all(s.learn is (s.text[0] == "n") for s in kept.segments if isinstance(s, Text))
+    assert cut(sequence, tokenizer, len(whole)) == sequence
+
+
+def test_a_bos_counts(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 1)]
+    )
+    sequence = InterleavedSequence((A, Text(" yes yes")))
+    (yes,) = tokenizer.convert_tokens_to_ids(["Ġyes"])
+    assert ids(cut(sequence, tokenizer, 3), tokenizer) == (1, IMAGE, yes)
+    assert cut(sequence, tokenizer, 1) == InterleavedSequence(())

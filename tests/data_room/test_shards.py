@@ -12,9 +12,10 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub.errors import HTTPError
 
 from flamingo.data.documents import BrokenShard
-from flamingo.data.shards import FileShards, Shards, open_shards
+from flamingo.data.shards import FileShards, Shards, open_shards, read_records
 from flamingo.data.tables import FolderShards, TableShards
 from flamingo.source_config import ShardsConfig
 from tests.written_shards import json_lines, png, write_tar
@@ -162,11 +163,12 @@ def test_fields_that_come_late_in_a_shard_are_not_lost(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
 @pytest.mark.parametrize("bad", [b'{"number": 3, "te\n', b"[1]\n", b'{"a": "\xff"}\n'])
-def test_lines_before_a_bad_one_are_given(tmp_path, suffix, bad):
+def test_a_line_that_is_no_json_object_is_an_empty_record(tmp_path, suffix, bad):
     data = json_lines(ROWS[:3]) + bad + json_lines(ROWS[4:])
-    records, reason = read_until_broken(compressed(tmp_path / f"a{suffix}", data))
-    assert records == ROWS[:3]
-    assert "line 4: expected" in reason
+    path = str(compressed(tmp_path / f"a{suffix}", data))
+    records = list(FileShards([path]).read(path))
+    assert [own(record) for record in records] == [*ROWS[:3], {}, *ROWS[4:]]
+    assert records[4]["__key__"] == f"{path}/4"
 
 
 @pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
@@ -225,6 +227,15 @@ def test_a_shard_that_is_gone_is_broken_and_a_failing_disk_is_not(tmp_path):
     path.mkdir()
     with pytest.raises(IsADirectoryError):
         list(FileShards([str(path)]).read(str(path)))
+
+
+def test_a_network_that_fails_is_not_a_broken_shard():
+    def fails():
+        raise HTTPError("no connection")
+        yield {}
+
+    with pytest.raises(HTTPError, match="no connection"):
+        list(read_records("a.jsonl", fails))
 
 
 def test_a_broken_shard_survives_the_way_from_a_worker():

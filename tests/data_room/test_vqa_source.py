@@ -18,9 +18,9 @@ from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.benchmarks.training import training_questions
 from flamingo.source_config import (
     CaptionShardsSourceConfig,
+    InterleavedSourceConfig,
     MMC4SourceConfig,
     OBELICSSourceConfig,
-    SegmentsSourceConfig,
     ShardsConfig,
     VQASourceConfig,
 )
@@ -158,7 +158,7 @@ def test_each_kind_of_source_is_built(tmp_path):
     for kind in (
         MMC4SourceConfig,
         OBELICSSourceConfig,
-        SegmentsSourceConfig,
+        InterleavedSourceConfig,
         CaptionShardsSourceConfig,
     ):
         shards, parse = pickle.loads(pickle.dumps(open_documents(kind(shards=place), list)))

@@ -36,6 +36,6 @@ def test_totals_are_sums_over_tokens_and_greedy_ones_are_known(reader, prompts, 
 
 def test_greedy_search_never_says_an_image_token_though_it_has_its_share() -> None:
     logits = torch.tensor([[0.0, 5.0, 1.0]])
-    likelihood = _likelihood(logits, (2,), never=1)
+    likelihood = _likelihood(logits, (2,), never=[1])
     assert likelihood.greedy
     assert likelihood.total == pytest.approx(1 - math.log(1 + math.exp(5) + math.exp(1)))

@@ -17,14 +17,12 @@ import torch
 
 from experiments import ask, evaluate
 from flamingo import evaluation_run
-from flamingo.build import build_model
-from flamingo.composition import CONF, compose
+from flamingo.composition import CONF
 from flamingo.evaluation.plans import read_plans
 from flamingo.evaluation.prompts import QUESTION, prompt, prompt_text
-from flamingo.runs import RunDirectory, load_run
-from flamingo.testing import draw, save_tiny_language_model
-from flamingo.training.checkpoint import save_checkpoint
-from tests.tiny_world import save_cache, save_classes, save_vision_encoder
+from flamingo.runs import load_run
+from flamingo.testing import draw
+from tests.tiny_world import save_classes, save_untrained_run, save_world
 
 ROOT = CONF.parent
 SETTINGS = [
@@ -38,10 +36,7 @@ SETTINGS = [
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    save_tiny_language_model(folder / "language")
-    save_vision_encoder(folder / "vision")
-    save_cache(folder / "cache")
+    folder = save_world(tmp_path_factory.mktemp("world"))
     save_classes(folder / "photos", views=3)
     draw("red", "circle", 0).save(folder / "query.png")
     return folder
@@ -49,32 +44,7 @@ def world(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(world: Path) -> Path:
-    """A run that was trained for no step at all."""
-    config = compose(
-        [
-            "name=tiny",
-            f"runs={world / 'runs'}",
-            f"vision.name={world / 'vision'}",
-            "vision.revision=null",
-            f"language.name={world / 'language'}",
-            "language.revision=null",
-            "model.resampler.depth=1",
-            "model.cross_attention.gate_init=1.0",
-            "training.precision=fp32",
-            *SETTINGS,
-        ]
-    )
-    model, processor = build_model(config, torch.device("cpu"))
-    directory = RunDirectory.open(config)
-    save_checkpoint(
-        directory.checkpoints,
-        step=7,
-        models=[model, processor],
-        state={},
-        config_hash=directory.config_hash,
-        keep=1,
-    )
-    return directory.path
+    return save_untrained_run(world, "tiny", "model.cross_attention.gate_init=1.0", *SETTINGS)
 
 
 def environment(world: Path) -> dict[str, str]:

@@ -204,5 +204,5 @@ def test_without_faiss_the_error_says_how_to_install_it(monkeypatch) -> None:
         return original(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ValueError, match=r"pip install 'flamingo\[faiss\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '.\[faiss\]'"):
         load_faiss()

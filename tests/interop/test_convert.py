@@ -20,14 +20,14 @@ from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.runs import load_run
 from flamingo.testing import VOCABULARY, save_tiny_language_model
 from tests.interop.test_idefics_processor import FAKE, checkpoint
-from tests.interop.tiny_clip import save_tiny_clip
+from tests.tiny_world import save_vision_encoder
 
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with clip/, lm/ and checkpoint.safetensors: a tiny OpenFlamingo-4B, all random."""
     folder = tmp_path_factory.mktemp("release")
-    save_tiny_clip(folder / "clip")
+    save_vision_encoder(folder / "clip")
     save_tiny_language_model(folder / "lm", "gpt_neox", layers=4, vocab_size=VOCABULARY + 16)
     model, _ = build_model(
         compose(
@@ -81,10 +81,10 @@ def test_a_release_becomes_a_run_and_comes_back_as_it_was(release: Path, tmp_pat
     assert processor.tokenizer.convert_tokens_to_ids("<image>") == VOCABULARY + 1
     assert model.config.image_token_id == VOCABULARY + 1
 
-    report = json.loads((run.path / "conversion.json").read_text())
+    report = json.loads(run.directory.conversion.read_text())
     assert {name for move in report["moves"] for name in move["source"]} == set(original)
     assert [check["what"] for check in report["checks"]] == [
-        "tensors back in OpenFlamingo's names, against the file",
+        "what trains, back in OpenFlamingo's names, against the file",
         "logits of the sample, opened again",
     ]
     assert "cross_attention" in told and "goes on with" in told
@@ -101,7 +101,7 @@ def test_a_release_becomes_a_run_and_comes_back_as_it_was(release: Path, tmp_pat
     again = load_file(back)
     assert again.keys() == original.keys()
     assert all(torch.equal(again[name], original[name]) for name in original)
-    assert (tmp_path / "back.conversion.json").is_file()
+    assert (tmp_path / "back.safetensors.conversion.json").is_file()
 
 
 def test_nothing_that_is_there_is_overwritten(release: Path, tmp_path: Path) -> None:
@@ -126,14 +126,20 @@ def test_a_run_of_another_architecture_is_refused(release: Path, tmp_path: Path)
     for override, message in (
         ("model.resampler.depth=2", "model.resampler.depth: expected 6, .* got 2"),
         ("model.cross_attention.dim_head=32", "cross_attention.dim_head: expected 64.* got 32"),
-        ("model.cross_attention.every=4", "before every 4. layer: missing .* left over"),
+        (
+            "model.cross_attention.every=4",
+            "with every=4 .* got one with blocks before layers .1, 3., .*: missing .* left over",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             convert(config(*arguments(release, tmp_path), override))
     assert not list(tmp_path.iterdir())
 
 
-def test_idefics_becomes_a_run_that_holds_nothing_but_what_trains(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_idefics_becomes_a_run_that_holds_nothing_but_what_trains(
+    tmp_path: Path, precision: str
+) -> None:
     folder = tmp_path / "idefics"
     checkpoint(folder, FAKE, "<image>")
     told = convert(
@@ -143,6 +149,7 @@ def test_idefics_becomes_a_run_that_holds_nothing_but_what_trains(tmp_path: Path
             "name=idefics",
             f"runs={tmp_path}/runs",
             f"sample.text='{FAKE}<image>{FAKE}An image of'",
+            f"training.precision={precision}",
         )
     )
     assert "against transformers' Idefics: within" in told
@@ -151,6 +158,12 @@ def test_idefics_becomes_a_run_that_holds_nothing_but_what_trains(tmp_path: Path
     assert run.config.vision.name == run.config.language.name == str(folder)
     assert not (run.checkpoint().path / "language_model").exists()
     assert model.config.image_token_id == VOCABULARY + 1
+    assert {p.dtype for p in model.trainable_parameters().values()} == {torch.float32}
+
+
+def test_a_sample_without_an_image_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="sample.text: expected a prompt with <image>, got 'x'"):
+        convert(config("source=idefics", f"checkpoint={tmp_path}", "sample.text=x"))
 
 
 @pytest.mark.parametrize(
@@ -158,8 +171,8 @@ def test_idefics_becomes_a_run_that_holds_nothing_but_what_trains(tmp_path: Path
     [
         (["source=flamingo"], "target: .* another format than source"),
         (["source=open_flamingo", "target=idefics"], "target: expected flamingo or open_flamingo"),
-        (["source=flamingo", "target=open_flamingo"], "to: expected a file with target=open_fl"),
-        (["source=idefics", "to=x.pt"], "to: expected a file with target=open_flamingo"),
+        (["source=flamingo", "target=open_flamingo"], "to: expected a file, got None"),
+        (["source=idefics", "to=x.pt"], "to: expected none with target=flamingo"),
         (["source=open_flamingo", "image_token_id=3"], "expected both or neither, got 3 and None"),
         ([], "source: expected a value"),
     ],
@@ -193,13 +206,13 @@ def test_checks_find_what_is_wrong(release: Path) -> None:
     assert check_equal(logits, logits.clone(), "x").found.startswith("equal")
     with pytest.raises(ValueError, match="do not use it"):
         check_equal(logits, wrong, "x")
-    assert check_close(logits, logits + 1e-6, "y").found.startswith("within")
+    assert check_close(logits, logits + 1e-6, "y", 1e-4).found.startswith("within")
     with pytest.raises(ValueError, match="logits of y: expected within"):
-        check_close(logits, wrong, "y")
+        check_close(logits, wrong, "y", 1e-4)
     with pytest.raises(ValueError, match="got nan off"):
-        check_close(logits, logits * float("nan"), "y")
+        check_close(logits, logits * float("nan"), "y", 1e-4)
     with pytest.raises(ValueError, match="expected shape"):
-        check_close(logits, logits[:2], "y")
+        check_close(logits, logits[:2], "y", 1e-4)
 
 
 def test_the_way_back_finds_a_changed_tensor(release: Path, tmp_path: Path) -> None:

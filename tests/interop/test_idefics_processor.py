@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from transformers import IdeficsImageProcessorPil, IdeficsProcessor
 
@@ -85,3 +86,14 @@ def test_a_tokenizer_without_the_image_token_is_refused(tmp_path: Path):
 )
 def test_images_get_the_token_around_them_once(text: str, expected: str):
     assert idefics_prompt(text) == expected
+
+
+def test_chats_are_refused_and_so_will_be_those_of_the_saved_processor(tmp_path: Path):
+    checkpoint(tmp_path / "theirs", FAKE, "<image>")
+    processor = load_idefics_processor(str(tmp_path / "theirs"))
+    with pytest.raises(TemplateError, match="expected a prompt as idefics_prompt writes it"):
+        processor.apply_chat_template([{"role": "user", "content": "hello"}])
+    processor.save_pretrained(tmp_path / "ours")
+    # Not loaded here: the tests' type checks hide from transformers what __init__ takes.
+    template = (tmp_path / "ours" / "chat_template.jinja").read_text()
+    assert template == processor.chat_template and "<image>" in template

@@ -161,6 +161,7 @@ def with_the_frozen_model(state: dict[str, Tensor]) -> dict[str, Tensor]:
         },
         "lang_encoder.gpt_neox.layers.0.decoder_layer.attention.bias": torch.ones(1, 1, 8, 8),
         "lang_encoder.gpt_neox.layers.0.decoder_layer.attention.masked_bias": torch.tensor(-1e9),
+        "lang_encoder.gpt_neox.layers.0.decoder_layer.attention.rotary_emb.inv_freq": torch.ones(2),
         "vision_encoder.class_embedding": torch.ones(24),
     }
 
@@ -181,6 +182,20 @@ def test_every_layout_is_the_same_model(
         assert torch.equal(parameter, other.trainable_parameters()[name]), name
 
 
+def test_a_folder_of_shards_is_one_checkpoint(tmp_path: Path) -> None:
+    """As Otter's models are on the hub, with the whole language model among the tensors."""
+    state = otter(with_the_frozen_model(weights("gpt_neox")))
+    names = sorted(state)
+    shards = {"one.bin": names[::2], "two.bin": names[1::2]}
+    for file, own in shards.items():
+        torch.save({name: state[name] for name in own}, tmp_path / file)
+    index = {"weight_map": {name: file for file, own in shards.items() for name in own}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    direct, other = load("gpt_neox"), load("gpt_neox", tmp_path)
+    for name, parameter in direct.trainable_parameters().items():
+        assert torch.equal(parameter, other.trainable_parameters()[name]), name
+
+
 def test_a_training_runs_checkpoint_is_opened_as_the_model_in_it(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     torch.save({"epoch": 3, "model_state_dict": wrapped(weights("opt")), "lr": {}}, path)
@@ -188,6 +203,19 @@ def test_a_training_runs_checkpoint_is_opened_as_the_model_in_it(tmp_path: Path)
     with torch.no_grad():
         latents = load("opt", path).encode_media(vision_features=truth["vision_features"])
     assert (latents - truth["latents"]).abs().max() < TOLERANCE
+
+
+def test_a_folder_of_shards_is_read_as_otter_is_released(tmp_path: Path) -> None:
+    state = otter(with_the_frozen_model(weights("gpt_neox")))
+    names = sorted(state)
+    shards = {"pytorch_model-1.bin": names[::2], "pytorch_model-2.bin": names[1::2]}
+    for file, own in shards.items():
+        torch.save({name: state[name] for name in own}, tmp_path / file)
+    index = {"weight_map": {name: file for file, own in shards.items() for name in own}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    direct, other = load("gpt_neox"), load("gpt_neox", tmp_path)
+    for name, parameter in direct.trainable_parameters().items():
+        assert torch.equal(parameter, other.trainable_parameters()[name]), name
 
 
 def test_files_of_old_versions_of_torch_are_read(tmp_path: Path) -> None:
@@ -255,7 +283,7 @@ def test_a_truncated_file_and_a_missing_one_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"{path}: expected a whole file"):
         load("opt", path)
     with pytest.raises(ValueError, match="expected a file of weights, found none at"):
-        load("opt", tmp_path / "nothing.pt")
+        load("opt", tmp_path / "nothing.pt", language_model=tmp_path / "not looked for")
 
 
 def test_two_names_of_one_tensor_must_agree(tmp_path: Path) -> None:
@@ -305,6 +333,32 @@ def test_new_rows_are_the_checkpoints_and_differing_frozen_rows_are_told(
     assert torch.equal(model.language_model.get_input_embeddings().weight, own)
 
 
+def test_the_head_of_a_released_gpt_neox_is_read_under_its_former_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """transformers before 5 had ``embed_out``, which OpenFlamingo keeps: "embed" is in its name."""
+    state = weights("gpt_neox")
+    head = language_model("gpt_neox").get_output_embeddings().weight.detach().clone()
+    head[[3, 94, 95]] += 0.25
+    with caplog.at_level(logging.WARNING):
+        model = load("gpt_neox", saved(state | {"lang_encoder.embed_out.weight": head}, tmp_path))
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "1 rows of the frozen vocabulary's output matrix differ" in told and "[3]" in told
+    assert model.new_tokens.output is not None
+    assert torch.equal(model.new_tokens.output, head[[94, 95]])
+
+
+def test_another_language_model_is_suspected_by_its_rows(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    other = language_model("gpt_neox")
+    with torch.no_grad():
+        other.get_input_embeddings().weight.normal_()
+    with caplog.at_level(logging.WARNING):
+        load("gpt_neox", language_model=other)
+    assert "this may be another language model than it was trained with: 94 rows" in caplog.text
+
+
 def test_rows_that_bfloat16_rounded_are_told_apart(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -341,9 +395,12 @@ def test_padding_of_the_vocabulary_that_was_cut_off_is_never_generated(tmp_path:
     name = "lang_encoder.gpt_neox.embed_in.weight"
     state[name] = state[name][:90]
     model = load("gpt_neox", saved(state, tmp_path), image_token_id=89, end_of_chunk_token_id=88)
-    assert model.generation_config.suppress_tokens == [90, 91, 92, 93, 94, 95]
-    ids = model.generate(torch.tensor([[3, 4]]), max_new_tokens=20, eos_token_id=-1)
-    assert int(ids.max()) < 90 and not (ids == 89).any()
+    model.save_pretrained(tmp_path / "saved")
+    restored = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    assert restored.never_generated == [89, 90, 91, 92, 93, 94, 95]
+    for own in (model, restored):
+        ids = own.generate(torch.tensor([[3, 4]]), max_new_tokens=20, eos_token_id=-1)
+        assert int(ids.max()) < 90 and not (ids == 89).any()
 
 
 def test_what_went_where_is_told() -> None:

@@ -15,7 +15,7 @@ from flamingo.interop.open_flamingo_export import (
     save_open_flamingo,
 )
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
-from tests.interop.test_open_flamingo import FAMILIES, language_model, load, meta, weights
+from tests.interop.test_open_flamingo import FAMILIES, language_model, load, meta, saved, weights
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -26,6 +26,19 @@ def test_a_checkpoint_comes_back_bit_for_bit(family: str) -> None:
     }
     assert set(state) == set(truth) - frozen_or_second_names
     assert all(torch.equal(state[name], truth[name]) for name in state)
+
+
+def test_a_vocabulary_that_open_flamingo_cut_comes_back_as_long_as_it_was(tmp_path: Path) -> None:
+    """All released models: 50,280 rows of 50,368 or 50,432, as their tokenizer has tokens."""
+    state = weights("gpt_neox")
+    embedding = "lang_encoder.gpt_neox.embed_in.weight"
+    head = language_model("gpt_neox").get_output_embeddings().weight.detach()[:90].clone()
+    head[88:] *= 2
+    state |= {embedding: state[embedding][:90], "lang_encoder.embed_out.weight": head}
+    model = load("gpt_neox", saved(state, tmp_path), image_token_id=89, end_of_chunk_token_id=88)
+    back = dict(open_flamingo_state(model))
+    assert set(back) == set(state)
+    assert all(torch.equal(back[name], state[name]) for name in state)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -43,6 +56,7 @@ def test_trained_new_rows_and_head_rows_survive_the_way_there_and_back(
         assert model.new_tokens.output is not None
         model.new_tokens.output.normal_()
     save_open_flamingo(model, tmp_path / name)
+    assert "lang_encoder.embed_out.weight" in dict(open_flamingo_state(model))  # as released
     back = load("gpt_neox", tmp_path / name, image_token_id=91)
     ids, features = torch.tensor([[91, 5, 94, 91, 8]]), torch.randn(1, 2, 1, 5, 24)
     with torch.no_grad():
@@ -72,6 +86,15 @@ def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected no such file yet"):
         save_open_flamingo(load("opt"), path)
     assert path.read_text() == "mine" and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_adapter_in_the_language_model_is_not_dropped_but_refused(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    language = language_model("gpt_neox")
+    language.add_adapter(peft.LoraConfig(r=2, target_modules=["query_key_value"]))
+    model = load("gpt_neox", language_model=language)
+    with pytest.raises(ValueError, match="an adapter in the language model"):
+        save_open_flamingo(model, tmp_path / "checkpoint.pt")
 
 
 def test_everything_that_open_flamingo_cannot_express_is_listed(tmp_path: Path) -> None:

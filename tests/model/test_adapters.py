@@ -224,7 +224,7 @@ def test_what_cannot_train_here_is_refused():
 def test_without_peft_the_error_says_what_to_install(tmp_path: Path, monkeypatch):
     flamingo(adapted()).save_pretrained(tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
-    with pytest.raises(ValueError, match=r"pip install 'flamingo\[peft\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '.\[peft\]'"):
         FlamingoForConditionalGeneration.from_pretrained(
             tmp_path, language_model=tiny_language_model()
         )

@@ -63,6 +63,33 @@ def test_without_a_resampler_the_latents_are_the_standardised_tokens():
         identity(torch.randn(3, 2, 5, 6))
 
 
+def test_the_mlp_resampler_gives_each_token_what_it_would_get_alone():
+    torch.manual_seed(0)
+    mlp = build_resampler(6, ResamplerConfig(kind=ResamplerKind.mlp, depth=2))
+    images = torch.randn(3, 1, 5, 6)
+    latents = mlp(images)
+    assert latents.shape == (3, 5, 6)
+    torch.testing.assert_close(mlp(images[:, :, 3:4])[:, 0], latents[:, 3])
+    first, second = (layer.feed_forward for layer in mlp.layers)
+    x = images[:, 0]
+    x = x + first(x)
+    torch.testing.assert_close(latents, mlp.norm(x + second(x)))
+    with pytest.raises(ValueError, match="frames of a medium: expected 1 .*kind=mlp.*, got 2"):
+        mlp(torch.randn(3, 2, 5, 6))
+
+
+def test_the_pooling_resampler_reads_the_mean_of_all_tokens_alone():
+    torch.manual_seed(0)
+    pooling = build_resampler(6, ResamplerConfig(kind=ResamplerKind.pooling, num_latents=4))
+    clips = torch.randn(3, 2, 5, 6)
+    latents = pooling(clips)
+    assert latents.shape == (3, 4, 6)
+    mean = clips.mean(dim=(1, 2))[:, None, None]
+    torch.testing.assert_close(pooling(mean), latents)
+    pooled = pooling.to_latents(pooling.norm_media(mean[:, 0, 0]))
+    torch.testing.assert_close(latents[:, 1], pooling.norm(pooled[:, 6:12]))
+
+
 def test_resampler_gives_a_fixed_number_of_latents_for_images_and_clips():
     resampler = PerceiverResampler(24, ResamplerConfig(depth=2, num_latents=5, heads=2, dim_head=8))
     assert resampler(torch.randn(3, 1, 9, 24)).shape == (3, 5, 24)
@@ -164,6 +191,18 @@ def test_a_gate_of_each_channel_opens_that_channel_alone():
     text = torch.randn(1, 4, 16)
     moved = (gated(text, None, None, None) != text).any(dim=(0, 1))
     assert moved.nonzero().flatten().tolist() == [3, 4]
+
+
+def test_without_gates_both_branches_are_added_as_they_are():
+    torch.manual_seed(0)
+    options = CrossAttentionConfig(heads=2, dim_head=8, gate=Gate.none)
+    block = GatedCrossAttentionBlock(16, 24, options)
+    assert not [name for name, _ in block.named_parameters() if "gate" in name]
+    text, key, value = torch.randn(1, 4, 16), torch.randn(1, 2, 3, 8), torch.randn(1, 2, 3, 8)
+    mask = torch.ones(1, 4, 3, dtype=torch.bool)
+    attended = text + block.attention(text, key, value, mask)
+    expected = attended + block.feed_forward(attended)
+    torch.testing.assert_close(block(text, key, value, mask), expected)
 
 
 def test_normed_keys_are_of_one_length_whatever_that_of_the_media():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from huggingface_hub import EvalResult, ModelCard
 
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
+from flamingo.choices import ResamplerKind
+from flamingo.config import ResamplerConfig
 from flamingo.model.card import Results, is_generated, model_card, with_tags, write_card
 from flamingo.model.processor import prepare_tokenizer
 from flamingo.testing import (
@@ -65,6 +68,22 @@ def test_parameters_are_counted_by_group(model):
     assert f"| together |  | {frozen:,} | frozen |" in text
     own = sum(p.numel() for p in model.resampler.parameters())
     assert re.search(rf"\| resampler \| .* \| {own:,} \| trained \|", text)
+
+
+def test_every_row_of_the_table_has_four_cells_and_no_resampler_is_called_none():
+    options = SMALL["cross_attention"]
+    model = FlamingoForConditionalGeneration.from_backbones(
+        None,
+        tiny_language_model(),
+        resampler=ResamplerConfig(kind=ResamplerKind.identity),
+        cross_attention=replace(options, ff_width=44),
+        vision_dim=24,
+    )
+    text = str(model_card(model, name="tiny"))
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 8 and all(row.count("|") == 5 for row in rows)
+    assert "| resampler | none: " in text and "perceiver" not in text.lower()
+    assert "feed-forward of width 44 (" in text
 
 
 def test_results_stand_in_the_text_and_in_the_hub_s_index(model):

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForImageTextToText,
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -71,6 +72,15 @@ def test_what_trains_is_saved_and_restored_bit_for_bit(named, tmp_path: Path):
     assert not restored.training
 
 
+def test_how_it_generates_is_restored(named, tmp_path: Path):
+    named.generation_config.max_new_tokens = 3
+    named.generation_config.suppress_tokens = [5, 7]
+    named.save_pretrained(tmp_path / "saved")
+    restored = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    assert restored.generation_config.max_new_tokens == 3
+    assert restored.never_generated == sorted({5, 7, restored.config.image_token_id})
+
+
 @pytest.mark.parametrize("auto", [True, False])
 def test_with_backbones_the_folder_needs_nothing_else(named, tmp_path: Path, auto: bool):
     expected = logits(named)
@@ -126,6 +136,29 @@ def test_the_same_weights_in_bf16_are_the_same_backbone(named, tmp_path: Path):
     assert half.dtype == torch.bfloat16
     full, low = logits(named), logits(half).float()
     assert (full - low).norm() / full.norm() < 0.03
+
+
+def test_float16_is_the_same_backbone_too(named, tmp_path: Path):
+    named.save_pretrained(tmp_path / "saved")
+    half = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "saved", dtype="float16")
+    assert {p.dtype for p in half.parameters()} == {torch.float16}
+    full, low = logits(named), logits(half).float()
+    assert (full - low).norm() / full.norm() < 0.01
+
+
+def test_in_bf16_the_language_model_is_transformers_own(tmp_path: Path):
+    """Rotary angles stay in fp32, as AutoModelForCausalLM leaves them: bf16 ones lose positions."""
+    name = str(save_tiny_language_model(tmp_path / "lm"))
+    closed = SMALL | {"cross_attention": CrossAttentionConfig(every=2, heads=2, dim_head=8)}
+    model = FlamingoForConditionalGeneration.from_backbones(None, name, vision_dim=8, **closed)
+    model.save_pretrained(tmp_path / "saved")
+    half = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "saved", dtype="bfloat16")
+    bare = AutoModelForCausalLM.from_pretrained(name, dtype=torch.bfloat16).eval()
+    ids = torch.arange(100)[None] % bare.config.vocab_size
+    with torch.no_grad():
+        expected = bare(ids).logits
+        own = half(ids).logits[..., : expected.shape[-1]]
+    assert torch.equal(own, expected)
 
 
 def test_backbones_built_in_memory_are_given_again_or_saved_along(tmp_path: Path):

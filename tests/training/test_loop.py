@@ -102,7 +102,9 @@ def test_only_what_should_train_changes(tmp_path):
 # ---------------------------------------------------------------------------- resuming
 
 
-def train_and_stop(config, stop_after: int, callback=None) -> loop.TrainingResult:
+def train_and_stop(
+    config, stop_after: int, callback=None, train_with=tiny_train
+) -> loop.TrainingResult:
     """Train until SIGTERM arrives during step ``stop_after``."""
     step = loop._Loop._step
 
@@ -113,7 +115,7 @@ def train_and_stop(config, stop_after: int, callback=None) -> loop.TrainingResul
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(loop._Loop, "_step", step_with_signal)
-        return tiny_train(config, callback=callback)[0]
+        return train_with(config, callback=callback)[0]
 
 
 @pytest.mark.parametrize("stop_after", [3, 5])  # on a checkpoint; between log entries

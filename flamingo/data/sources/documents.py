@@ -2,53 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-from flamingo.data.documents import Parser
+from transformers import PreTrainedTokenizerBase
+
+from flamingo.choices import ClipStorage
+from flamingo.data.documents import Fitting, Parser
 from flamingo.data.shards import Shards, open_shards
 from flamingo.data.sources.captions import CaptionParser
 from flamingo.data.sources.clips import ClipParser, clip_shards
 from flamingo.data.sources.coco_captions import COCOCaptionParser, coco_caption_shards
+from flamingo.data.sources.interleaved import parse_segments
 from flamingo.data.sources.mmc4 import MMC4Parser
 from flamingo.data.sources.obelics import OBELICSParser
-from flamingo.data.sources.segments import SegmentsParser
 from flamingo.data.sources.vqa import Asked, VQAParser, vqa_shards
+from flamingo.data.stream import StreamSource
+from flamingo.data.tables import FolderShards
 from flamingo.source_config import (
     CaptionShardsSourceConfig,
     ClipsSourceConfig,
     COCOCaptionsSourceConfig,
+    InterleavedSourceConfig,
     MMC4SourceConfig,
     OBELICSSourceConfig,
-    SegmentsSourceConfig,
+    ShardsConfig,
+    ShardsSourceConfig,
+    StreamSourceConfig,
     VQASourceConfig,
 )
 
-StreamedSourceConfig = (
-    MMC4SourceConfig
-    | OBELICSSourceConfig
-    | SegmentsSourceConfig
-    | CaptionShardsSourceConfig
-    | COCOCaptionsSourceConfig
-    | ClipsSourceConfig
-    | VQASourceConfig
-)
+QuestionReader = Callable[[VQASourceConfig], Sequence[Asked]]
+"""``training_questions`` of ``flamingo.evaluation.benchmarks``, which this room may not import."""
 
 
 def open_documents(
-    config: StreamedSourceConfig, read_questions: Callable[[VQASourceConfig], Sequence[Asked]]
+    config: StreamSourceConfig, read_questions: QuestionReader
 ) -> tuple[Shards, Parser]:
     """The shards of a source, and what makes sequences of their records; both picklable.
 
-    ``read_questions`` (``flamingo.evaluation.benchmarks.training.training_questions``) is asked
-    for visual questions alone. Raises ``ValueError`` where there is no data.
+    ``read_questions`` is asked for visual questions alone. Raises ``ValueError`` where there is no
+    data, and for a config that is of no source.
     """
     match config:
+        case InterleavedSourceConfig():
+            return open_shards(config.shards), parse_segments
         case MMC4SourceConfig():
             return open_shards(config.shards), MMC4Parser(config)
         case OBELICSSourceConfig():
             return open_shards(config.shards), OBELICSParser(config)
-        case SegmentsSourceConfig():
-            return open_shards(config.shards), SegmentsParser(config)
         case CaptionShardsSourceConfig():
             return open_shards(config.shards), CaptionParser(config)
         case COCOCaptionsSourceConfig():
@@ -58,3 +60,52 @@ def open_documents(
         case VQASourceConfig():
             questions = read_questions(config)
             return vqa_shards(config, questions), VQAParser(config, questions)
+        case _:
+            raise ValueError(f"expected a source of documents, got {type(config).__name__}")
+
+
+def open_validation(config: StreamSourceConfig) -> Shards | None:
+    """The shards that ``config.validation`` names. Raises ``ValueError`` where there are none."""
+    match config:
+        case ClipsSourceConfig(validation=str(place), storage=ClipStorage.folders):
+            return FolderShards(place)
+        case ClipsSourceConfig(validation=str(place)) | ShardsSourceConfig(validation=str(place)):
+            return open_shards(ShardsConfig(files=[place]))
+        case _:
+            return None
+
+
+def stream_source(
+    name: str,
+    config: StreamSourceConfig,
+    seed: int,
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int,
+    read_questions: QuestionReader,
+) -> StreamSource:
+    """The stream of ``config``, with its held-out one if it has one.
+
+    Raises ``ValueError`` naming the section (``data.<name>``) as :func:`open_documents`.
+    """
+    with _named(f"data.{name}"):
+        shards, parse = open_documents(config, read_questions)
+    with _named(f"data.{name}.validation"):
+        unseen = open_validation(config)
+    fitting = Fitting(parse, tokenizer, max_tokens, cut_to=config.max_tokens)
+
+    def stream(
+        of: Shards, lanes: int, shuffle: int, held_out: StreamSource | None = None
+    ) -> StreamSource:
+        return StreamSource(name, of.shards, of.read, fitting, seed, lanes, shuffle, held_out)
+
+    # One lane a row and no shuffling: each validation reads only what it uses.
+    held_out = None if unseen is None else stream(unseen, config.sequences, 1)
+    return stream(shards, config.lanes * config.sequences, config.shuffle, held_out)
+
+
+@contextmanager
+def _named(section: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{section}: {error}") from error

@@ -16,38 +16,30 @@ from flamingo.data.documents import Dropped, Record
 from flamingo.data.interleaving import MALFORMED, NO_TEXT, unfit
 from flamingo.data.shards import SHARD
 from flamingo.data.stored_images import image_at
-from flamingo.source_config import SegmentsSourceConfig
 from flamingo.types import END_OF_CHUNK_TOKEN, InterleavedSequence, Media, Text
 
 
-class SegmentsParser:
+def parse_segments(record: Record, generator: np.random.Generator) -> InterleavedSequence | Dropped:
     """The segments as they are. Text is learned where ``learn`` is true.
 
     Nothing is added: spaces and ``<|endofchunk|>`` are for the texts to hold, ``<image>`` is not
     allowed in them. Paths are relative to the file's folder.
     """
-
-    def __init__(self, config: SegmentsSourceConfig) -> None:
-        self.config = config
-
-    def __call__(
-        self, record: Record, generator: np.random.Generator
-    ) -> InterleavedSequence | Dropped:
-        listed = record.get("segments")
-        if not isinstance(listed, list):
-            return MALFORMED
-        folder = os.path.dirname(record[SHARD])
-        segments = [_segment(segment, folder) for segment in listed]
-        known = tuple(segment for segment in segments if segment is not None)
-        if len(known) < len(segments):
-            return MALFORMED
-        texts = [segment for segment in known if isinstance(segment, Text)]
-        refused = unfit(text.text.replace(END_OF_CHUNK_TOKEN, "") for text in texts)
-        if refused is not None:
-            return refused
-        if not any(text.learn and text.text for text in texts):
-            return NO_TEXT
-        return InterleavedSequence(known)
+    listed = record.get("segments")
+    if not isinstance(listed, list):
+        return MALFORMED
+    folder = os.path.dirname(record[SHARD])
+    segments = [_segment(segment, folder) for segment in listed]
+    known = tuple(segment for segment in segments if segment is not None)
+    if len(known) < len(segments):
+        return MALFORMED
+    texts = [segment for segment in known if isinstance(segment, Text)]
+    refused = unfit(text.text.replace(END_OF_CHUNK_TOKEN, "") for text in texts)
+    if refused is not None:
+        return refused
+    if not any(text.learn and text.text for text in texts):
+        return NO_TEXT
+    return InterleavedSequence(known)
 
 
 def _segment(segment: Any, folder: str) -> Text | Media | None:

@@ -1,0 +1,171 @@
+"""A plan: parameters, operations, memory and days of a configuration, before it is launched."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import ViTImageProcessorPil
+
+from flamingo.backbones.language import load_tokenizer
+from flamingo.build import build_mixture, parameter_counts
+from flamingo.choices import Precision
+from flamingo.data.mixture import Mixture
+from flamingo.model.flamingo import FlamingoForConditionalGeneration
+from flamingo.model.processor import FlamingoProcessor, place_special_tokens
+from flamingo.planning.flops import Flops, step_flops
+from flamingo.planning.memory import Layout, device_memory
+from flamingo.planning.options import PlanConfig
+from flamingo.planning.shapes import Shapes, build_shapes
+from flamingo.planning.workload import (
+    Workload,
+    assumed_workload,
+    measured_workload,
+    sequences_of,
+)
+
+SEQUENCES = 256
+"""Of a step, where neither option nor sources say it."""
+DAY = 86_400
+
+
+@dataclass(frozen=True)
+class DevicePlan:
+    """Memory of one layout."""
+
+    layout: Layout
+    bytes: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.bytes.values())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will cost."""
+
+    config: PlanConfig
+    parameters: dict[str, tuple[int, bool]]
+    """By part; whether it trains."""
+    work: Workload
+    flops: dict[str, Flops]
+    """Of a step over all devices, by part."""
+    memory: tuple[DevicePlan, ...]
+    steps: int
+
+    @property
+    def step_flops(self) -> float:
+        """Of a step over all devices, what checkpointing repeats included."""
+        return float(sum(part.total for part in self.flops.values()))
+
+    @property
+    def seconds_per_step(self) -> float:
+        """At the assumed share of the peak; reading data is taken to cost nothing."""
+        config = self.config
+        return self.step_flops / (config.gpus * config.device.tflops * 1e12 * config.mfu)
+
+    @property
+    def days(self) -> float:
+        return self.steps * self.seconds_per_step / DAY
+
+
+def make_plan(config: PlanConfig) -> Plan:
+    """The plan of a configuration. Raises ``ValueError`` for what cannot be planned, with the
+    field."""
+    shapes = build_shapes(config)
+    work = workload(config, shapes)
+    checkpointing = config.training.gradient_checkpointing
+    flops = step_flops(
+        shapes, work, checkpointing=checkpointing, encodes=not config.data.cache_features
+    )
+    steps = config.training.steps
+    if config.total_tokens is not None:
+        steps = math.ceil(config.total_tokens / work.tokens)
+    return Plan(config, counts(shapes), work, flops, memories(config, shapes, work), steps)
+
+
+def workload(config: PlanConfig, shapes: Shapes) -> Workload:
+    """A step's sequences, measured on the sources or as the options say."""
+    if config.measure:
+        return measured_workload(
+            mixture_of(config, shapes.model),
+            config.training,
+            world=config.gpus,
+            steps=config.measured_steps,
+        )
+    return assumed_workload(
+        sequences=config.sequences or sequences_of(config.data) or SEQUENCES,
+        tokens=config.tokens,
+        images=config.images,
+        frames=config.frames,
+        learned=config.learned,
+        parts=config.gpus * config.training.micro_batches,
+    )
+
+
+def mixture_of(config: PlanConfig, model: FlamingoForConditionalGeneration) -> Mixture:
+    """The configured sources as training would read them; of the backbones only the tokenizer is
+    loaded."""
+    tokenizer = place_special_tokens(
+        load_tokenizer(config.language),
+        image_token_id=model.config.image_token_id,
+        end_of_chunk_token_id=model.config.end_of_chunk_token_id,
+    )
+    return build_mixture(config, FlamingoProcessor(ViTImageProcessorPil(), tokenizer))
+
+
+def counts(shapes: Shapes) -> dict[str, tuple[int, bool]]:
+    """Parameters of each part, and whether it trains."""
+    return {"vision_encoder": (shapes.encoder.parameters, False), **parameter_counts(shapes.model)}
+
+
+def memories(config: PlanConfig, shapes: Shapes, work: Workload) -> tuple[DevicePlan, ...]:
+    """Plain and sharded, each without and with checkpointing. On one device nothing is sharded."""
+    dtype = torch.float32 if config.training.precision is Precision.fp32 else torch.bfloat16
+    layouts = [
+        Layout(config.gpus, sharded, checkpointing, dtype)
+        for sharded in (False, True)
+        for checkpointing in (False, True)
+        if config.gpus > 1 or not sharded
+    ]
+    return tuple(
+        DevicePlan(layout, device_memory(shapes, work.largest, layout)) for layout in layouts
+    )
+
+
+def plan_values(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON values."""
+    return {
+        "name": plan.config.name,
+        "parameters": {
+            part: {"count": count, "trained": trained}
+            for part, (count, trained) in plan.parameters.items()
+        },
+        "step": {
+            "origin": plan.work.origin,
+            "sequences": plan.work.sequences,
+            "tokens": plan.work.tokens,
+            "media": plan.work.media,
+            "learned": plan.work.learned,
+            "flops": {part: asdict(flops) for part, flops in plan.flops.items()},
+            "seconds": plan.seconds_per_step,
+        },
+        "memory": [
+            {
+                "sharded": device.layout.sharded,
+                "checkpointing": device.layout.checkpointing,
+                "bytes": device.bytes,
+                "total": device.total,
+            }
+            for device in plan.memory
+        ],
+        "gpus": plan.config.gpus,
+        "tflops": plan.config.device.tflops,
+        "gib": plan.config.device.gib,
+        "mfu": plan.config.mfu,
+        "steps": plan.steps,
+        "days": plan.days,
+    }

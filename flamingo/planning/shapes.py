@@ -1,0 +1,195 @@
+"""The model of a configuration without its weights: built on torch's meta device.
+
+Modules there have shapes and no storage, so a model of any size is built within seconds, and its
+parameters are counted, not estimated. Shapes come from a local folder's ``config.json``, else from
+the table of released backbones (:mod:`flamingo.planning.known`), else from the hub's.
+"""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    CLIPVisionModel,
+    Dinov2Model,
+    IdeficsConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SiglipVisionModel,
+    ViTModel,
+)
+
+from flamingo.backbones import idefics
+from flamingo.backbones import language as lm
+from flamingo.backbones.efficientnet import IMAGE_SIZE, EfficientNetLite0
+from flamingo.backbones.open_clip import is_open_clip, read_open_clip_config
+from flamingo.backbones.vision import EFFICIENTNET_FILE, EMBEDDED, TransformerTokens
+from flamingo.config import LanguageConfig, RunConfig, VisionConfig
+from flamingo.model.configuration import FlamingoConfig, to_plain
+from flamingo.model.flamingo import FlamingoForConditionalGeneration
+from flamingo.planning.known import LANGUAGE, VISION, KnownShape, known
+
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """A vision encoder as far as it costs something."""
+
+    parameters: int
+    patches: int
+    """Tokens of an image."""
+    dim: int
+    flops: int
+    """Of one image, forward: matrix products and convolutions."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """A configuration's parts without weights."""
+
+    model: FlamingoForConditionalGeneration
+    """On the meta device, without its encoder."""
+    encoder: EncoderShape
+
+
+def build_shapes(config: RunConfig) -> Shapes:
+    """The shapes of ``config``. Raises ``ValueError`` for a backbone whose shape nothing tells."""
+    encoder = encoder_shape(config.vision)
+    return Shapes(model=empty_flamingo(config, encoder.dim), encoder=encoder)
+
+
+def empty_flamingo(config: RunConfig, vision_dim: int) -> FlamingoForConditionalGeneration:
+    """``FlamingoForConditionalGeneration.from_backbones`` on the meta device, with two new tokens
+    behind the LM's vocabulary."""
+    language_config = read_language_config(config.language)
+    with META:
+        language = AutoModelForCausalLM.from_config(language_config)
+        vocabulary = lm.vocabulary_size(language)
+        flamingo = FlamingoConfig(
+            text_config=deepcopy(language.config),
+            language=to_plain(config.language),
+            resampler=to_plain(config.model.resampler),
+            cross_attention=to_plain(config.model.cross_attention),
+            vision_dim=vision_dim,
+            new_token_ids=[vocabulary, vocabulary + 1],
+            image_token_id=vocabulary,
+            end_of_chunk_token_id=vocabulary + 1,
+        )
+        return FlamingoForConditionalGeneration(flamingo, language_model=language)
+
+
+# ---------------------------------------------------------------------------- configurations
+
+
+def read_language_config(config: LanguageConfig) -> PreTrainedConfig:
+    """The LM's transformers configuration. Raises ``ValueError`` where it cannot be had."""
+    found = _read_config("language.name", config.name, config.revision, LANGUAGE)
+    if isinstance(found, IdeficsConfig):
+        return idefics.language_config(found)
+    return found
+
+
+def _read_config(
+    field: str, name: str, revision: str | None, shapes: tuple[KnownShape, ...]
+) -> PreTrainedConfig:
+    shape = known(name, shapes)
+    if shape is not None and not Path(name).exists():
+        return AutoConfig.for_model(shape.model_type, **shape.values)
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        names = ", ".join(sorted(name for shape in shapes for name in shape.names))
+        raise ValueError(
+            f"{field}: expected a local folder with config.json, a name on a hub within reach, or "
+            f"one whose shape is known without it ({names}), got {name!r}: {error}"
+        ) from error
+
+
+# ---------------------------------------------------------------------------- vision
+
+
+def encoder_shape(config: VisionConfig) -> EncoderShape:
+    """Parameters, tokens and FLOPs of the encoder, from one image on the meta device."""
+    tokens, pixels = empty_encoder(config)
+    image = torch.empty(1, 3, pixels, pixels, device=META)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        features = tokens(image)
+    return EncoderShape(
+        parameters=sum(p.numel() for p in tokens.parameters()),
+        patches=features.shape[1],
+        dim=features.shape[2],
+        flops=counter.get_total_flops(),
+    )
+
+
+def empty_encoder(config: VisionConfig) -> tuple[nn.Module, int]:
+    """What ``flamingo.backbones.vision.load_vision_encoder`` runs, on the meta device, and the side
+    of its images in pixels."""
+    folder = Path(config.name)
+    if config.name == EMBEDDED or (folder / EFFICIENTNET_FILE).is_file():
+        with META:
+            return EfficientNetLite0(), IMAGE_SIZE
+    pixels = None
+    if is_open_clip(folder):
+        found: PreTrainedConfig = read_open_clip_config(folder)
+    else:
+        found = _read_config("vision.name", config.name, config.revision, VISION)
+        shape = known(config.name, VISION)
+        pixels = shape.pixels if shape else None
+    model, blocks, norm, cls_tokens = _empty_transformer(found, config.name)
+    tokens = TransformerTokens(model, blocks, norm, config, cls_tokens)
+    return tokens, pixels or _processor_pixels(folder) or int(model.config.image_size)
+
+
+def _empty_transformer(
+    found: PreTrainedConfig, name: str
+) -> tuple[PreTrainedModel, nn.ModuleList, str, int]:
+    """Model, blocks, name of the last norm and number of CLS tokens, by kind of encoder."""
+    if isinstance(found, IdeficsConfig):
+        found = idefics.vision_config(found)
+    # Of a model of images and text, its tower.
+    vision: Any = deepcopy(getattr(found, "vision_config", found))
+    # Eager attention: its matrix products are counted, those of fused CPU kernels are not.
+    vision._attn_implementation = "eager"
+    with META:
+        match found.model_type:
+            case "clip" | "clip_vision_model":
+                model: PreTrainedModel = CLIPVisionModel(vision)
+                return model, model.encoder.layers, "post_layernorm", 1
+            case "siglip" | "siglip_vision_model":
+                model = SiglipVisionModel(vision)
+                model.use_head = False
+                del model.head
+                return model, model.encoder.layers, "post_layernorm", 0
+            case "dinov2":
+                model = Dinov2Model(vision)
+                return model, model.encoder.layer, "layernorm", 1
+            case "vit":
+                model = ViTModel(vision, add_pooling_layer=False)
+                return model, cast(nn.ModuleList, model.layers), "layernorm", 1
+            case other:
+                raise ValueError(
+                    f"vision.name: expected {EMBEDDED!r} or a CLIP, SigLIP, DINOv2, ViT or IDEFICS "
+                    f"model, got {name!r}, which is {other!r}"
+                )
+
+
+def _processor_pixels(folder: Path) -> int | None:
+    """Side of the images that a local folder's processor gives, if it says so."""
+    file = folder / "preprocessor_config.json"
+    if not file.is_file():
+        return None
+    settings = json.loads(file.read_text())
+    size = settings.get("crop_size" if settings.get("do_center_crop") else "size")
+    return size.get("height") if isinstance(size, dict) else None

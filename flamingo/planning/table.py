@@ -1,0 +1,124 @@
+"""A plan as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flamingo.planning.flops import Flops
+from flamingo.planning.plan import DAY, DevicePlan, Plan
+
+GIB = 2**30
+USABLE = 0.9
+"""Of a device's memory; the rest is its context, fragmentation and workspace."""
+
+
+def plan_text(plan: Plan) -> str:
+    """The whole plan, a section each for parameters, operations, memory and time."""
+    sections = (_parameters(plan), _operations(plan), _memory(plan), _time(plan))
+    return "\n\n".join([f"Plan of {plan.config.name}", *sections])
+
+
+def _rows(rows: Sequence[Sequence[str]]) -> str:
+    """Columns side by side: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  "
+        + "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _parameters(plan: Plan) -> str:
+    rows = [["Parameters", "", ""]]
+    for part, (count, trained) in plan.parameters.items():
+        rows.append([part.replace("_", " "), f"{count:,}", "trained" if trained else "frozen"])
+    for trains, word in ((True, "trained"), (False, "frozen")):
+        total = sum(count for count, trained in plan.parameters.values() if trained is trains)
+        rows.append(["together", f"{total:,}", word])
+    return _rows(rows)
+
+
+def _operations(plan: Plan) -> str:
+    work = plan.work
+    rows = [["FLOPs of a step", "forward", "backward", "recomputed", "a sequence", "a token"]]
+    for part, flops in plan.flops.items():
+        numbers = [flops.forward, flops.backward, flops.recomputed]
+        rows.append([part, *map(quantity, [*numbers, flops.total / work.sequences])])
+        rows[-1].append(quantity(flops.total / work.tokens))
+    sums = sum(plan.flops.values(), Flops())
+    numbers = [sums.forward, sums.backward, sums.recomputed]
+    numbers += [plan.step_flops / n for n in (work.sequences, work.tokens)]
+    rows.append(["together", *map(quantity, numbers)])
+    cached = plan.config.data.cache_features
+    lines = [
+        f"  a step: {work.sequences:g} sequences, {work.tokens:,.0f} tokens with padding, "
+        f"{work.media:,.0f} media, {work.learned:,.0f} tokens learned",
+        f"  ({work.origin})",
+    ]
+    if cached:
+        lines.append("  images are encoded once, beforehand (data.cache_features), not in a step")
+    return "\n".join([_rows(rows), *lines])
+
+
+def _memory(plan: Plan) -> str:
+    header = ["GiB on one device", *map(_layout_name, plan.memory)]
+    rows = [header]
+    for part in plan.memory[0].bytes:
+        rows.append([part, *(f"{device.bytes[part] / GIB:.2f}" for device in plan.memory)])
+    rows.append(["together", *(f"{device.total / GIB:.2f}" for device in plan.memory)])
+    gib = plan.config.device.gib
+    fits = [device.total / GIB <= USABLE * gib for device in plan.memory]
+    rows.append([f"fits {gib:g} GiB", *("yes" if fit else "no" for fit in fits)])
+    batch = plan.work.largest
+    return "\n".join(
+        [
+            _rows(rows),
+            f"  micro-batch: {batch.rows} sequences of {batch.tokens} tokens, {batch.media} media "
+            f"(training.micro_batches={plan.config.training.micro_batches}); activations are an "
+            "estimate",
+        ]
+    )
+
+
+def _layout_name(device: DevicePlan) -> str:
+    layout = device.layout
+    plain = "one" if layout.devices == 1 else "copies"
+    name = "sharded" if layout.sharded else plain
+    return name + (", checkpointed" if layout.checkpointing else "")
+
+
+def _time(plan: Plan) -> str:
+    config, step = plan.config, plan.seconds_per_step
+    rate = plan.work.tokens / step
+    peak = f"{config.device.tflops:g} TFLOP/s"
+    return "\n".join(
+        [
+            "  Time",
+            f"  {config.gpus} x {peak}, of which {config.mfu:.0%} is reached (mfu)",
+            f"  {step:.3g} s a step, {rate:,.0f} tokens and {plan.work.media / step:,.0f} media a "
+            "second",
+            f"  {plan.steps:,} steps, {plan.steps * plan.work.tokens:.3g} tokens: "
+            f"{duration(plan.days * DAY)}",
+        ]
+    )
+
+
+def quantity(number: int | float) -> str:
+    """Three digits and a power of a thousand: ``1.23 T``."""
+    for unit in ("", "k", "M", "G", "T", "P", "E"):
+        if number < 999.5:
+            return f"{number:.3g} {unit}".rstrip()
+        number /= 1000
+    return f"{number:.3g} Z"
+
+
+def duration(seconds: int | float) -> str:
+    """In the unit that suits: days from two on, hours from two on, else minutes."""
+    if seconds >= 2 * DAY:
+        return f"{seconds / DAY:.1f} days"
+    if seconds >= 7200:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 60:.1f} minutes"

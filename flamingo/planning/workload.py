@@ -1,0 +1,143 @@
+"""What a step is made of, in numbers: rows, lengths, media and learned tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from flamingo.config import DataConfig, TrainingConfig
+from flamingo.data.collate import collate
+from flamingo.training.batches import Steps, StepSource
+from flamingo.training.loss import keep_mask
+from flamingo.types import Batch, Media
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """One micro-batch on one device."""
+
+    rows: int
+    tokens: int
+    """Of a row, padding included: what is computed."""
+    images: int
+    """Media of a row, padding included: what text attends over."""
+    media: int
+    """Real media of all rows: what is encoded and resampled."""
+    frames: int
+    """Of a medium."""
+    learned: int
+    """Positions of all rows that the LM's head runs on."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Micro-batches of all devices over one or several steps."""
+
+    batches: tuple[BatchShape, ...]
+    steps: int
+    """How many steps the batches make up."""
+    origin: str
+    """Where the numbers are from, in words."""
+
+    def __post_init__(self) -> None:
+        if not self.batches or self.steps < 1:
+            raise ValueError(
+                f"workload: expected at least one batch and one step, got {len(self.batches)} "
+                f"batches and {self.steps} steps"
+            )
+
+    @property
+    def sequences(self) -> float:
+        """A step's, over all devices."""
+        return sum(batch.rows for batch in self.batches) / self.steps
+
+    @property
+    def tokens(self) -> float:
+        """A step's, over all devices, padding included."""
+        return sum(batch.rows * batch.tokens for batch in self.batches) / self.steps
+
+    @property
+    def media(self) -> float:
+        """A step's real media, over all devices."""
+        return sum(batch.media for batch in self.batches) / self.steps
+
+    @property
+    def learned(self) -> float:
+        """A step's learned tokens, over all devices."""
+        return sum(batch.learned for batch in self.batches) / self.steps
+
+    @property
+    def largest(self) -> BatchShape:
+        """The micro-batch that needs most memory: most tokens."""
+        return max(self.batches, key=lambda batch: (batch.rows * batch.tokens, batch.media))
+
+
+def assumed_workload(
+    *, sequences: int, tokens: int, images: int, frames: int, learned: float, parts: int
+) -> Workload:
+    """One step of equal sequences, divided over ``parts`` (devices times micro-batches).
+
+    ``learned`` is the share of positions that are learned. Raises ``ValueError`` for fewer
+    sequences than parts.
+    """
+    if sequences < parts:
+        raise ValueError(
+            f"sequences: expected at least one for each of {parts} micro-batches (gpus times "
+            f"training.micro_batches), got {sequences}"
+        )
+    rows = [sequences * (i + 1) // parts - sequences * i // parts for i in range(parts)]
+    batches = tuple(
+        BatchShape(n, tokens, images, n * images, frames, round(n * tokens * learned)) for n in rows
+    )
+    return Workload(
+        batches,
+        1,
+        f"assumed: sequences of {tokens} tokens, {images} images of {frames} "
+        f"frame{'s' * (frames > 1)}, {learned:.0%} of the tokens learned",
+    )
+
+
+def measured_workload(
+    mixture: StepSource, training: TrainingConfig, *, world: int, steps: int
+) -> Workload:
+    """The first ``steps`` steps of a mixture as ``world`` processes would see them.
+
+    Sequences are made and tokenised; no image is opened.
+    """
+    batches: list[BatchShape] = []
+    for rank in range(world):
+        data = Steps(mixture, _collate_without_media, training.micro_batches, rank, world)
+        for index in range(steps):
+            batches += map(batch_shape, data[index].micro_batches)
+    return Workload(
+        tuple(batches), steps, f"measured on {steps} steps of {', '.join(mixture.names)}"
+    )
+
+
+def batch_shape(batch: Batch) -> BatchShape:
+    """A batch's numbers. Real media are told by their first value, which is 1."""
+    media = batch.vision_features
+    rows, tokens = batch.input_ids.shape
+    return BatchShape(
+        rows=rows,
+        tokens=tokens,
+        images=0 if media is None else media.shape[1],
+        media=0 if media is None else int(media[:, :, 0].sum()),
+        frames=1 if media is None else media.shape[2],
+        learned=int(keep_mask(batch.labels).sum()),
+    )
+
+
+def _collate_without_media(rows: Sequence, sources: Sequence[int]) -> Batch:
+    def ones(media: Sequence[Media]) -> torch.Tensor:
+        return torch.ones(len(media), len(media[0].frames), 1, 1)
+
+    return collate(rows, sources, pad_id=0, load_media=ones)
+
+
+def sequences_of(config: DataConfig) -> int | None:
+    """Sequences of a step, where the configuration's sources say so."""
+    counts: Iterable[int] = [source.sequences for source in config.sources]
+    return sum(counts) or None

@@ -1,0 +1,117 @@
+"""Planned bytes against those of a real model, its gradients, its optimiser and its graph."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from flamingo import FlamingoForConditionalGeneration
+from flamingo.choices import Activation
+from flamingo.config import CrossAttentionConfig, ResamplerConfig, TrainingConfig
+from flamingo.planning.memory import Layout, device_memory
+from flamingo.planning.shapes import EncoderShape, Shapes
+from flamingo.planning.workload import BatchShape
+from flamingo.testing import tiny_language_model
+from flamingo.training.optim import build_optimizer
+
+PATCHES, VISION_DIM = 64, 96
+BATCH = BatchShape(rows=4, tokens=128, images=2, media=8, frames=1, learned=0)
+ONE = Layout(devices=1, sharded=False, checkpointing=False, dtype=torch.bfloat16)
+
+
+def build(family: str, dtype: torch.dtype = torch.bfloat16):
+    torch.manual_seed(0)
+    kernel = "eager" if family in ("mpt", "mosaic_gpt") else "sdpa"
+    language = tiny_language_model(family, hidden=128, attn_implementation=kernel).to(dtype)
+    return FlamingoForConditionalGeneration.from_backbones(
+        None,
+        language,
+        vision_dim=VISION_DIM,
+        resampler=ResamplerConfig(
+            depth=2, num_latents=16, heads=2, dim_head=32, activation=Activation.gelu
+        ),
+        cross_attention=CrossAttentionConfig(
+            every=2, heads=2, dim_head=32, gate_init=0.5, activation=Activation.gelu
+        ),
+    ).train()
+
+
+def shapes_of(model: FlamingoForConditionalGeneration) -> Shapes:
+    return Shapes(model, EncoderShape(parameters=1000, patches=PATCHES, dim=VISION_DIM, flops=0))
+
+
+def run(model: FlamingoForConditionalGeneration, batch: BatchShape = BATCH):
+    ids = torch.randint(3, 500, (batch.rows, batch.tokens))
+    ids[:, [0, 7]] = model.config.image_token_id
+    features = torch.randn(batch.rows, batch.images, 1, PATCHES, VISION_DIM)
+    keep = torch.zeros_like(ids, dtype=torch.bool)
+    keep[0, 5] = True
+    with torch.autocast("cpu", torch.bfloat16):
+        return model(input_ids=ids, vision_features=features, logits_to_keep=keep).logits
+
+
+def bytes_of(tensors) -> int:
+    return sum(tensor.numel() * tensor.itemsize for tensor in tensors)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "opt", "mpt"])
+def test_weights_gradients_and_optimiser_are_right_to_the_byte(family: str):
+    model = build(family)
+    parameters = model.trainable_parameters()
+    optimizer = build_optimizer(TrainingConfig(), model, parameters)
+    run(model).float().logsumexp(dim=-1).sum().backward()
+    optimizer.step()
+    planned = device_memory(shapes_of(model), BATCH, ONE)
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    encoder = 1000 * 2
+    assert planned["frozen weights"] == bytes_of(frozen) + encoder
+    assert planned["trained weights, fp32"] == bytes_of(parameters.values())
+    assert planned["gradients"] == bytes_of(p.grad for p in parameters.values())
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    assert planned["Adam states"] == bytes_of(states)
+    assert planned["communication"] == 0
+
+
+def kept_bytes(model: FlamingoForConditionalGeneration) -> int:
+    """What autograd keeps of a forward pass, each storage once, weights and buffers apart."""
+    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    kept: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        graph = run(model)
+    assert graph.requires_grad
+    return sum(size for size, _ in kept.values())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "opt", "mpt", "mosaic_gpt"])
+def test_the_estimate_of_activations_is_near_what_autograd_keeps(family: str):
+    model = build(family)
+    planned = device_memory(shapes_of(model), BATCH, ONE)
+    estimate = planned["activations"] + planned["autocast's copies"]
+    assert estimate == pytest.approx(kept_bytes(model), rel=0.15)
+
+
+def test_shards_divide_what_lies_and_checkpointing_what_is_kept():
+    shapes = shapes_of(build("llama"))
+    copies = device_memory(shapes, BATCH, replace(ONE, devices=4))
+    sharded = device_memory(shapes, BATCH, replace(ONE, devices=4, sharded=True))
+    lean = device_memory(shapes, BATCH, replace(ONE, devices=4, checkpointing=True))
+    for part in ("frozen weights", "trained weights, fp32", "gradients", "Adam states"):
+        assert sharded[part] == copies[part] // 4 == lean[part] // 4
+    assert copies["communication"] == copies["gradients"]
+    assert 0 < sharded["communication"] < sum(copies[p] for p in ("frozen weights", "gradients"))
+    assert sharded["activations"] == copies["activations"] > 2 * lean["activations"]
+
+
+def test_in_fp32_nothing_is_copied_and_frozen_weights_are_twice_as_large():
+    shapes = shapes_of(build("llama"))
+    half = device_memory(shapes, BATCH, ONE)
+    full = device_memory(shapes, BATCH, replace(ONE, dtype=torch.float32))
+    assert full["autocast's copies"] == 0
+    assert full["frozen weights"] == 2 * half["frozen weights"]

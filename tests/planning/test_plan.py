@@ -1,0 +1,168 @@
+"""Whole plans: what a step is made of, days, the table and the file."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flamingo.composition import CONF, compose
+from flamingo.config import SourceConfig
+from flamingo.data.mixture import Mixture
+from flamingo.model.processor import place_special_tokens
+from flamingo.planning.flops import step_flops
+from flamingo.planning.options import PlanConfig
+from flamingo.planning.plan import make_plan, plan_values
+from flamingo.planning.shapes import build_shapes
+from flamingo.planning.table import duration, plan_text, quantity
+from flamingo.planning.workload import BatchShape, Workload, assumed_workload, measured_workload
+from flamingo.testing import (
+    VOCABULARY,
+    SyntheticSource,
+    save_tiny_language_model,
+    tiny_tokenizer,
+)
+from tests.tiny_world import save_cache, save_vision_encoder
+
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+
+
+def plan_config(*overrides: str) -> PlanConfig:
+    return compose(overrides, PlanConfig, "config")
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_has_a_plan_without_weights(experiment: str):
+    plan = make_plan(plan_config(f"experiment={experiment}"))
+    assert plan.days > 0 and plan.step_flops > 0
+    assert experiment in plan_text(plan)
+    assert json.loads(json.dumps(plan_values(plan)))["steps"] == plan.steps
+
+
+def test_days_follow_from_operations_devices_and_the_share_of_their_peak():
+    one = make_plan(plan_config("experiment=openflamingo_3b", "training.steps=1000"))
+    expected = 1000 * one.step_flops / (989e12 * 0.3) / 86400
+    assert one.days == pytest.approx(expected)
+    eight = make_plan(
+        plan_config("experiment=openflamingo_3b", "training.steps=1000", "gpus=8", "gpu=a100")
+    )
+    assert eight.step_flops == pytest.approx(one.step_flops, rel=1e-4)
+    assert eight.days == pytest.approx(expected * 989 / 312 / 8, rel=1e-4)
+    other = make_plan(plan_config("experiment=openflamingo_3b", "peak_tflops=98.9", "mfu=0.6"))
+    assert other.days == pytest.approx(expected * 5)
+
+
+def test_a_number_of_tokens_decides_the_steps():
+    plan = make_plan(
+        plan_config("experiment=openflamingo_3b", "tokens=100", "sequences=10", "total_tokens=5001")
+    )
+    assert plan.steps == 6
+
+
+def test_the_sources_say_how_many_sequences_a_step_has():
+    assert make_plan(plan_config("experiment=quickstart")).work.sequences == 11
+    assert make_plan(plan_config("experiment=quickstart", "sequences=22")).work.sequences == 22
+
+
+def test_cached_features_leave_the_encoder_out_of_a_step():
+    shapes = build_shapes(compose(["experiment=openflamingo_3b"]))
+    work = assumed_workload(sequences=2, tokens=8, images=3, frames=2, learned=0.5, parts=1)
+    with_encoder = step_flops(shapes, work)["vision encoder"]
+    assert with_encoder.forward == 2 * 3 * 2 * shapes.encoder.flops
+    assert with_encoder.backward == 0
+    assert step_flops(shapes, work, encodes=False)["vision encoder"].total == 0
+
+
+def test_an_assumed_step_is_divided_over_devices_and_micro_batches():
+    work = assumed_workload(sequences=10, tokens=8, images=3, frames=1, learned=0.5, parts=4)
+    assert [batch.rows for batch in work.batches] == [2, 3, 2, 3]
+    assert (work.sequences, work.tokens, work.media, work.learned) == (10, 80, 30, 40)
+    assert work.largest == BatchShape(3, 8, 3, 9, 1, 12)
+    with pytest.raises(ValueError, match="sequences: expected at least one for each of 4 micro"):
+        assumed_workload(sequences=3, tokens=8, images=3, frames=1, learned=0.5, parts=4)
+    with pytest.raises(ValueError, match="workload: expected at least one batch"):
+        Workload((), 1, "nowhere")
+
+
+def test_a_measured_step_has_the_lengths_images_and_learned_tokens_of_its_sources():
+    tokenizer = place_special_tokens(
+        tiny_tokenizer(), image_token_id=VOCABULARY, end_of_chunk_token_id=VOCABULARY + 1
+    )
+    sources = [SyntheticSource(pairs=1), SyntheticSource(pairs=3)]
+    mixture = Mixture(sources, [SourceConfig(sequences=2)] * 2, tokenizer, 512)
+    training = plan_config("name=x").training
+    work = measured_workload(mixture, training, world=1, steps=2)
+    rows = [row for step in (0, 1) for _, row in mixture.step(step)]
+    assert (work.sequences, work.media) == (4, 8)
+    assert [batch.images for batch in work.batches] == [3, 3]
+    longest = [max(len(row.input_ids) for row in rows[i : i + 4]) for i in (0, 4)]
+    assert [batch.tokens for batch in work.batches] == longest
+    assert work.learned * 2 == sum(label != -100 for row in rows for label in row.labels)
+    two = measured_workload(mixture, training, world=2, steps=2)
+    assert (two.sequences, two.media, two.learned) == (work.sequences, work.media, work.learned)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch) -> list[str]:
+    save_tiny_language_model(tmp_path / "language", layers=30)
+    save_vision_encoder(tmp_path / "vision")
+    save_cache(tmp_path / "cache")
+    monkeypatch.setenv("FLAMINGO_CACHE", str(tmp_path / "cache"))
+    return [
+        "experiment=quickstart",
+        f"language.name={tmp_path / 'language'}",
+        f"vision.name={tmp_path / 'vision'}",
+    ]
+
+
+def test_a_plan_measures_the_configured_sources(tiny):
+    plan = make_plan(plan_config(*tiny, "measure=true", "measured_steps=2", "gpus=2"))
+    assert plan.work.sequences == 11
+    assert plan.work.media == 8 * 4 + 3 * 8
+    assert "measured on 2 steps of easy_vqa, binding" in plan_text(plan)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("gpus=0", "gpus: expected >= 1, got 0"),
+        ("mfu=1.5", r"mfu: expected in \(0, 1\], got 1.5"),
+        ("gpu=h10", "gpu: expected one of .*h100.*, got 'h10'"),
+        ("total_tokens=0", "total_tokens: expected > 0 or null, got 0"),
+        ("gppus=2", "gppus: unknown .* did you mean gpus"),
+        ("learned=2", "learned: expected in .*, got 2"),
+    ],
+)
+def test_nonsense_is_named(override: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        plan_config("experiment=quickstart", override)
+
+
+def test_quantities_and_durations_read_well():
+    assert [quantity(n) for n in (0, 1234, 999.6e9, 2.4e15)] == ["0", "1.23 k", "1 T", "2.4 P"]
+    durations = [duration(n) for n in (90, 7200, 86400 * 3)]
+    assert durations == ["1.5 minutes", "2.0 hours", "3.0 days"]
+
+
+@pytest.mark.slow
+def test_the_command_prints_the_plan_and_writes_it(tmp_path: Path):
+    out = tmp_path / "plans" / "9b.json"
+    result = subprocess.run(
+        [
+            sys.executable,
+            "experiments/plan.py",
+            "experiment=openflamingo_9b",
+            "gpus=8",
+            f"out={out}",
+        ],
+        cwd=CONF.parent,
+        env={"PYTHONPATH": str(CONF.parent), "PATH": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "language model   6,649,286,656   frozen" in result.stdout
+    written = json.loads(out.read_text())
+    assert written["parameters"]["language_model"] == {"count": 6649286656, "trained": False}
+    assert len(written["memory"]) == 4

@@ -1,0 +1,108 @@
+"""Every ablation of ``conf/ablation``: a few lines on top of an experiment, built tiny."""
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+import yaml
+
+from flamingo import FlamingoForConditionalGeneration
+from flamingo.choices import Gate, ResamplerKind
+from flamingo.composition import CONF, compose
+from flamingo.config import RunConfig
+from flamingo.model.resampler import MLPResampler, PoolingResampler
+from flamingo.runs import differences, flatten, plain
+from flamingo.testing import tiny_language_model
+
+ABLATIONS = sorted(path.stem for path in (CONF / "ablation").glob("*.yaml"))
+EXPERIMENTS = ("quickstart", "openflamingo_9b")
+"""One with data, gates open and layers listed; one without data, of the paper's shape."""
+LAYERS, VISION_DIM, PATCHES = 30, 12, 9
+
+
+@cache
+def of(experiment: str, *ablations: str) -> RunConfig:
+    chosen = [f"ablation=[{','.join(ablations)}]"] if ablations else []
+    return compose([f"experiment={experiment}", *chosen])
+
+
+def settings(ablation: str) -> dict:
+    return flatten(yaml.safe_load((CONF / "ablation" / f"{ablation}.yaml").read_text()))
+
+
+def build(config: RunConfig) -> FlamingoForConditionalGeneration:
+    """The configured architecture between tiny backbones, its widths divided by eight."""
+    model = config.model
+    torch.manual_seed(0)
+    return FlamingoForConditionalGeneration.from_backbones(
+        None,
+        tiny_language_model(layers=LAYERS),
+        vision_dim=VISION_DIM,
+        resampler=replace(model.resampler, heads=2, dim_head=8),
+        cross_attention=replace(model.cross_attention, heads=2, dim_head=8),
+    )
+
+
+def step(model: FlamingoForConditionalGeneration) -> dict[str, bool]:
+    """One forward and backward; which trained parameters got a gradient that is not zero."""
+    image = model.config.image_token_id
+    ids = torch.tensor([[image, 5, 6, image, 7, 8], [image, 9, 10, 11, 12, 13]])
+    features = torch.randn(2, 2, 1, PATCHES, VISION_DIM)
+    loss = model.train()(input_ids=ids, vision_features=features, labels=ids.clamp(max=511)).loss
+    assert loss.isfinite()
+    loss.backward()
+    trained = model.trainable_parameters()
+    return {n: p.grad is not None and bool(p.grad.any()) for n, p in trained.items()}
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_an_ablation_changes_what_its_file_says_and_nothing_else(ablation: str):
+    ablates = False
+    for experiment in EXPERIMENTS:
+        if ablates:  # it may be the quickstart's own setting: then it changes the other
+            break
+        base, config = of(experiment), of(experiment, ablation)
+        ablates = bool(differences(base, config))
+        before, after, own = flatten(plain(base)), flatten(plain(config)), settings(ablation)
+        assert own and all(after[key] == value for key, value in own.items())
+        assert {key for key in after if after[key] != before[key]} <= own.keys()
+    assert ablates
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_an_ablation_builds_and_its_parameters_get_gradients(ablation: str):
+    config = of("quickstart", ablation)
+    learns = step(build(config))
+    closed = config.model.cross_attention.gate is not Gate.none and (
+        config.model.cross_attention.gate_init == 0
+    )
+    # (Not of queries: those of one latent have nothing to choose from.)
+    names = [n for n in learns if n.startswith("cross_attention") and n.endswith("to_out.weight")]
+    assert names and all(learns[name] != closed for name in names)
+    gates = [n for n in learns if n.endswith("attention_gate")]
+    assert all(learns[name] for name in gates)
+    assert bool(gates) == (config.model.cross_attention.gate is not Gate.none)
+
+
+def test_ablations_combine():
+    config = of("quickstart", "no_gates", "resampler_mlp").model
+    assert config.cross_attention.gate is Gate.none
+    assert config.resampler.kind is ResamplerKind.mlp
+
+
+def test_the_command_line_has_the_last_word_over_an_ablation():
+    config = compose(
+        ["experiment=quickstart", "ablation=every_4", "model.cross_attention.every=3", "name=mine"]
+    )
+    assert (config.model.cross_attention.every, config.name) == (3, "mine")
+
+
+def test_the_resamplers_of_the_ablations_are_of_their_kind():
+    assert isinstance(build(of("quickstart", "resampler_mlp")).resampler, MLPResampler)
+    assert isinstance(build(of("quickstart", "resampler_pooling")).resampler, PoolingResampler)
+
+
+def test_an_unknown_ablation_is_named_with_those_there_are():
+    with pytest.raises(ValueError, match="ablation: expected one of .*no_gates.*, got 'no_gate'"):
+        compose(["experiment=quickstart", "ablation=no_gate"])

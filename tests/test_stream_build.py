@@ -1,0 +1,117 @@
+"""A streaming source from its configuration, by names as a user gives them, to a checkpoint."""
+
+import logging
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from flamingo.build import build_parts
+from flamingo.composition import compose
+from flamingo.config import DataConfig, RunConfig
+from flamingo.runs import RunDirectory, load_run
+from flamingo.source_config import InterleavedSourceConfig, ShardsConfig
+from flamingo.testing import save_tiny_language_model
+from flamingo.training.loop import train
+from tests.tiny_world import save_classes, save_vision_encoder
+from tests.toy_stream import write_shards
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    save_tiny_language_model(folder / "language")
+    save_vision_encoder(folder / "vision")
+    save_classes(folder / "classes", views=3)
+    write_shards(folder / "data", [12, 9, 11], ["0-1", "1-2"])
+    write_shards(folder / "unseen", [8])
+    return folder
+
+
+def config_of(world: Path, runs: Path, *more: str) -> RunConfig:
+    model = ["model.resampler.depth=1", "model.resampler.num_latents=2", "model.resampler.heads=2"]
+    model += ["model.cross_attention.heads=2", "model.cross_attention.dim_head=8"]
+    return compose(
+        [
+            *("name=streamed", f"runs={runs}", *model),
+            *(f"vision.name={world / 'vision'}", f"language.name={world / 'language'}"),
+            *(f"data.interleaved.shards.files=[{world / 'data'}]", "data.interleaved.sequences=3"),
+            *("data.cache_features=false", "training.steps=3", "training.warmup_steps=0"),
+            *more,
+        ]
+    )
+
+
+def test_a_stream_beside_another_source_trains_with_workers_and_validation(world, tmp_path):
+    config = config_of(
+        world,
+        tmp_path,
+        f"data.interleaved.validation={world / 'unseen'}",
+        *("data.interleaved.lanes=2", "data.interleaved.shuffle=5", "data.workers=2"),
+        *("data.binding.collection=folder", f"data.binding.path={world / 'classes'}"),
+        *("data.binding.held_out=4", "data.binding.sequences=2"),
+        *("training.eval_every=3", "training.eval_batches=1"),
+        "model.resampler.standardize_features=true",
+    )
+    parts = build_parts(config, CPU)
+    assert parts.mixture.names == ("binding", "interleaved")
+    run = RunDirectory.open(config)
+    given = (parts.model, parts.processor.tokenizer, parts.mixture, parts.load_media, run)
+    result = train(config, *given, beside=[parts.processor])
+    assert result.finished
+    (entry,) = load_run(run.path).metrics.to_dict("records")
+    losses = ["train/loss/interleaved", "validation/loss/binding", "validation/loss/interleaved"]
+    assert all(math.isfinite(entry[name]) for name in losses)
+    assert run.finished
+
+
+def test_features_of_a_stream_are_standardised_by_its_first_images(world, tmp_path):
+    config = config_of(world, tmp_path, "model.resampler.standardize_features=true")
+    first, second = (build_parts(config, CPU).model.resampler for _ in range(2))
+    assert (first.feature_std > 0).all() and first.feature_mean.abs().sum() > 0
+    assert torch.equal(first.feature_mean, second.feature_mean)
+
+
+def test_features_of_a_stream_cannot_be_cached(world, tmp_path):
+    with pytest.raises(ValueError, match="data.cache_features: expected false with data.interl"):
+        config_of(world, tmp_path, "data.cache_features=true")
+
+
+def test_unseen_sequences_that_are_not_there_are_noticed_before_training(world, tmp_path):
+    with pytest.raises(ValueError, match=r"training.eval_every: expected 0.*interleaved.validat"):
+        config_of(world, tmp_path, "training.eval_every=1")
+
+
+def test_a_place_without_shards_is_named(world, tmp_path):
+    nowhere = "data.interleaved.shards.files=[/no/such/folder]"
+    with pytest.raises(ValueError, match=r"data.interleaved: shards.files: .*'/no/such/folder'"):
+        build_parts(config_of(world, tmp_path, nowhere), CPU)
+    with pytest.raises(ValueError, match=r"data.interleaved.validation: shards.files: .*'/none'"):
+        build_parts(config_of(world, tmp_path, "data.interleaved.validation=/none"), CPU)
+
+
+def test_a_place_must_be_given():
+    with pytest.raises(ValueError, match=r"shards: expected exactly one of files and hub"):
+        compose(["name=x", "data.interleaved.lanes=2", "data.cache_features=false"])
+
+
+def test_workers_that_share_lanes_are_warned_of(world, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        build_parts(config_of(world, tmp_path, "data.workers=2"), CPU)
+        assert not caplog.text
+        build_parts(config_of(world, tmp_path, "data.workers=3"), CPU)
+    assert "data.workers: 3 workers read one another's lanes" in caplog.text
+
+
+def test_the_sources_of_a_configuration_are_in_the_mixtures_order():
+    stream = InterleavedSourceConfig(shards=ShardsConfig(files=["somewhere"]))
+    config = DataConfig(interleaved=stream, cache_features=False)
+    assert config.sources == [stream] and DataConfig().sources == []
