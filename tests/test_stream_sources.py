@@ -18,6 +18,7 @@ from flamingo.config import DataConfig
 from flamingo.data.mixture import UNSEEN, Mixture, build_sources, source_configs
 from flamingo.evaluation.benchmarks.training import training_questions
 from flamingo.model.processor import prepare_tokenizer
+from flamingo.runs import MAY_CHANGE
 from flamingo.source_config import StreamSourceConfig
 from flamingo.structured import section
 from flamingo.testing import VOCABULARY, tiny_tokenizer
@@ -187,7 +188,7 @@ def test_unseen_sequences_are_of_other_shards(tmp_path, tokenizer, name, pattern
 
 
 def test_documents_are_cut_to_the_tokens_of_their_source(tmp_path, tokenizer):
-    write_tar(tmp_path / "00000.tar", [("0.png", png(1)), ("0.txt", b"yes" + b" yes" * 50)])
+    write_tar(tmp_path / "00000.tar", [("0.png", png(1)), ("0.txt", b"This" + b" yes" * 50)])
     files = f"shards.files=[{tmp_path}]"
     yes = tokenizer.convert_tokens_to_ids("Ġyes")
     for options, expected in ((["max_tokens=5"], 5), ([], 32)):  # 32: OpenFlamingo's
@@ -206,6 +207,12 @@ STREAMS = {
 
 def test_every_section_of_documents_is_tested_here():
     assert STREAMS.keys() == {name.split()[0] for name in SOURCES}
+
+
+def test_a_run_may_continue_with_other_unseen_sequences():
+    validated = [n for n, own in STREAMS.items() if "validation" in get_type_hints(own)]
+    assert len(validated) == 5
+    assert {f"data.{name}.validation" for name in validated} <= set(MAY_CHANGE)
 
 
 def test_the_documentation_has_the_keys_of_every_section():
