@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -156,3 +156,24 @@ def _kind(path: Path) -> str:
     if zipfile.is_zipfile(path) or start.startswith(b"\x80"):
         return "a pickle that would run code when it is read: it is refused"
     return "no file of torch.save"
+
+
+def check_shapes(
+    source: str,
+    expected: Mapping[str, Shape],
+    actual: Mapping[str, Shape],
+    *,
+    optional: Collection[str] = (),
+) -> None:
+    """Raise ``ValueError`` listing keys that are missing, left over or of another shape."""
+    missing = sorted(set(expected) - set(actual) - set(optional))
+    left_over = sorted(set(actual) - set(expected))
+    reshaped = [
+        f"{key}: expected {expected[key]}, got {actual[key]}"
+        for key in sorted(set(expected) & set(actual))
+        if expected[key] != actual[key]
+    ]
+    if missing or left_over or reshaped:
+        raise ValueError(
+            f"{source}: missing {missing}, left over {left_over}, of another shape {reshaped}"
+        )

@@ -19,10 +19,16 @@ from transformers.initialization import no_init_weights
 
 from flamingo.backbones import idefics, language
 from flamingo.backbones.vision import load_vision_encoder
-from flamingo.backbones.weight_files import WeightFiles, find_file, open_weights
+from flamingo.backbones.weight_files import (
+    Shape,
+    WeightFiles,
+    check_shapes,
+    find_file,
+    open_weights,
+)
 from flamingo.choices import Activation, Gate, Norm, ResamplerKind
 from flamingo.config import CrossAttentionConfig, LanguageConfig, ResamplerConfig, VisionConfig
-from flamingo.interop.moves import How, Move, Part, Shape, check_shapes
+from flamingo.interop.moves import How, Move, Part
 from flamingo.model.auto import FlamingoConfig, FlamingoForConditionalGeneration
 from flamingo.model.configuration import to_plain
 from flamingo.model.persistence import cast

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-Shape = tuple[int, ...]
+from flamingo.backbones.weight_files import Shape
 
 
 class Part(Enum):
@@ -47,24 +46,3 @@ class Move:
     how: How
     shape: Shape
     """Of the target."""
-
-
-def check_shapes(
-    source: str,
-    expected: Mapping[str, Shape],
-    actual: Mapping[str, Shape],
-    *,
-    optional: Collection[str] = (),
-) -> None:
-    """Raise ``ValueError`` listing keys that are missing, left over or of another shape."""
-    missing = sorted(set(expected) - set(actual) - set(optional))
-    left_over = sorted(set(actual) - set(expected))
-    reshaped = [
-        f"{key}: expected {expected[key]}, got {actual[key]}"
-        for key in sorted(set(expected) & set(actual))
-        if expected[key] != actual[key]
-    ]
-    if missing or left_over or reshaped:
-        raise ValueError(
-            f"{source}: missing {missing}, left over {left_over}, of another shape {reshaped}"
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -189,6 +189,8 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         is_main_process: bool = True,
         push_to_hub: bool = False,
         repo_id: str | None = None,
+        state_dict: Mapping[str, Tensor] | None = None,
+        safe_serialization: bool = True,
         **push: Any,
     ) -> None:
         """Write what trains, and the names and fingerprints of the backbones, as safetensors.
@@ -198,10 +200,20 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         the folder then needs nothing else. ``from_pretrained`` reads either. ``max_shard_size`` is
         for the language model; what trains is one file. With ``push_to_hub`` the folder is
         uploaded to ``repo_id`` (default: the folder's name); ``push`` as in :meth:`push_to_hub`.
-        Processes that are not the main one write nothing.
+        Processes that are not the main one write nothing. ``state_dict``: what trains is taken from
+        it, by the names of :meth:`state_dict` (a sharded model's, gathered); all else in it is not
+        looked at.
+
+        Raises:
+            ValueError: for options that are none of these, and for a ``state_dict`` that lacks
+                what trains.
         """
         folder = Path(save_directory)
         push = {name: value for name, value in push.items() if value is not None}
+        unknown = sorted(set(push) - set(hub.UPLOAD_OPTIONS))
+        if unknown or not safe_serialization:
+            got = unknown or "safe_serialization=False"
+            raise ValueError(f"save_pretrained: expected safetensors and known options, got {got}")
         if push and not push_to_hub:
             raise ValueError(f"save_pretrained: expected push_to_hub=True with {sorted(push)}")
         if not is_main_process:
@@ -213,6 +225,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             include_backbones=include_backbones,
             max_shard_size=max_shard_size,
             name=name,
+            state=state_dict,
         )
         if push_to_hub:
             hub.upload(folder, name, **push)
@@ -254,6 +267,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
     ) -> FlamingoForConditionalGeneration:
         """Restore a saved model; backbones are loaded by name unless they are given.
 
+        A saved adapter of peft is put into ``language_model``, the very object that is given.
         ``dtype``: of the whole model; default (and ``"auto"``): float32. ``hub`` goes to
         ``huggingface_hub.snapshot_download`` (``revision``, ``token``, ``cache_dir``,
         ``local_files_only``, ``force_download``) for a name that is no local folder. What

@@ -9,6 +9,11 @@ from huggingface_hub import HfApi, ModelCard
 
 from flamingo.model.card import CARD, is_generated, with_tags
 
+UPLOAD_OPTIONS = (
+    *("private", "token", "revision", "create_pr", "commit_message", "commit_description", "tags"),
+)
+"""What :func:`upload` takes besides the folder and its repository."""
+
 
 def check_login(repo_id: str, token: str | bool | None = None) -> None:
     """Raise ``ValueError`` unless the hub answers and knows who uploads to ``repo_id``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from flamingo.backbones import adapters
 from flamingo.backbones import language as lm
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder, save_vision_encoder
+from flamingo.backbones.weight_files import check_shapes
 from flamingo.model.card import model_card, write_card
 from flamingo.model.configuration import FlamingoConfig
 
@@ -83,16 +85,22 @@ def save(
     include_backbones: bool,
     max_shard_size: int | str,
     name: str,
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a model folder; each file is complete before it takes its name.
 
-    ``name`` is what the card calls the model.
+    ``name`` is what the card calls the model. What trains is taken from ``state`` if it is given.
     """
+    trained = trained_state(model)
+    if state is not None:
+        if lacking := sorted(set(trained) - set(state)):
+            raise ValueError(f"state_dict: expected all that trains, it lacks {lacking}")
+        trained = {n: state[n].detach().cpu().contiguous() for n in trained}
     if folder.is_file():
         raise ValueError(f"save_directory: expected a folder, got the file {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"{WEIGHTS}.tmp"
-    save_file(trained_state(model), unfinished, metadata={"format": "pt"})
+    save_file(trained, unfinished, metadata={"format": "pt"})
     os.replace(unfinished, folder / WEIGHTS)
     if include_backbones:
         adapters.save_base(
@@ -199,16 +207,6 @@ def load_trained_state(
     model: FlamingoForConditionalGeneration, state: dict[str, Tensor], source: str
 ) -> None:
     """Copy trained weights into ``model``; a difference in names or shapes is a ``ValueError``."""
-    expected = trained_state(model)
-    missing = sorted(set(expected) - set(state))
-    left_over = sorted(set(state) - set(expected))
-    reshaped = [
-        f"{name}: expected {tuple(expected[name].shape)}, got {tuple(state[name].shape)}"
-        for name in sorted(set(state) & set(expected))
-        if state[name].shape != expected[name].shape
-    ]
-    if missing or left_over or reshaped:
-        raise ValueError(
-            f"{source}: missing {missing}, left over {left_over}, of another shape {reshaped}"
-        )
+    expected = {name: tuple(tensor.shape) for name, tensor in trained_state(model).items()}
+    check_shapes(source, expected, {name: tuple(tensor.shape) for name, tensor in state.items()})
     model.load_state_dict(state, strict=False)

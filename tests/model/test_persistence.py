@@ -204,3 +204,23 @@ def test_saving_onto_a_file_changes_nothing(named, tmp_path: Path):
     with pytest.raises(ValueError, match="expected a folder"):
         named.save_pretrained(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_trains_is_taken_from_a_gathered_state_dict(named, tmp_path):
+    """As accelerate and transformers' Trainer save a model that is sharded over processes."""
+    gathered = {name: tensor + 1 for name, tensor in named.state_dict().items()}
+    named.save_pretrained(tmp_path / "saved", state_dict=gathered)
+    saved = load_file(tmp_path / "saved" / "model.safetensors")
+    trained = named.trainable_parameters()
+    assert all(torch.equal(saved[name], trained[name] + 1) for name in trained)
+    del gathered["new_tokens.input"]
+    with pytest.raises(ValueError, match=r"state_dict: .* it lacks \['new_tokens.input'\]"):
+        named.save_pretrained(tmp_path / "other", state_dict=gathered)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("options", [{"safe_serialization": False}, {"variant": "fp16"}])
+def test_options_that_change_the_files_are_refused(named, options, tmp_path):
+    with pytest.raises(ValueError, match=f"known options, got .*{next(iter(options))}"):
+        named.save_pretrained(tmp_path / "saved", **options)
+    assert not (tmp_path / "saved").exists()

@@ -80,8 +80,8 @@ def forked(config: RunConfig, data: Path) -> int:
     """A child process that trains; this one has only imported what it needs for it."""
     child = os.fork()
     if child:
+        os.setpgid(child, child)  # a group of its own, with its workers, from the first moment
         return child
-    os.setsid()
     status = 1
     try:
         torch.set_num_threads(1)
