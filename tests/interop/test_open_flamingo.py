@@ -205,19 +205,6 @@ def test_a_training_runs_checkpoint_is_opened_as_the_model_in_it(tmp_path: Path)
     assert (latents - truth["latents"]).abs().max() < TOLERANCE
 
 
-def test_a_folder_of_shards_is_read_as_otter_is_released(tmp_path: Path) -> None:
-    state = otter(with_the_frozen_model(weights("gpt_neox")))
-    names = sorted(state)
-    shards = {"pytorch_model-1.bin": names[::2], "pytorch_model-2.bin": names[1::2]}
-    for file, own in shards.items():
-        torch.save({name: state[name] for name in own}, tmp_path / file)
-    index = {"weight_map": {name: file for file, own in shards.items() for name in own}}
-    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    direct, other = load("gpt_neox"), load("gpt_neox", tmp_path)
-    for name, parameter in direct.trainable_parameters().items():
-        assert torch.equal(parameter, other.trainable_parameters()[name]), name
-
-
 def test_files_of_old_versions_of_torch_are_read(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     torch.save(weights("mpt"), path, _use_new_zipfile_serialization=False)
