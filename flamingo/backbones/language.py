@@ -154,6 +154,33 @@ def explicit_positions(
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -tokens:]
 
 
+def packed_mask(
+    language_model: PreTrainedModel, documents: Int[Tensor, "row token"]
+) -> Float[Tensor, "row 1 token token"] | None:
+    """The attention mask with which the documents of a packed row do not see one another.
+
+    None for most families: from positions that begin anew in each document transformers derives it
+    by itself, for whichever attention kernel runs. Those that do not look at positions for it get
+    the mask: zero where a token looks, the lowest number where not.
+
+    Raises ``ValueError`` for families whose ALiBi needs the plain mask.
+    """
+    config = language_model.config
+    family = config.model_type
+    if family == "bloom" or (family == "falcon" and config.alibi):
+        raise ValueError(
+            "documents: expected a language model that keeps packed documents apart, got "
+            f"{family} with ALiBi positions: train it without packing"
+        )
+    if family not in ("opt", "mpt", "falcon", "mosaic_gpt"):
+        return None
+    own = documents[:, :, None] == documents[:, None, :]
+    visible = own.tril()[:, None]
+    dtype = next(p.dtype for p in language_model.parameters() if p.is_floating_point())
+    mask = torch.zeros(visible.shape, dtype=dtype, device=documents.device)
+    return mask.masked_fill(~visible, torch.finfo(dtype).min)
+
+
 def head_logits(
     language_model: PreTrainedModel,
     hidden: Float[Tensor, "*shape dim"],

@@ -83,7 +83,7 @@ def _branch(cache: FlamingoCache, rows: Sequence[int]) -> FlamingoCache:
     own = copy(cache)
     own.layers = [copy(layer) for layer in cache.layers]  # a layer replaces its tensors
     assert cache.media is not None
-    chosen = torch.tensor(rows, device=cache.media.time.device)
+    chosen = torch.tensor(rows, device=cache.media.seen.device)
     distinct, counts = torch.unique_consecutive(chosen, return_counts=True)
     repeats = int(counts[0])
     if bool((counts == repeats).all()):

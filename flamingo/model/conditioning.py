@@ -18,26 +18,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from flamingo.config import CrossAttentionConfig
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
+from flamingo.model.reading import KeysValues, Reading
 
 MEDIA_KEYWORD = "flamingo_media"
 
 
 @dataclass(frozen=True, eq=False)
 class ConditionedCall:
-    """The media of one forward call: keys and values for each block, and one mask for all."""
+    """The media of one forward call: keys and values for each block, and who reads which."""
 
     owner: Conditioning
-    keys_values: Mapping[
-        int, tuple[Float[Tensor, "row head key dim"], Float[Tensor, "row head key dim"]]
-    ]
+    keys_values: Mapping[int, KeysValues]
     """By decoder layer; empty when the call has no media at all."""
-    mask: Bool[Tensor, "text_row token key"] | None
+    reading: Reading | None
 
 
 class Conditioning:
@@ -109,13 +107,11 @@ class Conditioning:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        key, value = call.keys_values.get(index, (None, None))
-        block = self._blocks[index]
+        block, media = self._blocks[index], call.keys_values.get(index)
         if args:
-            return (block(args[0], key, value, call.mask), *args[1:]), kwargs
-        return args, kwargs | {
-            "hidden_states": block(kwargs["hidden_states"], key, value, call.mask)
-        }
+            return (block(args[0], media, call.reading), *args[1:]), kwargs
+        stream = kwargs["hidden_states"]
+        return args, kwargs | {"hidden_states": block(stream, media, call.reading)}
 
 
 def conditioned_layers(options: CrossAttentionConfig, layers: int) -> Sequence[int]:

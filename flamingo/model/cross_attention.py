@@ -2,13 +2,14 @@
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from flamingo.choices import Gate
 from flamingo.config import CrossAttentionConfig
-from flamingo.model.attention import FeedForward, GatedFeedForward, attend, build_norm
+from flamingo.model.attention import FeedForward, GatedFeedForward, build_norm
+from flamingo.model.reading import KeysValues, Reading
 
 
 class MaskedCrossAttention(nn.Module):
@@ -30,33 +31,23 @@ class MaskedCrossAttention(nn.Module):
             self.q_norm = build_norm(config.norm, config.dim_head, config.norm_eps)
             self.k_norm = build_norm(config.norm, config.dim_head, config.norm_eps)
 
-    def keys_values(
-        self, latents: Float[Tensor, "medium latent media_dim"]
-    ) -> Float[Tensor, "medium latent keys_values"]:
-        """Keys of all heads, then values: what text attends to, ready but for its heads."""
-        keys_values = self.to_kv(latents)
+    def keys_values(self, latents: Float[Tensor, "medium latent media_dim"]) -> KeysValues:
+        """Keys and values of every medium: what text attends to."""
+        keys_values = rearrange(
+            self.to_kv(latents), "m l (two h d) -> two m h l d", two=2, h=self.heads
+        )
         if self.k_norm is None:
             return keys_values
-        key, value = keys_values.chunk(2, dim=-1)
-        key = self.k_norm(key.unflatten(-1, (self.heads, -1))).flatten(-2)
-        return torch.cat([key, value], dim=-1)
+        key, value = keys_values
+        return torch.stack([self.k_norm(key), value])
 
     def forward(
-        self,
-        text: Float[Tensor, "text_row token dim"],
-        key: Float[Tensor, "row head key dim_head"],
-        value: Float[Tensor, "row head key dim_head"],
-        mask: Bool[Tensor, "text_row token key"],
+        self, text: Float[Tensor, "text_row token dim"], media: KeysValues, reading: Reading
     ) -> Float[Tensor, "text_row token dim"]:
-        rows = len(key)
-        query = self.to_q(self.norm(text))
-        # Beams of one prompt share its media: their tokens are queries of one row, no copies.
-        query = rearrange(query, "(b g) t (h d) -> b h (g t) d", b=rows, h=self.heads)
+        query = self.to_q(self.norm(text)).unflatten(-1, (self.heads, -1))
         if self.q_norm is not None:
             query = self.q_norm(query)
-        mask = rearrange(mask, "(b g) t k -> b 1 (g t) k", b=rows)
-        out = attend(query, key.to(query.dtype), value.to(query.dtype), mask)
-        return self.to_out(rearrange(out, "b h (g t) d -> (b g) t (h d)", t=text.shape[1]))
+        return self.to_out(reading.attend(query, media).flatten(-2))
 
 
 class GatedCrossAttentionBlock(GradientCheckpointingLayer):
@@ -102,28 +93,25 @@ class GatedCrossAttentionBlock(GradientCheckpointingLayer):
         self.attention.norm.weight.copy_(scale)
         self.feed_forward.norm.weight.copy_(scale)
 
-    def project_media(
-        self, latents: Float[Tensor, "medium latent media_dim"]
-    ) -> Float[Tensor, "medium latent keys_values"]:
-        """Keys, then values, of every medium: computed once, whoever attends to it later."""
+    def project_media(self, latents: Float[Tensor, "medium latent media_dim"]) -> KeysValues:
+        """Keys and values of every medium: computed once, whoever reads it later."""
         return self.attention.keys_values(latents)
 
     def forward(
         self,
         text: Float[Tensor, "text_row token dim"],
-        key: Float[Tensor, "row head key dim_head"] | None,
-        value: Float[Tensor, "row head key dim_head"] | None,
-        mask: Bool[Tensor, "text_row token key"] | None,
+        media: KeysValues | None,
+        reading: Reading | None,
     ) -> Float[Tensor, "text_row token dim"]:
-        """One step of the stream; without media (``key`` None) only the feed-forward acts.
+        """One step of the stream; without media (None) only the feed-forward acts.
 
         The block computes in its own parameters' dtype (autocast may lower it) and returns the
         stream's dtype, so a bf16 LM can be trained with fp32 blocks.
         """
         stream = text
         text = text.to(self.attention.to_q.weight.dtype)
-        if key is not None and value is not None and mask is not None:
-            attended = self.attention(text, key, value, mask)
+        if media is not None and reading is not None:
+            attended = self.attention(text, media, reading)
             text = text + _gated(attended, self.attention_gate)
         text = text + _gated(self.feed_forward(text), self.feed_forward_gate)
         return text.to(stream.dtype)

@@ -29,7 +29,7 @@ from flamingo.model.configuration import FlamingoConfig, to_plain
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
 from flamingo.model.embedding import NewTokenEmbedding
 from flamingo.model.generation import FlamingoGeneration, default_generation_config
-from flamingo.model.masking import text_time
+from flamingo.model.masking import document_positions, media_before, text_time
 from flamingo.model.media import FlamingoCache, MediaState, check_media_counts
 from flamingo.model.resampler import build_resampler
 
@@ -445,6 +445,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         labels: Int[Tensor, "row token"] | None = None,
         past_key_values: Cache | None = None,
         position_ids: Int[Tensor, "row token"] | None = None,
+        documents: Int[Tensor, "row token"] | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Bool[Tensor, "row token"] = 0,
         return_dict: bool | None = None,
@@ -460,6 +461,9 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
                 beyond a row's ``<image>`` tokens are padding. With a cache only new media.
             labels: adds ``loss``, the mean cross-entropy of the next tokens (-100: not counted).
             past_key_values: the cache of an earlier call; it holds that call's media too.
+            documents: for packed rows the number of each token's document, rising through the
+                row. Documents do not see one another, neither text nor media; positions begin
+                anew in each. Rows are padded on the right (padding counts to the last document).
             use_cache: keep keys and values for a later call; default: as the LM's own config
                 says, and not while training.
             logits_to_keep: the last n positions (0: all), or a mask: then logits are
@@ -467,7 +471,8 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
 
         Raises:
             ValueError: a row with more ``<image>`` tokens than media; several forms of media;
-                features of another width; a cache that is not a ``FlamingoCache``.
+                features of another width; a cache that is not a ``FlamingoCache``; ``documents``
+                with a cache, or with an LM that cannot keep them apart (BLOOM).
         """
         rows, tokens = input_ids.shape
         cache = self._cache(past_key_values, use_cache)
@@ -483,10 +488,22 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
 
         call = ConditionedCall(
             owner=self.conditioning,
-            keys_values=state.by_layer(),
-            mask=state.mask(text_time(is_image, state.seen), self.visibility),
+            keys_values=state.keys_values,
+            reading=state.reading(
+                text_time(is_image, state.seen),
+                self.visibility,
+                before=None if documents is None else media_before(is_image, documents),
+            ),
         )
-        if position_ids is None and attention_mask is not None:
+        if documents is not None:
+            if cache is not None or position_ids is not None:
+                raise ValueError(
+                    "documents: expected packed rows without a cache and with positions that "
+                    "follow from them, got past_key_values, use_cache or position_ids"
+                )
+            position_ids = document_positions(documents)
+            attention_mask = lm.packed_mask(self.language_model, documents)
+        elif position_ids is None and attention_mask is not None:
             position_ids = lm.explicit_positions(self.language_model, attention_mask, tokens)
         if position_ids is not None:
             decoder_inputs["position_ids"] = position_ids

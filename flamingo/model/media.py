@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedConfig
@@ -20,40 +18,47 @@ from transformers.cache_utils import DynamicCache
 
 from flamingo.choices import MediaVisibility
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
-from flamingo.model.masking import media_mask, media_time
-
-KeysValues = Float[Tensor, "two row head medium latent dim_head"]
+from flamingo.model.masking import media_mask
+from flamingo.model.reading import AllMedia, KeysValues, OwnMedium, Reading
 
 
 @dataclass(frozen=True, eq=False)
 class MediaState:
-    """Media of a batch of prompts as the gated blocks read them."""
+    """Media of a batch of prompts as the gated blocks read them.
+
+    Media stand one after the other, whichever prompt they belong to: prompts with fewer have no
+    padding. There are as many *prompts* as entries in ``available``, and as many rows of text, or
+    a multiple of it (the beams of each prompt, side by side).
+    """
 
     keys_values: Mapping[int, KeysValues]
     """By decoder layer. Empty while no row has a medium."""
-    time: Int[Tensor, "row medium"]
-    """Media time; 0 is padding."""
+    row: Int[Tensor, " medium"]
+    """The prompt of each medium."""
+    time: Int[Tensor, " medium"]
+    """Its media time: 1, 2, ... within its prompt."""
+    available: Int[Tensor, " row"]
+    """Media that each prompt was given so far, dropped ones included."""
     seen: Int[Tensor, " text_row"]
     """``<image>`` tokens read so far."""
+    width: int = 0
+    """No media time is above it."""
 
     @classmethod
     def empty(cls, rows: int, device: torch.device) -> MediaState:
-        return cls(
-            {},
-            torch.zeros(rows, 0, dtype=torch.long, device=device),
-            torch.zeros(rows, dtype=torch.long, device=device),
-        )
+        none = torch.zeros(0, dtype=torch.long, device=device)
+        zeros = torch.zeros(rows, dtype=torch.long, device=device)
+        return cls({}, none, none, available=zeros, seen=zeros)
 
     @property
-    def available(self) -> Int[Tensor, " row"]:
-        """Media each row has been given, dropped ones included."""
-        given = F.pad(self.time, (1, 0)).amax(dim=1)
-        return torch.maximum(given, self.seen[:: len(self.seen) // len(self.time)])
+    def beams(self) -> int:
+        """Rows of text that share each prompt's media."""
+        return len(self.seen) // len(self.available)
 
     @property
     def available_by_text_row(self) -> Int[Tensor, " text_row"]:
         """As ``available``, repeated for the beams of each prompt."""
-        return self.available.repeat_interleave(len(self.seen) // len(self.time))
+        return self.available.repeat_interleave(self.beams)
 
     def for_text_rows(self, rows: int) -> MediaState:
         """The state for ``rows`` text rows: each prompt's beams, side by side, share its media.
@@ -78,80 +83,82 @@ class MediaState:
         if len(latents) == 0:
             return self
         counts = present.sum(dim=1)
-        new_time = media_time(counts, present.shape[1])
-        new_time = torch.where(new_time > 0, new_time + self.available[:, None], 0)
+        new_row = present.nonzero()[:, 0]
+        first = counts.cumsum(0) - counts
+        place = torch.arange(len(new_row), device=new_row.device) - first[new_row]
         keys_values = {}
         for index, block in blocks.items():
-            flat = block.project_media(latents)
-            padded = _to_rows(flat, present)
-            added = rearrange(
-                padded, "b m l (two h d) -> two b h m l d", two=2, h=block.attention.heads
-            )
+            added = block.project_media(latents)
             old = self.keys_values.get(index)
-            keys_values[index] = added if old is None else torch.cat([old, added], dim=3)
-        return replace(self, keys_values=keys_values, time=torch.cat([self.time, new_time], dim=1))
+            keys_values[index] = added if old is None else torch.cat([old, added], dim=1)
+        return MediaState(
+            keys_values,
+            torch.cat([self.row, new_row]),
+            torch.cat([self.time, place + 1 + self.available[new_row]]),
+            available=self.available + counts,
+            seen=self.seen,
+            width=self.width + present.shape[1],
+        )
 
     def after(
         self, images_read: Int[Tensor, " text_row"], visibility: MediaVisibility
     ) -> MediaState:
-        """The state behind a chunk of text. Immediate mode keeps each row's current medium and
+        """The state behind a chunk of text. Immediate mode keeps each prompt's current medium and
         those not yet read: nothing before them is ever seen again."""
         seen = self.seen + images_read
-        if visibility is MediaVisibility.all_previous or self.time.shape[1] <= 1:
-            return replace(self, seen=seen)
-        current = seen[:: len(seen) // len(self.time)]
-        if not bool((self.time.amax(dim=1) <= current).all()):
-            return replace(self, seen=seen)
-        last = self.time.argmax(dim=1)
-        rows = torch.arange(len(last), device=last.device)
-        kept = {
-            index: rearrange(kv[:, rows, :, last], "b two h l d -> two b h 1 l d")
-            for index, kv in self.keys_values.items()
-        }
-        return MediaState(kept, self.time[rows, last][:, None], seen)
+        state = replace(self, seen=seen)
+        # Not more media than prompts: one each, in the common case, and nothing to drop.
+        if visibility is MediaVisibility.all_previous or len(self.row) <= len(self.available):
+            return state
+        current = seen[:: self.beams]
+        kept = (self.time >= current[self.row]).nonzero()[:, 0]
+        return state if len(kept) == len(self.row) else state._with(kept, self.row[kept])
 
-    def mask(
-        self, time: Int[Tensor, "text_row token"], visibility: MediaVisibility
-    ) -> Bool[Tensor, "text_row token key"] | None:
-        """The mask over all latents of all media, for tokens at these text times."""
+    def reading(
+        self,
+        time: Int[Tensor, "text_row token"],
+        visibility: MediaVisibility,
+        before: Int[Tensor, "text_row token"] | None = None,
+    ) -> Reading | None:
+        """Who reads what, for tokens at these text times; None without any media.
+
+        ``before``: media of earlier documents of the row, which a token does not see.
+        """
         if not self.keys_values:
             return None
-        beams = len(time) // len(self.time)
-        mask = media_mask(time, self.time.repeat_interleave(beams, dim=0), visibility)
-        latents = next(iter(self.keys_values.values())).shape[4]
-        return repeat(mask, "b t m -> b t (m l)", l=latents)
-
-    def by_layer(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """Keys and values for each block, latents of all media in a row side by side."""
-        flat = {
-            i: rearrange(kv, "two b h m l d -> two b h (m l) d")
-            for i, kv in self.keys_values.items()
-        }
-        return {index: (kv[0], kv[1]) for index, kv in flat.items()}
+        rows, media = len(self.available), len(self.row)
+        # A table of all media by prompt and time; the column of time 0 is nobody's.
+        table = torch.full((rows, self.width + 1), -1, device=self.row.device)
+        table[self.row, self.time] = torch.arange(media, device=self.row.device)
+        if visibility is MediaVisibility.immediate:
+            prompt = torch.arange(len(time), device=time.device) // self.beams
+            own = table[prompt[:, None], time]
+            if before is not None:
+                own = torch.where(time > before, own, -1)
+            return OwnMedium.of(own, media)
+        times = torch.arange(self.width + 1, device=time.device).expand(rows, -1)
+        times = torch.where(table >= 0, times, 0).repeat_interleave(self.beams, dim=0)
+        return AllMedia(table.clamp(min=0), media_mask(time, times, visibility, before))
 
     def select(self, rows: Int[Tensor, " selected"]) -> MediaState:
         """The state for a selection of its text rows (reordered beams, a part of a batch)."""
-        beams = len(self.seen) // len(self.time)
+        prompts = rows // self.beams
         if len(rows) == len(self.seen) and bool(
-            (rows // beams == torch.arange(len(rows), device=rows.device) // beams).all()
+            (prompts == torch.arange(len(rows), device=rows.device) // self.beams).all()
         ):
             return replace(self, seen=self.seen[rows])  # beams changed places within their prompts
-        prompts = rows // beams
-        return MediaState(
-            {index: kv[:, prompts] for index, kv in self.keys_values.items()},
-            self.time[prompts],
-            self.seen[rows],
+        row, medium = (self.row[None, :] == prompts[:, None]).nonzero().unbind(dim=1)
+        state = replace(self, available=self.available[prompts], seen=self.seen[rows])
+        return state._with(medium, row)
+
+    def _with(self, media: Int[Tensor, " chosen"], row: Int[Tensor, " chosen"]) -> MediaState:
+        """Only these media, now of these prompts."""
+        return replace(
+            self,
+            keys_values={index: kv[:, media] for index, kv in self.keys_values.items()},
+            row=row,
+            time=self.time[media],
         )
-
-
-def _to_rows(
-    flat: Float[Tensor, "medium latent dim"], present: Bool[Tensor, "row image"]
-) -> Float[Tensor, "row image latent dim"]:
-    """Real media back to their places; padding gets copies of the first, which the mask hides."""
-    if bool(present.all()):
-        return flat.unflatten(0, tuple(present.shape))
-    place = torch.where(present.flatten(), present.flatten().cumsum(0) - 1, 0)
-    return flat[place].unflatten(0, tuple(present.shape))
 
 
 def check_media_counts(named: Int[Tensor, " row"], given: Int[Tensor, " row"]) -> None:

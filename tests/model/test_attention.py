@@ -8,6 +8,7 @@ from flamingo.choices import Activation, Gate, Norm, ResamplerKind
 from flamingo.config import CrossAttentionConfig, ResamplerConfig
 from flamingo.model.attention import FeedForward, GatedFeedForward, attend
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
+from flamingo.model.reading import AllMedia, OwnMedium
 from flamingo.model.resampler import PerceiverResampler, build_resampler
 
 
@@ -135,8 +136,11 @@ def block(gate: float) -> GatedCrossAttentionBlock:
 def test_closed_gates_pass_the_stream_bit_for_bit_in_both_dtypes():
     for dtype in (torch.float32, torch.bfloat16):
         text = torch.randn(2, 5, 16).to(dtype)
-        key = value = torch.randn(2, 2, 3, 8)
-        out = block(0.0)(text, key, value, torch.ones(2, 5, 3).bool())
+        media, reading = (
+            torch.randn(2, 2, 2, 3, 8),
+            OwnMedium.of(torch.tensor([[0] * 5, [1] * 5]), 2),
+        )
+        out = block(0.0)(text, media, reading)
         assert out.dtype == dtype
         assert torch.equal(out, text)
 
@@ -144,20 +148,52 @@ def test_closed_gates_pass_the_stream_bit_for_bit_in_both_dtypes():
 def test_a_token_without_media_still_passes_the_gated_feed_forward():
     gated = block(0.5)
     text = torch.randn(1, 4, 16)
-    key, value = torch.randn(1, 2, 3, 8), torch.randn(1, 2, 3, 8)
-    unseen = gated(text, key, value, torch.zeros(1, 4, 3).bool())
+    media = torch.randn(2, 1, 2, 3, 8)
+    nobody, unseen = torch.full((1, 4), -1), torch.zeros(1, 4, 1).bool()
     expected = text + torch.tanh(torch.tensor(0.5)) * gated.feed_forward(text)
-    torch.testing.assert_close(unseen, expected)
-    torch.testing.assert_close(gated(text, None, None, None), expected)
+    torch.testing.assert_close(gated(text, media, OwnMedium.of(nobody, 1)), expected)
+    all_media = AllMedia(torch.tensor([[0]]), unseen)
+    torch.testing.assert_close(gated(text, media, all_media), expected)
+    torch.testing.assert_close(gated(text, None, None), expected)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("own", ["some", "all", "first", "none"])
+def test_reading_ones_own_medium_is_attention_over_all_media_under_a_mask(own: str, beams: int):
+    """Two prompts with 3 and 2 media (one of them read by nobody), against every token compared
+    with every latent, and the mask; values and gradients."""
+    rows = 2 * beams
+    medium = torch.randint(0, 2, (rows, 7)) + 3 * (torch.arange(rows) // beams)[:, None]
+    if own == "some":
+        medium[:, :3] = -1
+    elif own == "first":
+        medium[1:] = -1
+        medium[0] = 0
+    elif own == "none":
+        medium[:] = -1
+    query = torch.randn(rows, 7, 2, 8, requires_grad=True)
+    media = torch.randn(2, 5, 2, 4, 8, requires_grad=True)
+    out = OwnMedium.of(medium, 5).attend(query, media)
+    key, value = (x.transpose(0, 1).flatten(1, 2).expand(rows, -1, -1, -1) for x in media)
+    sees = (medium[:, :, None] == torch.arange(5)).repeat_interleave(4, dim=2)
+    masked = attend(query.transpose(1, 2), key, value, sees[:, None]).transpose(1, 2)
+    torch.testing.assert_close(out, masked)
+    weight = torch.randn_like(out)
+    if own != "none":
+        gradients = torch.autograd.grad((out * weight).sum(), (query, media))
+        expected = torch.autograd.grad((masked * weight).sum(), (query, media))
+        torch.testing.assert_close(gradients, expected)
 
 
 def test_beams_of_one_prompt_share_its_media_without_copies():
     gated = block(0.5)
     text = torch.randn(6, 4, 16)  # two prompts of three beams
-    key, value = torch.randn(2, 2, 3, 8), torch.randn(2, 2, 3, 8)
-    mask = torch.rand(6, 4, 3) > 0.4
-    repeated = gated(text, key.repeat_interleave(3, 0), value.repeat_interleave(3, 0), mask)
-    torch.testing.assert_close(gated(text, key, value, mask), repeated)
+    media = torch.randn(2, 3, 2, 3, 8)
+    mask = torch.rand(6, 4, 2) > 0.4
+    shared = AllMedia(torch.tensor([[0, 1], [2, 0]]), mask)
+    each = torch.tensor([[0, 1], [2, 0]]).repeat_interleave(3, dim=0)
+    repeated = gated(text, media, AllMedia(each, mask))
+    torch.testing.assert_close(gated(text, media, shared), repeated)
 
 
 def test_the_initial_scales_multiply_what_each_branch_adds():
@@ -171,10 +207,10 @@ def test_the_initial_scales_multiply_what_each_branch_adds():
             heads=2, dim_head=8, attention_init_scale=6.0, feed_forward_init_scale=0.0
         ),
     )
-    text, key, value = torch.randn(1, 4, 16), torch.randn(1, 2, 3, 8), torch.randn(1, 2, 3, 8)
-    mask = torch.ones(1, 4, 3).bool()
+    text, media = torch.randn(1, 4, 16), torch.randn(2, 1, 2, 3, 8)
+    reading = OwnMedium.of(torch.zeros(1, 4, dtype=torch.long), 1)
     torch.testing.assert_close(
-        scaled.attention(text, key, value, mask), 6 * plain.attention(text, key, value, mask)
+        scaled.attention(text, media, reading), 6 * plain.attention(text, media, reading)
     )
     assert scaled.feed_forward(text).abs().max() == 0
     with pytest.raises(ValueError, match="attention_init_scale: expected >= 0"):
@@ -189,7 +225,7 @@ def test_a_gate_of_each_channel_opens_that_channel_alone():
     assert gated.attention_gate.shape == gated.feed_forward_gate.shape == (16,)
     torch.nn.init.constant_(gated.feed_forward_gate[3:5], 2.0)
     text = torch.randn(1, 4, 16)
-    moved = (gated(text, None, None, None) != text).any(dim=(0, 1))
+    moved = (gated(text, None, None) != text).any(dim=(0, 1))
     assert moved.nonzero().flatten().tolist() == [3, 4]
 
 
@@ -198,11 +234,11 @@ def test_without_gates_both_branches_are_added_as_they_are():
     options = CrossAttentionConfig(heads=2, dim_head=8, gate=Gate.none)
     block = GatedCrossAttentionBlock(16, 24, options)
     assert not [name for name, _ in block.named_parameters() if "gate" in name]
-    text, key, value = torch.randn(1, 4, 16), torch.randn(1, 2, 3, 8), torch.randn(1, 2, 3, 8)
-    mask = torch.ones(1, 4, 3, dtype=torch.bool)
-    attended = text + block.attention(text, key, value, mask)
+    text, media = torch.randn(1, 4, 16), torch.randn(2, 1, 2, 3, 8)
+    reading = OwnMedium.of(torch.zeros(1, 4, dtype=torch.long), 1)
+    attended = text + block.attention(text, media, reading)
     expected = attended + block.feed_forward(attended)
-    torch.testing.assert_close(block(text, key, value, mask), expected)
+    torch.testing.assert_close(block(text, media, reading), expected)
 
 
 def test_normed_keys_are_of_one_length_whatever_that_of_the_media():
@@ -212,8 +248,7 @@ def test_normed_keys_are_of_one_length_whatever_that_of_the_media():
     )
     block = GatedCrossAttentionBlock(16, 24, options)
     latents = torch.randn(1, 5, 24)
-    width = 16
-    keys = block.project_media(latents)[..., :width].unflatten(-1, (2, 8))
-    longer = block.project_media(3 * latents)[..., :width].unflatten(-1, (2, 8))
-    torch.testing.assert_close(keys.square().mean(dim=-1), torch.ones(1, 5, 2))
+    keys = block.project_media(latents)[0]
+    longer = block.project_media(3 * latents)[0]
+    torch.testing.assert_close(keys.square().mean(dim=-1), torch.ones(1, 2, 5))
     torch.testing.assert_close(longer, keys)

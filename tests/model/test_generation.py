@@ -77,15 +77,16 @@ def test_media_are_encoded_once_whatever_the_number_of_beams_and_tokens(build: B
 
 def test_in_immediate_mode_the_cache_keeps_the_last_medium_alone(build: Build):
     for mode, kept in (
-        (MediaVisibility.immediate, [[3], [2]]),
-        (MediaVisibility.all_previous, [[1, 2, 3], [1, 2, 0]]),
+        (MediaVisibility.immediate, [(0, 3), (1, 2)]),
+        (MediaVisibility.all_previous, [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)]),
     ):
         model = build(media=mode)
         ids = torch.cat([prompt(model, 8, [1, 3, 5], seed=1), prompt(model, 8, [1, 3], seed=2)])
         with torch.no_grad():
             cache = model(ids, vision_features=features(2, 3), use_cache=True).past_key_values
-        assert cache.media.time.tolist() == kept
-        assert cache.media.seen.tolist() == [3, 2]
+        media = cache.media
+        assert sorted(zip(media.row.tolist(), media.time.tolist(), strict=True)) == kept
+        assert media.seen.tolist() == [3, 2]
 
 
 def test_the_image_token_is_never_generated_and_the_end_of_chunk_ends(build: Build):
