@@ -33,40 +33,22 @@ def test_media_of_earlier_documents_are_counted_at_a_documents_first_token():
 
 
 @pytest.mark.parametrize(
-    ("visibility", "expected"),
-    [
-        (
-            MediaVisibility.immediate,
-            [
-                [0, 0, 0],
-                [1, 0, 0],
-                [1, 0, 0],
-                [0, 0, 0],
-                [0, 0, 0],
-                [0, 1, 0],
-                [0, 0, 0],
-                [0, 0, 1],
-            ],
-        ),
-        (
-            MediaVisibility.all_previous,
-            [
-                [0, 0, 0],
-                [1, 0, 0],
-                [1, 0, 0],
-                [0, 0, 0],
-                [0, 0, 0],
-                [0, 1, 0],
-                [0, 0, 0],
-                [0, 0, 1],
-            ],
-        ),
-    ],
+    ("visibility", "third"),
+    [(MediaVisibility.immediate, [0, 1, 0]), (MediaVisibility.all_previous, [1, 1, 0])],
 )
-def test_the_mask_of_a_packed_row(visibility: MediaVisibility, expected: list[list[int]]):
-    before = media_before(IS_IMAGE, DOCUMENTS)
-    mask = media_mask(text_time(IS_IMAGE), media_time(torch.tensor([3]), 3), visibility, before)
-    assert mask[0].int().tolist() == expected
+def test_the_mask_of_a_packed_row(visibility: MediaVisibility, third: list[int]):
+    """Two images and a text, then a document that begins with text."""
+    is_image = torch.tensor([[1, 0, 1, 0, 1, 0]]).bool()
+    before = media_before(is_image, torch.tensor([[0, 0, 0, 1, 1, 1]]))
+    mask = media_mask(text_time(is_image), media_time(torch.tensor([3]), 3), visibility, before)
+    assert mask[0].int().tolist() == [
+        [1, 0, 0],
+        [1, 0, 0],
+        third,
+        [0, 0, 0],
+        [0, 0, 1],
+        [0, 0, 1],
+    ]
 
 
 PACKED = [family for family in FAMILIES if family != "bloom"]
