@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -29,9 +30,11 @@ from flamingo.model.configuration import FlamingoConfig, to_plain
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
 from flamingo.model.embedding import NewTokenEmbedding
 from flamingo.model.generation import FlamingoGeneration, default_generation_config
+from flamingo.model.loss import weighted_loss
 from flamingo.model.masking import document_positions, media_before, text_time
 from flamingo.model.media import FlamingoCache, MediaState, check_media_counts
 from flamingo.model.resampler import build_resampler
+from flamingo.types import IGNORE_INDEX
 
 
 class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, GenerationMixin):
@@ -443,6 +446,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         vision_features: Float[Tensor, "media_row image frame patch vision_dim"] | None = None,
         media_latents: Float[Tensor, "media_row image latent vision_dim"] | None = None,
         labels: Int[Tensor, "row token"] | None = None,
+        label_weights: Float[Tensor, "row token"] | None = None,
         past_key_values: Cache | None = None,
         position_ids: Int[Tensor, "row token"] | None = None,
         documents: Int[Tensor, "row token"] | None = None,
@@ -450,7 +454,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         logits_to_keep: int | Bool[Tensor, "row token"] = 0,
         return_dict: bool | None = None,
         **decoder_inputs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> FlamingoOutput:
         """Logits of the next token at every position (or those of ``logits_to_keep``).
 
         Args:
@@ -460,6 +464,9 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             pixel_values, vision_features, media_latents: the media, at most one of the three; media
                 beyond a row's ``<image>`` tokens are padding. With a cache only new media.
             labels: adds ``loss``, the mean cross-entropy of the next tokens (-100: not counted).
+            label_weights: with them ``loss`` is the sum of each label's cross-entropy (nats) times
+                its weight, computed without all logits at once (:mod:`flamingo.model.loss`);
+                ``token_losses`` holds each counted label's, row by row, and ``logits`` is None.
             past_key_values: the cache of an earlier call; it holds that call's media too.
             documents: for packed rows the number of each token's document, rising through the
                 row. Documents do not see one another, neither text nor media; positions begin
@@ -520,14 +527,19 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         if cache is not None:
             cache.media = state.after(counts, self.visibility)
             cache.note(is_image)
+        found: dict[str, Any] = {
+            "past_key_values": cache,
+            "hidden_states": output.get("hidden_states"),
+            "attentions": output.get("attentions"),
+        }
+        if label_weights is not None:
+            if labels is None:
+                raise ValueError("label_weights: expected labels with them, got none")
+            loss, losses = self._weighted_loss(output.last_hidden_state, labels, label_weights)
+            return FlamingoOutput(loss=loss, token_losses=losses, **found)
         logits = self._logits(output.last_hidden_state, logits_to_keep)
-        return CausalLMOutputWithPast(
-            loss=None if labels is None else next_token_loss(logits, labels),  # type: ignore[arg-type]
-            logits=logits,  # type: ignore[arg-type]
-            past_key_values=cache,
-            hidden_states=output.get("hidden_states"),
-            attentions=output.get("attentions"),
-        )
+        loss = None if labels is None else next_token_loss(logits, labels)
+        return FlamingoOutput(loss=loss, logits=logits, **found)  # type: ignore[arg-type]
 
     def _cache(self, past_key_values: Cache | None, use_cache: bool | None) -> FlamingoCache | None:
         if past_key_values is not None and not isinstance(past_key_values, FlamingoCache):
@@ -545,8 +557,37 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         self, hidden: Float[Tensor, "row token dim"], keep: int | Bool[Tensor, "row token"]
     ) -> Float[Tensor, "*shape vocabulary"]:
         hidden = hidden[keep] if isinstance(keep, Tensor) else hidden[:, -keep if keep else 0 :]
+        # One product with the head's matrix: of a slice it would be one for each row.
+        return self._head(hidden.contiguous())
+
+    def _head(self, hidden: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape vocabulary"]:
         own, new = lm.head_logits(self.language_model, hidden, self.new_tokens.output_rows)
         return self.new_tokens.join_logits(own, new)
+
+    def _weighted_loss(
+        self,
+        hidden: Float[Tensor, "row token dim"],
+        labels: Int[Tensor, "row token"],
+        weights: Float[Tensor, "row token"],
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " kept"]]:
+        counted = labels[:, 1:] != IGNORE_INDEX
+        head = lm.output_head(self.language_model)
+        own = [parameter for parameter in head.parameters() if parameter.requires_grad]
+        return weighted_loss(
+            self._head,
+            hidden[:, :-1][counted],
+            labels[:, 1:][counted],
+            weights[:, 1:][counted],
+            [self.new_tokens.output_rows, *own],
+            vocabulary=head.out_features + len(self.new_tokens.token_ids),
+        )
+
+
+@dataclass
+class FlamingoOutput(CausalLMOutputWithPast):
+    """What transformers' causal models return, and each label's loss where weights were given."""
+
+    token_losses: Tensor | None = None
 
 
 def next_token_loss(
@@ -556,5 +597,5 @@ def next_token_loss(
     if logits.ndim != 3 or logits.shape[1] != labels.shape[1]:
         raise ValueError("labels: expected logits at every position, got a selection of them")
     return F.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100
+        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE_INDEX
     )
