@@ -9,7 +9,7 @@ import torch
 
 from flamingo.config import DataConfig, TrainingConfig
 from flamingo.data.collate import collate
-from flamingo.training.batches import Steps, StepSource
+from flamingo.training.batches import Steps, StepSource, division_of
 from flamingo.training.loss import keep_mask
 from flamingo.types import Batch, Media
 
@@ -108,7 +108,7 @@ def measured_workload(
     """
     batches: list[BatchShape] = []
     for rank in range(world):
-        data = Steps(mixture, _collate_without_media, training.micro_batches, rank, world)
+        data = Steps(mixture, _collate_without_media, division_of(training), rank, world)
         for index in range(steps):
             batches += map(batch_shape, data[index].micro_batches)
     return Workload(
