@@ -405,11 +405,11 @@ class RunConfig:
     def _check_room(self) -> None:
         """Every sequence has to fit into a row, and every row into a micro-batch."""
         longest, name = self.data.max_tokens, "data.max_tokens"
-        for field in ("packing", "micro_batch_tokens"):
-            room = getattr(self.training, field)
+        for key in ("packing", "micro_batch_tokens"):
+            room = getattr(self.training, key)
             if room is not None:
-                require(room >= longest, f"training.{field}", f">= {name} ({longest})", room)
-                longest, name = room, f"training.{field}"
+                require(room >= longest, f"training.{key}", f">= {name} ({longest})", room)
+                longest, name = room, f"training.{key}"
 
     @property
     def directory(self) -> Path:

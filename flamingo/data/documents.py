@@ -64,8 +64,8 @@ class Fitting:
 
     Their loss is as ``learn`` and ``learn_end_of_chunk`` say, and they are cut to their first
     ``cut_to`` tokens (None: not cut). One that then has more than ``max_tokens``, or none to learn,
-    or media of different numbers of frames, is dropped. A stream has no other place to leave a document
-    out: once a lane has given it, it is a row.
+    or media of different numbers of frames, is dropped. A stream has no other place to leave a
+    document out: once a lane has given it, it is a row.
     """
 
     parse: Parser

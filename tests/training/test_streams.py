@@ -61,12 +61,12 @@ def text_of(rows, sources) -> Batch:
     return Batch(ids, torch.ones_like(ids), ids, source)
 
 
-def steps(data: Path, rank: int = 0, world: int = 1, state=None, division=Division()) -> Steps:
+def steps(data: Path, rank: int = 0, world: int = 1, state=None) -> Steps:
     tokenizer = prepare_tokenizer(tiny_tokenizer(), VOCABULARY)
     mixture = tiny_mixture(data, tokenizer)
     if state is not None:
         mixture.resume(state)
-    return Steps(mixture, text_of, division, rank, world)
+    return Steps(mixture, text_of, Division(), rank, world)
 
 
 def rows_of(step) -> list[tuple[int, ...]]:
