@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,13 @@ from flamingo.data.mixture import Mixture
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.model.processor import prepare_tokenizer
 from flamingo.runs import RunDirectory
-from flamingo.testing import VOCABULARY, SyntheticSource, synthetic_images, tiny_tokenizer
+from flamingo.testing import (
+    VOCABULARY,
+    SyntheticSource,
+    synthetic_images,
+    tiny_tokenizer,
+    tiny_vision_encoder,
+)
 from flamingo.training.batches import Step, Steps, to_device
 from flamingo.training.loop import train
 from flamingo.training.loss import batch_loss_sums
@@ -223,12 +230,14 @@ def test_clips_and_still_images_train_in_one_mixture(tmp_path, options):
     config = tiny_config(tmp_path, steps=3, log_every=1, eval_every=0, **options)
     model, tokenizer, _, _ = tiny_parts(config)
     shares = [SourceConfig(sequences=3), SourceConfig(sequences=2)]
-    mixture = Mixture([SyntheticSource(pairs=2), Clips()], shares, tokenizer, max_tokens=80)
-    load_media = PixelLoader(model.vision_encoder.transform)
+    sources: list[Any] = [SyntheticSource(pairs=2), Clips()]
+    mixture = Mixture(sources, shares, tokenizer, max_tokens=80)
+    load_media = PixelLoader(tiny_vision_encoder().transform)
     step = step_of(
         (model, tokenizer, mixture, load_media), Division(packing=config.training.packing)
     )
-    assert [batch.pixel_values.shape[2] for batch in step.micro_batches] == [1, 8]
+    pixels = [batch.pixel_values for batch in step.micro_batches]
+    assert [None if p is None else p.shape[2] for p in pixels] == [1, 8]
     assert step.images == 3 * 2 + 2 * 8
     with documents_apart():
         result = train(config, model, tokenizer, mixture, load_media, RunDirectory.open(config))
