@@ -35,8 +35,8 @@ DOCUMENT = InterleavedSequence(
 
 def labels(tokenizer: PreTrainedTokenizerFast, sequence: InterleavedSequence) -> list[str]:
     """Ids and labels, with T and Y for This and yes, and . for what is not learned."""
-    this, yes = (tokenizer.convert_tokens_to_ids(word) for word in ("This", "Ġyes"))
-    shown = {this: "T", yes: "Y", IMAGE: "I", END: "E", NO: "."}
+    vocabulary = tokenizer.get_vocab()
+    shown = {vocabulary["This"]: "T", vocabulary["Ġyes"]: "Y", IMAGE: "I", END: "E", NO: "."}
     row = tokenize(sequence, tokenizer, 100)
     return ["".join(shown[i] for i in ids) for ids in (row.input_ids, row.labels)]
 

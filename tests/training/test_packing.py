@@ -1,5 +1,8 @@
 """However a step is divided and packed, its loss is that of the rows one by one."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +38,7 @@ from flamingo.training.loss import batch_loss_sums
 from flamingo.training.tracking import read_metrics
 from flamingo.types import InterleavedSequence, Media, Text
 
+SCRIPT = Path(__file__).with_name("tiny_run.py")
 DIVISIONS = [
     Division(packing=60),
     Division(packing=60, micro_batch_tokens=80),
@@ -161,6 +165,28 @@ def test_a_run_with_packed_rows_or_a_budget_is_the_run_without(tmp_path, options
         assert one == pytest.approx(other, rel=2e-4, abs=1e-6)
     efficiency = [read_metrics(r.metrics)[0]["time/token_efficiency"] for r in (run, straight)]
     assert 0 < efficiency[1] < efficiency[0] <= 1
+
+
+@pytest.mark.slow
+def test_processes_with_different_numbers_of_micro_batches_train_as_one(tmp_path, parts):
+    options = {"steps": 4, "log_every": 1, "micro_batch_tokens": 28}
+    ranks = [step_of(parts, Division(micro_batch_tokens=28), rank, 3) for rank in range(3)]
+    assert [len(step.micro_batches) for step in ranks] == [1, 2, 2]
+    _, straight = tiny_train(tiny_config(tmp_path / "straight", **options))
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "3"),
+            *("--standalone", "--no_python", sys.executable),
+            *(str(SCRIPT), str(tmp_path), *(f"{key}={value}" for key, value in options.items())),
+        ],
+        env={**os.environ, "PYTHONPATH": str(SCRIPT.parents[2]), "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=300,
+    )
+    config = tiny_config(tmp_path, **options)
+    run = RunDirectory(config.directory, config)
+    for one, other in zip(metrics_of(run), metrics_of(straight), strict=True):
+        assert one == pytest.approx(other, rel=1e-5, abs=1e-6)
 
 
 def test_a_packed_run_on_streams_continues_bit_for_bit(tmp_path, data):
