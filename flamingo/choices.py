@@ -313,6 +313,21 @@ class ImageMatching(Enum):
     """MMC4's own ``matched_text_index``: the same, among all images of the page."""
 
 
+class LearnedText(Enum):
+    """Which text of a document the model is trained to produce. ``<image>`` never is."""
+
+    marked = "marked"
+    """What the source marks: of pages what ``chunks`` says, captions, answers alone, and of JSON
+    lines the texts with ``learn``."""
+    everything = "everything"
+    """All text (paper, section 2: the likelihood of the text given the images before it)."""
+    after_first_image = "after_first_image"
+    """All text but that before the first image."""
+    chunks = "chunks"
+    """From each image to the ``<|endofchunk|>`` behind it: neither what stands before the first
+    image nor what stands between an ``<|endofchunk|>`` and the next image (OpenFlamingo's)."""
+
+
 class VQAFormat(Enum):
     """As which benchmark a set of visual questions was published."""
 

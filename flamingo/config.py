@@ -307,6 +307,12 @@ class TrainingConfig:
     clip_norm: float = 1.0
     micro_batches: int = 1
     """A step's sequences are processed in this many parts (gradient accumulation)."""
+    micro_batch_tokens: int | None = None
+    """Instead of ``micro_batches``: in as many parts as it takes with at most so many tokens each,
+    padding included, rows of like length together."""
+    packing: int | None = None
+    """Pack sequences side by side into rows of at most so many tokens, as documents that do not
+    see each other. Null: a row each."""
     precision: Precision = Precision.auto
     gradient_checkpointing: bool = False
     log_every: int = 10
@@ -334,6 +340,10 @@ class TrainingConfig:
             "between 0 and 1",
             self.min_lr_fraction,
         )
+        if self.micro_batch_tokens is not None:
+            one = self.micro_batches == 1
+            field = "training.micro_batches"
+            require(one, field, "1 with training.micro_batch_tokens", self.micro_batches)
         two = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         require(two, "training.betas", "two numbers of [0, 1)", self.betas)
         require(self.weight_decay >= 0, "training.weight_decay", ">= 0", self.weight_decay)
@@ -384,11 +394,22 @@ class RunConfig:
                 f"training.micro_batches: expected at most a step's {sequences} sequences, "
                 f"got {self.training.micro_batches}"
             )
+        if sources:
+            self._check_room()
         if self.training.eval_every and sources and not any(s.has_unseen for s in sources):
             raise ValueError(
                 "training.eval_every: expected 0 without unseen sequences (set a source's, such as "
                 f"data.interleaved.validation), got {self.training.eval_every}"
             )
+
+    def _check_room(self) -> None:
+        """Every sequence has to fit into a row, and every row into a micro-batch."""
+        longest, name = self.data.max_tokens, "data.max_tokens"
+        for key in ("packing", "micro_batch_tokens"):
+            room = getattr(self.training, key)
+            if room is not None:
+                require(room >= longest, f"training.{key}", f">= {name} ({longest})", room)
+                longest, name = room, f"training.{key}"
 
     @property
     def directory(self) -> Path:

@@ -72,6 +72,8 @@ ADDED_LATER = (
     "data.coco_captions",
     "data.vqa",
     "data.clips",
+    "training.micro_batch_tokens",
+    "training.packing",
 )
 """Fields that earlier versions lacked. Their defaults are what those versions did, so a run has the
 same identity with a default as without the field."""

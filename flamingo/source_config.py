@@ -11,7 +11,14 @@ from string import Formatter
 
 from omegaconf import MISSING
 
-from flamingo.choices import AnswerChoice, ClipStorage, FrameSampling, ImageMatching, VQAFormat
+from flamingo.choices import (
+    AnswerChoice,
+    ClipStorage,
+    FrameSampling,
+    ImageMatching,
+    LearnedText,
+    VQAFormat,
+)
 from flamingo.structured import require
 
 
@@ -45,6 +52,10 @@ class StreamSourceConfig(SourceConfig):
     max_tokens: int | None = None
     """Cut documents to so many tokens, at a token boundary; media whose ``<image>`` token is cut go
     too. Null: those longer than ``data.max_tokens`` are dropped."""
+    learn: LearnedText = LearnedText.marked
+    """Which text has a loss."""
+    learn_end_of_chunk: bool = True
+    """Whether an ``<|endofchunk|>`` has one, where the text in front of it does."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,8 +131,6 @@ class PageSourceConfig(ShardsSourceConfig):
     """A document with fewer is dropped."""
     single_image_rejection: float = 0.5
     """Share of the documents with one image that is dropped, drawn anew each epoch."""
-    learn_before_first_image: bool = False
-    """Learn the text before the first image too."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -265,8 +274,6 @@ class VQASourceConfig(StreamSourceConfig):
     prompt: str = "{question}"
     """Between image and answer (OpenFlamingo's few-shot prompt:
     ``Question:{question} Short answer:``)."""
-    learn_all_text: bool = False
-    """Learn questions too, not answers alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

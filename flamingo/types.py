@@ -77,16 +77,21 @@ class Batch:
     """Right-padded rows for one forward pass.
 
     Exactly one of ``vision_features`` and ``pixel_values`` is set, or neither for text alone.
-    Media beyond a row's ``<image>`` tokens are padding. ``source`` names the row's data source
+    Media beyond a row's ``<image>`` tokens are padding. ``source`` names each token's data source
     (an index into the mixture's names), for losses by source.
+
+    ``documents`` numbers the documents that stand side by side in a row, 0, 1, 2, ...: they do not
+    see each other, neither text nor media. Padding has the number of the document before it.
+    Without it every row is one document. The media of a row are those of its documents in order.
     """
 
     input_ids: Int[Tensor, "batch token"]
     attention_mask: Int[Tensor, "batch token"]
     labels: Int[Tensor, "batch token"]
-    source: Int[Tensor, " batch"]
+    source: Int[Tensor, "batch token"]
     vision_features: Float[Tensor, "batch image frame patch dim"] | None = None
     pixel_values: Float[Tensor, "batch image frame 3 height width"] | None = None
+    documents: Int[Tensor, "batch token"] | None = None
 
 
 @runtime_checkable

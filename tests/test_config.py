@@ -283,6 +283,24 @@ NONSENSE = {
         data=DataConfig(easy_vqa=EasyVQASourceConfig(sequences=2)),
         training=TrainingConfig(micro_batches=3),
     ),
+    "training.micro_batches: expected 1 with training.micro_batch_tokens, got 2": lambda: (
+        TrainingConfig(micro_batches=2, micro_batch_tokens=4096)
+    ),
+    r"training.packing: expected >= data.max_tokens \(300\), got 299": lambda: RunConfig(
+        name="x",
+        data=DataConfig(easy_vqa=EasyVQASourceConfig(), max_tokens=300),
+        training=TrainingConfig(packing=299),
+    ),
+    r"training.micro_batch_tokens: expected >= data.max_tokens \(300\), got 2": lambda: RunConfig(
+        name="x",
+        data=DataConfig(easy_vqa=EasyVQASourceConfig(), max_tokens=300),
+        training=TrainingConfig(micro_batch_tokens=2),
+    ),
+    r"training.micro_batch_tokens: expected >= training.packing \(400\), got 3": lambda: RunConfig(
+        name="x",
+        data=DataConfig(easy_vqa=EasyVQASourceConfig(), max_tokens=300),
+        training=TrainingConfig(packing=400, micro_batch_tokens=399),
+    ),
 }
 
 

@@ -20,7 +20,8 @@ def collate(
 ) -> Batch:
     """Pad ``rows`` to one batch: on the right to train, on the left to generate.
 
-    ``source`` says which source each row is from (``None``: 0 for all). Media are loaded in one
+    ``source`` says which source each row is from (``None``: 0 for all); padding is of its row's.
+    Media are loaded in one
     call and padded with zeros, after a row's own, to the row with most. Features and pixels are
     told apart by their number of axes. Rows without any media give a batch of text.
 
@@ -41,7 +42,7 @@ def collate(
         input_ids=torch.tensor([padded(row.input_ids, pad_id) for row in rows]),
         attention_mask=torch.tensor([padded([1] * len(row.input_ids), 0) for row in rows]),
         labels=torch.tensor([padded(row.labels, IGNORE_INDEX) for row in rows]),
-        source=torch.tensor([0] * len(rows) if source is None else list(source)),
+        source=torch.tensor(source or [0] * len(rows))[:, None].repeat(1, length),
         vision_features=media if media is not None and media.ndim == 5 else None,
         pixel_values=media if media is not None and media.ndim == 6 else None,
     )

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from flamingo.choices import LearnedText
+from flamingo.data.learned_text import with_learned_text
 from flamingo.data.sequence import cut, tokenize
 from flamingo.types import IGNORE_INDEX, InterleavedSequence
 
@@ -27,6 +29,7 @@ class Dropped:
 
 TOO_MANY_TOKENS = Dropped("too many tokens")
 NOTHING_TO_LEARN = Dropped("nothing to learn")
+MIXED_FRAMES = Dropped("clips of different lengths")
 
 Parser = Callable[[Record, np.random.Generator], InterleavedSequence | Dropped]
 """Makes a sequence of a record. Images are not opened yet: references open them later, and may fail
@@ -59,15 +62,18 @@ half-way. It is abandoned where a lane stops, so what it holds open must close w
 class Fitting:
     """A parser whose sequences can be trained on as they are.
 
-    They are cut to their first ``cut_to`` tokens (None: not cut). One that then has more than
-    ``max_tokens``, or none to learn, is dropped. A stream has no other place to leave a document
-    out: once a lane has given it, it is a row.
+    Their loss is as ``learn`` and ``learn_end_of_chunk`` say, and they are cut to their first
+    ``cut_to`` tokens (None: not cut). One that then has more than ``max_tokens``, or none to learn,
+    or media of different numbers of frames, is dropped. A stream has no other place to leave a
+    document out: once a lane has given it, it is a row.
     """
 
     parse: Parser
     tokenizer: PreTrainedTokenizerBase
     max_tokens: int
     cut_to: int | None = None
+    learn: LearnedText = LearnedText.marked
+    learn_end_of_chunk: bool = True
 
     def __call__(
         self, record: Record, generator: np.random.Generator
@@ -75,6 +81,7 @@ class Fitting:
         made = self.parse(record, generator)
         if isinstance(made, Dropped):
             return made
+        made = with_learned_text(made, self.learn, end_of_chunk=self.learn_end_of_chunk)
         if self.cut_to is not None:
             made = cut(made, self.tokenizer, self.cut_to)
         row = tokenize(made, self.tokenizer, max_tokens=sys.maxsize)
@@ -82,4 +89,6 @@ class Fitting:
             return TOO_MANY_TOKENS
         if all(label == IGNORE_INDEX for label in row.labels[1:]):
             return NOTHING_TO_LEARN
+        if len({len(medium.frames) for medium in row.media}) > 1:  # a batch is one tensor
+            return MIXED_FRAMES
         return made

@@ -25,6 +25,7 @@ from flamingo.planning.workload import (
     measured_workload,
     sequences_of,
 )
+from flamingo.training.batches import division_of
 
 SEQUENCES = 256
 """Of a step, where neither option nor sources say it."""
@@ -102,7 +103,8 @@ def workload(config: PlanConfig, shapes: Shapes) -> Workload:
         images=config.images,
         frames=config.frames,
         learned=config.learned,
-        parts=config.gpus * config.training.micro_batches,
+        gpus=config.gpus,
+        division=division_of(config.training),
     )
 
 

@@ -76,11 +76,18 @@ def _memory(plan: Plan) -> str:
     return "\n".join(
         [
             _rows(rows),
-            f"  micro-batch: {batch.rows} sequences of {batch.tokens} tokens, {batch.media} media "
-            f"(training.micro_batches={plan.config.training.micro_batches}); activations are an "
-            "estimate",
+            f"  micro-batch: {batch.rows} rows of {batch.tokens} tokens, {batch.media} media "
+            f"({_division(plan)}); activations are an estimate",
         ]
     )
+
+
+def _division(plan: Plan) -> str:
+    """What of the configuration decides the micro-batches."""
+    training = plan.config.training
+    names = ["packing"] if training.packing is not None else []
+    names += ["micro_batches" if training.micro_batch_tokens is None else "micro_batch_tokens"]
+    return ", ".join(f"training.{name}={getattr(training, name)}" for name in names)
 
 
 def _layout_name(device: DevicePlan) -> str:

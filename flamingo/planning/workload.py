@@ -9,9 +9,10 @@ import torch
 
 from flamingo.config import DataConfig, TrainingConfig
 from flamingo.data.collate import collate
-from flamingo.training.batches import Steps, StepSource
+from flamingo.data.division import Division
+from flamingo.training.batches import Steps, StepSource, division_of
 from flamingo.training.loss import keep_mask
-from flamingo.types import Batch, Media
+from flamingo.types import IGNORE_INDEX, Batch, Media, TokenizedSequence
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class BatchShape:
     """Of a medium."""
     learned: int
     """Positions of all rows that the LM's head runs on."""
+    packed: int | None = None
+    """Sequences in all rows together; None: one in each."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Workload:
     @property
     def sequences(self) -> float:
         """A step's, over all devices."""
-        return sum(batch.rows for batch in self.batches) / self.steps
+        counts = (b.rows if b.packed is None else b.packed for b in self.batches)
+        return sum(counts) / self.steps
 
     @property
     def tokens(self) -> float:
@@ -75,24 +79,45 @@ class Workload:
 
 
 def assumed_workload(
-    *, sequences: int, tokens: int, images: int, frames: int, learned: float, parts: int
+    *,
+    sequences: int,
+    tokens: int,
+    images: int,
+    frames: int,
+    learned: float,
+    gpus: int,
+    division: Division,
 ) -> Workload:
-    """One step of equal sequences, divided over ``parts`` (devices times micro-batches).
+    """One step of equal sequences, divided over devices, and there as ``division`` says.
 
     ``learned`` is the share of positions that are learned. Raises ``ValueError`` for fewer
-    sequences than parts.
+    sequences than devices times micro-batches, and for longer ones than ``division`` takes.
     """
+    parts = gpus * division.micro_batches
     if sequences < parts:
         raise ValueError(
             f"sequences: expected at least one for each of {parts} micro-batches (gpus times "
             f"training.micro_batches), got {sequences}"
         )
-    rows = [sequences * (i + 1) // parts - sequences * i // parts for i in range(parts)]
-    batches = tuple(
-        BatchShape(n, tokens, images, n * images, frames, round(n * tokens * learned)) for n in rows
-    )
+    one = TokenizedSequence((0,) * tokens, (IGNORE_INDEX,) * tokens, ())
+    batches: list[BatchShape] = []
+    for rank in range(gpus):
+        own = [(0, one)] * len(range(rank, sequences, gpus))
+        for rows in division(own):
+            longest, count = max(map(len, rows)), sum(map(len, rows))
+            batches.append(
+                BatchShape(
+                    rows=len(rows),
+                    tokens=longest * tokens,
+                    images=longest * images,
+                    media=count * images,
+                    frames=frames,
+                    learned=round(count * tokens * learned),
+                    packed=count if longest > 1 else None,
+                )
+            )
     return Workload(
-        batches,
+        tuple(batches),
         1,
         f"assumed: sequences of {tokens} tokens, {images} images of {frames} "
         f"frame{'s' * (frames > 1)}, {learned:.0%} of the tokens learned",
@@ -108,7 +133,7 @@ def measured_workload(
     """
     batches: list[BatchShape] = []
     for rank in range(world):
-        data = Steps(mixture, _collate_without_media, training.micro_batches, rank, world)
+        data = Steps(mixture, _collate_without_media, division_of(training), rank, world)
         for index in range(steps):
             batches += map(batch_shape, data[index].micro_batches)
     return Workload(
@@ -127,6 +152,7 @@ def batch_shape(batch: Batch) -> BatchShape:
         media=0 if media is None else int(media[:, :, 0].sum()),
         frames=1 if media is None else media.shape[2],
         learned=int(keep_mask(batch.labels).sum()),
+        packed=None if batch.documents is None else int((batch.documents[:, -1] + 1).sum()),
     )
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,14 +12,12 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from flamingo.config import TrainingConfig
 from flamingo.data.cursor import Cursors
+from flamingo.data.division import Division
+from flamingo.data.packing import Collate, Rows, collate_packed
 from flamingo.training.loss import learned_tokens
-from flamingo.types import Batch, TokenizedSequence
-
-Rows = list[tuple[int, TokenizedSequence]]
-"""Sequences, each with the index of its source."""
-Collate = Callable[[Sequence[TokenizedSequence], Sequence[int]], Batch]
-"""Turns sequences and their sources into a batch."""
+from flamingo.types import Batch
 
 
 @runtime_checkable
@@ -59,23 +56,30 @@ class Step:
     """Where the streams stand after it. It comes with the step, because whoever prepares steps is
     ahead of who trains on them."""
 
+    @property
+    def padded_tokens(self) -> int:
+        """What is computed for ``tokens``: with padding."""
+        return sum(batch.input_ids.numel() for batch in self.micro_batches)
+
+
+def division_of(settings: TrainingConfig) -> Division:
+    """As the configuration says."""
+    return Division(settings.micro_batches, settings.micro_batch_tokens, settings.packing)
+
 
 class Steps(Dataset[Step]):
     """Steps by index, so that resuming is starting at another index."""
 
     def __init__(
-        self, mixture: StepSource, collate: Collate, micro_batches: int, rank: int, world: int
+        self, mixture: StepSource, collate: Collate, division: Division, rank: int, world: int
     ) -> None:
         self._mixture, self._collate = mixture, collate
-        self._micro_batches, self._rank, self._world = micro_batches, rank, world
+        self._division, self._rank, self._world = division, rank, world
 
     def __getitem__(self, index: int) -> Step:
         rows = self._mixture.step(index, self._rank, self._world)
-        if self._micro_batches > 1:  # rows of like length share a micro-batch: less padding
-            rows = sorted(rows, key=lambda row: -len(row[1].input_ids))
-        parts = [part for part in _split(rows, self._micro_batches) if part]
         return Step(
-            micro_batches=[self._collate([r for _, r in p], [s for s, _ in p]) for p in parts],
+            micro_batches=[collate_packed(part, self._collate) for part in self._division(rows)],
             learned=learned_tokens(rows, len(self._mixture.names)),
             tokens=sum(len(row.input_ids) for _, row in rows),
             images=sum(len(medium.frames) for _, row in rows for medium in row.media),
@@ -98,12 +102,6 @@ class Steps(Dataset[Step]):
         return iter(loader)
 
 
-def _split(rows: Rows, parts: int) -> list[Rows]:
-    """``parts`` contiguous parts whose sizes differ by one at most (empty where rows run out)."""
-    bounds = [len(rows) * i // parts for i in range(parts + 1)]
-    return [rows[a:b] for a, b in pairwise(bounds)]
-
-
 def _ignore_signals(_: int) -> None:
     """Workers leave interruptions to the training process, which still needs them to stop well."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -122,6 +120,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         attention_mask=batch.attention_mask.to(device),
         labels=batch.labels.to(device),
         source=batch.source.to(device),
+        documents=None if batch.documents is None else batch.documents.to(device),
         vision_features=move(batch.vision_features),
         pixel_values=move(batch.pixel_values),
     )

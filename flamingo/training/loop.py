@@ -30,7 +30,7 @@ from flamingo.backbones.precision import resolve_dtype
 from flamingo.config import RunConfig
 from flamingo.data.collate import collate
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
-from flamingo.training.batches import Step, Steps, StepSource, to_device
+from flamingo.training.batches import Step, Steps, StepSource, division_of, to_device
 from flamingo.training.checkpoint import (
     Checkpoint,
     Saveable,
@@ -138,7 +138,7 @@ class _Loop:
         self.data = Steps(
             mixture,
             partial(collate, pad_id=pad_id, load_media=load_media),
-            self.settings.micro_batches,
+            division_of(self.settings),
             accelerator.process_index,
             accelerator.num_processes,
         )
@@ -225,7 +225,7 @@ class _Loop:
             began = time.perf_counter()
             for part in steps:
                 # Counts and the wish to stop are agreed on before anyone starts the step.
-                counts, tokens, images, stopping = self._agree(part, stop)
+                counts, tokens, padded, images, stopping = self._agree(part, stop)
                 if stopping:
                     self._save_if_new(tracker)
                     return TrainingResult(self.done, finished=False, signal=stopping)
@@ -233,7 +233,9 @@ class _Loop:
                 self.positions.add(part.cursors)
                 self.done += 1
                 now = time.perf_counter()
-                self.window.add_work(tokens=tokens, images=images, seconds=now - began)
+                self.window.add_work(
+                    tokens=tokens, padded_tokens=padded, images=images, seconds=now - began
+                )
                 self._report(tracker, bar)
                 began = time.perf_counter()  # evaluating and saving are not throughput
         return TrainingResult(self.done, finished=True)
@@ -253,16 +255,20 @@ class _Loop:
             )
         )
 
-    def _agree(self, part: Step, stop: StopRequest) -> tuple[Tensor, int, int, int]:
-        """Sums over processes: learned tokens by source, tokens, images; and the stop signal."""
-        own = [*part.learned.tolist(), part.tokens, part.images, stop.signal or 0]
+    def _agree(self, part: Step, stop: StopRequest) -> tuple[Tensor, int, int, int, int]:
+        """Sums over processes: learned tokens by source, tokens without and with padding, images;
+        and the stop signal."""
+        work = [part.tokens, part.padded_tokens, part.images]
+        own = [*part.learned.tolist(), *work, stop.signal or 0]
         numbers = torch.tensor(own, device=self.accelerator.device)
         # Signal numbers of several processes add up: any that is not 0 means stop.
-        *counts, tokens, images, stopping = sum_over_processes(numbers, self.accelerator).tolist()
+        total = sum_over_processes(numbers, self.accelerator).tolist()
+        *counts, tokens, padded, images, stopping = total
         number = stop.signal or signal.SIGTERM.value
         return (
             torch.tensor(counts, device=self.accelerator.device),
             tokens,
+            padded,
             images,
             number if stopping else 0,
         )

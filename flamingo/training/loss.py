@@ -18,7 +18,11 @@ from flamingo.types import IGNORE_INDEX, Batch, TokenizedSequence
 
 
 def keep_mask(labels: Int[Tensor, "batch token"]) -> Bool[Tensor, "batch token"]:
-    """Positions whose next token is learned: only their logits are needed."""
+    """Positions whose next token is learned: only their logits are needed.
+
+    Of documents that share a row no first token is learned (``flamingo.data.packing``), so none is
+    predicted from another document.
+    """
     keep = torch.zeros_like(labels, dtype=torch.bool)
     keep[:, :-1] = labels[:, 1:] != IGNORE_INDEX
     return keep
@@ -41,7 +45,7 @@ def source_loss_sums(
     keep = keep_mask(batch.labels)
     targets = batch.labels[:, 1:][keep[:, :-1]]
     losses = functional.cross_entropy(logits.float(), targets, reduction="none")
-    source = batch.source[:, None].expand_as(keep)[keep]
+    source = batch.source[keep]
     # A sum under a mask instead of index_add, whose order is not fixed on CUDA. ``where`` and
     # not a product, so that a non-finite loss stays with its own source.
     return torch.stack([losses.where(source == i, 0.0).sum() for i in range(sources)])
@@ -62,11 +66,13 @@ def combine(
 
 def batch_loss_sums(model: nn.Module, batch: Batch, sources: int) -> Float[Tensor, " source"]:
     """Summed cross-entropy of each source in ``batch``; the LM head runs on learned positions."""
+    packed = {} if batch.documents is None else {"documents": batch.documents}
     output = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         vision_features=batch.vision_features,
         pixel_values=batch.pixel_values,
         logits_to_keep=keep_mask(batch.labels),
+        **packed,
     )
     return source_loss_sums(output.logits, batch, sources)

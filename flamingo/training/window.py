@@ -21,7 +21,7 @@ class Window:
         self._restart()
 
     def _restart(self) -> None:
-        self._tokens = self._images = self._steps = 0
+        self._tokens = self._padded_tokens = self._images = self._steps = 0
         self._seconds = 0.0
 
     def add(self, numbers: dict[str, float]) -> None:
@@ -29,9 +29,10 @@ class Window:
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
 
-    def add_work(self, *, tokens: int, images: int, seconds: float) -> None:
+    def add_work(self, *, tokens: int, padded_tokens: int, images: int, seconds: float) -> None:
         """What one step processed (over all processes), and how long it took."""
         self._tokens += tokens
+        self._padded_tokens += padded_tokens
         self._images += images
         self._steps += 1
         self._seconds += seconds
@@ -40,6 +41,8 @@ class Window:
         seconds = max(self._seconds, 1e-9)
         return {
             f"{TIMING_PREFIX}tokens_per_second": self._tokens / seconds,
+            # Real tokens of those computed. It differs with the number of processes.
+            f"{TIMING_PREFIX}token_efficiency": self._tokens / max(self._padded_tokens, 1),
             f"{TIMING_PREFIX}images_per_second": self._images / seconds,
             f"{TIMING_PREFIX}step_seconds": seconds / max(self._steps, 1),
             f"{TIMING_PREFIX}unix": time.time(),

@@ -235,7 +235,7 @@ def test_segments_are_taken_as_they_are(tmp_path):
         ([{"text": "a", "learn": True, "image": "1.png"}], "malformed record"),
         ([{"text": "a", "learn": True}, "b"], "malformed record"),
         ([{"text": "<image>", "learn": True}], "text contains a special token"),
-        ([{"text": "a"}, {"text": "", "learn": True}], "no text to learn"),
+        ([{"image": "1.png"}, {"text": "", "learn": True}], "no text to learn"),
         ([], "no text to learn"),
     ],
 )

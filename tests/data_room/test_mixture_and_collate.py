@@ -97,7 +97,8 @@ def test_rows_are_padded_on_the_right_to_train() -> None:
     assert batch.input_ids.tolist() == [[7, 5, 6, 0, 0], [7, 8, 7, 9, 4]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
     assert batch.labels.tolist() == [[-100, -100, 6, -100, -100], [-100, 8, -100, 9, 4]]
-    assert batch.source.tolist() == [1, 0]
+    assert batch.source.tolist() == [[1] * 5, [0] * 5]
+    assert batch.documents is None
     assert batch.pixel_values is None and batch.vision_features is not None
     assert batch.vision_features.shape == (2, 2, 1, 2, 1)
     assert batch.vision_features[:, :, 0, :, 0].tolist() == [[[1, 1], [0, 0]], [[2, 2], [3, 3]]]

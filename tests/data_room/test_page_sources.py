@@ -14,7 +14,7 @@ import datasets
 import numpy as np
 import pytest
 
-from flamingo.choices import ImageMatching
+from flamingo.choices import ImageMatching, LearnedText
 from flamingo.data.documents import Dropped
 from flamingo.data.interleaving import interleave
 from flamingo.data.shards import open_shards
@@ -71,7 +71,7 @@ def document(similarity: list[list[float]], **changes: Any) -> dict[str, Any]:
 def test_an_image_stands_before_its_sentence_and_the_text_before_it_is_not_learned():
     made = mmc4()(document([[0.1, 0.1, 0.3, 0.2]]), generator())
     assert shown(made) == [("S0. S1.", SEEN), [10], (f"S2. S3.{EOC}", LEARN)]
-    made = mmc4(learn_before_first_image=True)(document([[0.1, 0.1, 0.3, 0.2]]), generator())
+    made = mmc4(learn=LearnedText.everything)(document([[0.1, 0.1, 0.3, 0.2]]), generator())
     assert shown(made)[0] == ("S0. S1.", LEARN)
 
 
@@ -271,7 +271,7 @@ def test_images_by_the_hash_of_their_address(tmp_path):
 def test_pages_with_nothing_to_learn_are_dropped():
     own = page([None, stored(1)], ["Before.", None])
     assert obelics()(own, generator()) == Dropped("no text to learn")
-    made = obelics(learn_before_first_image=True)(own, generator())
+    made = obelics(learn=LearnedText.everything)(own, generator())
     assert shown(made) == [("Before.", LEARN), [1], (EOC, LEARN)]
 
 

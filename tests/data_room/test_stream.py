@@ -360,6 +360,16 @@ def test_a_document_without_a_token_to_learn_or_with_too_many_is_dropped(
     assert fitted(tokenizer, *whole) == InterleavedSequence(whole)
 
 
+def test_a_document_with_clips_of_different_lengths_is_dropped_unless_they_are_cut(
+    tokenizer: PreTrainedTokenizerFast,
+):
+    clip = Media((*A.frames, *B.frames))
+    segments = A, Text(" yes", learn=True), clip
+    assert fitted(tokenizer, *segments) == Dropped("clips of different lengths")
+    assert fitted(tokenizer, *segments, cut_to=2) == InterleavedSequence(segments[:2])
+    assert isinstance(fitted(tokenizer, clip, Text(" yes", learn=True)), InterleavedSequence)
+
+
 @pytest.mark.parametrize("limit", range(2, 10))
 def test_a_document_is_cut_at_a_token_and_what_is_behind_goes(
     tokenizer: PreTrainedTokenizerFast, limit

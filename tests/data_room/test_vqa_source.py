@@ -50,7 +50,7 @@ def parsed(number: int, seed: int = 0, **options) -> list[tuple[str, str, str]]:
     pairs = []
     for image, prompt, answer in zip(*(made.segments[n::3] for n in range(3)), strict=True):
         assert isinstance(image, Media) and isinstance(prompt, Text) and isinstance(answer, Text)
-        assert answer.learn and prompt.learn is bool(options.get("learn_all_text"))
+        assert answer.learn and not prompt.learn
         pairs.append((image.frames[0].key, prompt.text, answer.text))
     return pairs
 
@@ -67,9 +67,9 @@ def test_the_records_question_comes_last_after_questions_on_other_images():
     assert parsed(0, 1) == parsed(0, 1) != parsed(0, 2)
 
 
-def test_a_prompt_and_what_is_learned():
+def test_a_prompt_stands_around_the_question():
     prompt = "Question:{question} Short answer:"
-    pairs = parsed(3, prompt=prompt, pairs=1, learn_all_text=True)
+    pairs = parsed(3, prompt=prompt, pairs=1)
     assert pairs == [(IMAGES[1].key, "Question:Q3? Short answer:", f" A3{EOC}")]
 
 

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flamingo.composition import CONF, compose
 from flamingo.config import SourceConfig
+from flamingo.data.division import Division
 from flamingo.data.mixture import Mixture
 from flamingo.model.processor import place_special_tokens
 from flamingo.planning.flops import step_flops
@@ -65,9 +67,14 @@ def test_the_sources_say_how_many_sequences_a_step_has():
     assert make_plan(plan_config("experiment=quickstart", "sequences=22")).work.sequences == 22
 
 
+def assumed(**options) -> Workload:
+    values = {"tokens": 8, "images": 3, "frames": 1, "learned": 0.5, "gpus": 1}
+    return assumed_workload(**({**values, "division": Division()} | options))
+
+
 def test_cached_features_leave_the_encoder_out_of_a_step():
     shapes = build_shapes(compose(["experiment=openflamingo_3b"]))
-    work = assumed_workload(sequences=2, tokens=8, images=3, frames=2, learned=0.5, parts=1)
+    work = assumed(sequences=2, frames=2)
     with_encoder = step_flops(shapes, work)["vision encoder"]
     assert with_encoder.forward == 2 * 3 * 2 * shapes.encoder.flops
     assert with_encoder.backward == 0
@@ -75,14 +82,20 @@ def test_cached_features_leave_the_encoder_out_of_a_step():
 
 
 def test_an_assumed_step_is_divided_over_devices_and_micro_batches():
-    work = assumed_workload(sequences=10, tokens=8, images=3, frames=1, learned=0.5, parts=4)
+    work = assumed(sequences=10, gpus=2, division=Division(micro_batches=2))
     assert [batch.rows for batch in work.batches] == [2, 3, 2, 3]
     assert (work.sequences, work.tokens, work.media, work.learned) == (10, 80, 30, 40)
     assert work.largest == BatchShape(3, 8, 3, 9, 1, 12)
     with pytest.raises(ValueError, match="sequences: expected at least one for each of 4 micro"):
-        assumed_workload(sequences=3, tokens=8, images=3, frames=1, learned=0.5, parts=4)
+        assumed(sequences=3, gpus=2, division=Division(micro_batches=2))
     with pytest.raises(ValueError, match="workload: expected at least one batch"):
         Workload((), 1, "nowhere")
+
+
+def test_an_assumed_step_is_packed_and_divided_by_tokens():
+    work = assumed(sequences=10, division=Division(packing=30, micro_batch_tokens=50))
+    assert [(b.rows, b.tokens, b.images) for b in work.batches] == [(2, 24, 9), (2, 24, 9)]
+    assert (work.sequences, work.tokens, work.media, work.learned) == (10, 96, 30, 40)
 
 
 def test_a_measured_step_has_the_lengths_images_and_learned_tokens_of_its_sources():
@@ -99,6 +112,9 @@ def test_a_measured_step_has_the_lengths_images_and_learned_tokens_of_its_source
     longest = [max(len(row.input_ids) for row in rows[i : i + 4]) for i in (0, 4)]
     assert [batch.tokens for batch in work.batches] == longest
     assert work.learned * 2 == sum(label != -100 for row in rows for label in row.labels)
+    packed = measured_workload(mixture, replace(training, packing=512), world=1, steps=2)
+    assert [batch.rows for batch in packed.batches] == [1, 1]
+    assert (packed.sequences, packed.media, packed.learned) == (4, 8, work.learned)
     two = measured_workload(mixture, training, world=2, steps=2)
     assert (two.sequences, two.media, two.learned) == (work.sequences, work.media, work.learned)
 

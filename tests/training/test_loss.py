@@ -24,7 +24,8 @@ def batch_of(rows) -> Batch:
     pad = [length - len(row.input_ids) for _, row in rows]
     ids = torch.tensor([[*r.input_ids, *[0] * p] for (_, r), p in zip(rows, pad, strict=True)])
     labels = torch.tensor([[*r.labels, *[-100] * p] for (_, r), p in zip(rows, pad, strict=True)])
-    return Batch(ids, (labels != -200).long(), labels, torch.tensor([s for s, _ in rows]))
+    source = torch.tensor([[s] * length for s, _ in rows])
+    return Batch(ids, (labels != -200).long(), labels, source)
 
 
 def logits_for(rows) -> list[torch.Tensor]:

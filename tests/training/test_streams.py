@@ -15,6 +15,7 @@ from tiny_stream_run import KILLED, save_data, stream_config, stream_train, tiny
 
 from flamingo.choices import Schedule
 from flamingo.data.cursor import furthest
+from flamingo.data.division import Division
 from flamingo.data.mixture import UNSEEN
 from flamingo.model.processor import prepare_tokenizer
 from flamingo.runs import RunDirectory
@@ -56,7 +57,8 @@ def straight(tmp_path_factory, data) -> RunDirectory:
 def text_of(rows, sources) -> Batch:
     """A batch that holds the rows' ids alone, as wide as the widest."""
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(r.input_ids) for r in rows], True)
-    return Batch(ids, torch.ones_like(ids), ids, torch.tensor(sources))
+    source = torch.tensor(sources)[:, None].expand_as(ids)
+    return Batch(ids, torch.ones_like(ids), ids, source)
 
 
 def steps(data: Path, rank: int = 0, world: int = 1, state=None) -> Steps:
@@ -64,13 +66,13 @@ def steps(data: Path, rank: int = 0, world: int = 1, state=None) -> Steps:
     mixture = tiny_mixture(data, tokenizer)
     if state is not None:
         mixture.resume(state)
-    return Steps(mixture, text_of, 1, rank, world)
+    return Steps(mixture, text_of, Division(), rank, world)
 
 
 def rows_of(step) -> list[tuple[int, ...]]:
     (batch,) = step.micro_batches
     ids = [tuple(i for i in row if i) for row in batch.input_ids.tolist()]
-    return list(zip(batch.source.tolist(), ids, strict=True))
+    return list(zip(batch.source[:, 0].tolist(), ids, strict=True))
 
 
 @pytest.fixture(scope="module")

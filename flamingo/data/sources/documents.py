@@ -91,7 +91,9 @@ def stream_source(
         shards, parse = open_documents(config, read_questions)
     with _named(f"data.{name}.validation"):
         unseen = open_validation(config)
-    fitting = Fitting(parse, tokenizer, max_tokens, cut_to=config.max_tokens)
+    fitting = Fitting(
+        parse, tokenizer, max_tokens, config.max_tokens, config.learn, config.learn_end_of_chunk
+    )
 
     def stream(
         of: Shards, lanes: int, shuffle: int, held_out: StreamSource | None = None

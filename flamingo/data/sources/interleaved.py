@@ -37,7 +37,7 @@ def parse_segments(record: Record, generator: np.random.Generator) -> Interleave
     refused = unfit(text.text.replace(END_OF_CHUNK_TOKEN, "") for text in texts)
     if refused is not None:
         return refused
-    if not any(text.learn and text.text for text in texts):
+    if not any(text.text for text in texts):
         return NO_TEXT
     return InterleavedSequence(known)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import StrictFloat, StrictInt, StrictStr, TypeAdapter
 
-from flamingo.choices import ImageMatching
+from flamingo.choices import ImageMatching, LearnedText
 from flamingo.data.documents import Dropped, Record
 from flamingo.data.interleaving import DISSIMILAR, MALFORMED, NO_IMAGE, interleave, too_few_images
 from flamingo.data.matching import best_assignment
@@ -86,7 +86,7 @@ class MMC4Parser:
         return interleave(
             parts,
             joint=" ",
-            learn_before_first_image=self.config.learn_before_first_image,
+            learn_before_first_image=self.config.learn is LearnedText.everything,
         )
 
     def _ref(self, image: _Image, key: str) -> ImageRef | None:

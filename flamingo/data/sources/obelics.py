@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import StrictStr, TypeAdapter
 
+from flamingo.choices import LearnedText
 from flamingo.data.documents import Dropped, Record
 from flamingo.data.interleaving import MALFORMED, interleave, too_few_images
 from flamingo.data.records import document_of
@@ -65,7 +66,7 @@ class OBELICSParser:
         return interleave(
             parts,
             joint="\n\n",
-            learn_before_first_image=self.config.learn_before_first_image,
+            learn_before_first_image=self.config.learn is LearnedText.everything,
         )
 
     def _ref(self, image: Any, key: str) -> ImageRef | None:

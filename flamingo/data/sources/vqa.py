@@ -78,7 +78,7 @@ class VQAParser:
             prompt = self.config.prompt.format(question=question.question)
             segments += [
                 Media(question.images),
-                Text(prompt, learn=self.config.learn_all_text),
+                Text(prompt),
                 Text(f" {answer}{END_OF_CHUNK_TOKEN}", learn=True),
             ]
         return InterleavedSequence(tuple(segments))
