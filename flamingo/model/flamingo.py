@@ -482,6 +482,8 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
                 with a cache, or with an LM that cannot keep them apart (BLOOM).
         """
         rows, tokens = input_ids.shape
+        if documents is not None and use_cache is None:
+            use_cache = False
         cache = self._cache(past_key_values, use_cache)
         state = None if cache is None else cache.media
         state = state or MediaState.empty(rows, input_ids.device)

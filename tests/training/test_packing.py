@@ -14,7 +14,6 @@ from test_loop import assert_same_run, metrics_of, train_and_stop
 from tiny_run import tiny_config, tiny_parts, tiny_train
 from tiny_stream_run import save_data, stream_config, stream_train, tiny_mixture
 from torch import nn
-from unpacked import documents_apart
 
 from flamingo.config import SourceConfig
 from flamingo.data.collate import collate
@@ -90,13 +89,10 @@ def test_the_loss_of_a_step_is_that_of_its_sequences_one_by_one(parts, division)
     assert len(whole.micro_batches) == 6
     assert (whole.tokens, whole.images) == (divided.tokens, divided.images)
     assert torch.equal(whole.learned, divided.learned)
-    with documents_apart():
-        torch.testing.assert_close(
-            loss_of(model, divided), loss_of(model, whole), rtol=1e-5, atol=0
-        )
-        expected = gradients(model, whole)
-        for name, gradient in gradients(model, divided).items():
-            torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(loss_of(model, divided), loss_of(model, whole), rtol=1e-5, atol=0)
+    expected = gradients(model, whole)
+    for name, gradient in gradients(model, divided).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5)
 
 
 def test_a_model_that_mixed_documents_would_have_another_loss(parts):
@@ -122,8 +118,7 @@ def test_processes_together_have_the_loss_of_one(parts, division, world):
     whole = step_of(parts, Division())
     ranks = [step_of(parts, division, rank, world) for rank in range(world)]
     assert torch.equal(torch.stack([step.learned for step in ranks]).sum(0), whole.learned)
-    with documents_apart():
-        total = torch.stack([loss_of(model, step) for step in ranks]).sum(0)
+    total = torch.stack([loss_of(model, step) for step in ranks]).sum(0)
     torch.testing.assert_close(total, loss_of(model, whole), rtol=1e-5, atol=0)
 
 
@@ -159,8 +154,7 @@ def test_packing_wastes_less(parts):
 def test_a_run_with_packed_rows_or_a_budget_is_the_run_without(tmp_path, options):
     short = {"steps": 4, "log_every": 1}
     _, straight = tiny_train(tiny_config(tmp_path / "straight", **short))
-    with documents_apart():
-        _, run = tiny_train(tiny_config(tmp_path / "divided", **short, **options))
+    _, run = tiny_train(tiny_config(tmp_path / "divided", **short, **options))
     for one, other in zip(metrics_of(run), metrics_of(straight), strict=True):
         assert one == pytest.approx(other, rel=2e-4, abs=1e-6)
     efficiency = [read_metrics(r.metrics)[0]["time/token_efficiency"] for r in (run, straight)]
@@ -191,12 +185,11 @@ def test_processes_with_different_numbers_of_micro_batches_train_as_one(tmp_path
 
 def test_a_packed_run_on_streams_continues_bit_for_bit(tmp_path, data):
     training = {"steps": 6, "packing": 64, "micro_batch_tokens": 64}
-    with documents_apart():
-        _, straight = stream_train(stream_config(tmp_path / "straight", **training), data)
-        config = stream_config(tmp_path / "stopped", **training)
-        first = train_and_stop(config, 4, train_with=partial(stream_train, data=data))
-        assert (first.finished, first.steps) == (False, 4)
-        second, run = stream_train(config, data)
+    _, straight = stream_train(stream_config(tmp_path / "straight", **training), data)
+    config = stream_config(tmp_path / "stopped", **training)
+    first = train_and_stop(config, 4, train_with=partial(stream_train, data=data))
+    assert (first.finished, first.steps) == (False, 4)
+    second, run = stream_train(config, data)
     assert second.finished
     assert_same_run(run, straight)
 
@@ -265,8 +258,7 @@ def test_clips_and_still_images_train_in_one_mixture(tmp_path, options):
     pixels = [batch.pixel_values for batch in step.micro_batches]
     assert [None if p is None else p.shape[2] for p in pixels] == [1, 8]
     assert step.images == 3 * 2 + 2 * 8
-    with documents_apart():
-        result = train(config, model, tokenizer, mixture, load_media, RunDirectory.open(config))
+    result = train(config, model, tokenizer, mixture, load_media, RunDirectory.open(config))
     assert result.finished
     entry = read_metrics(RunDirectory(config.directory, config).metrics)[0]
     assert entry["train/loss/clips"] > 0 and entry["train/loss/synthetic"] > 0
