@@ -15,6 +15,8 @@ from flamingo.config import TrackingConfig
 from flamingo.files import write_atomically
 
 TIMING_PREFIX = "time/"
+MEMORY_PREFIX = "memory/"
+VARYING = (TIMING_PREFIX, MEMORY_PREFIX)
 """Metrics that differ between two equal runs; all others are the same bit for bit on CPU."""
 
 
