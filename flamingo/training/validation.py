@@ -84,8 +84,9 @@ class ValidationLoss:
         return torch.stack([real, blank, media])
 
 
-def blanked(batch: Batch, blank: Float[Tensor, "..."]) -> Batch:
-    """The batch with ``blank`` (a frame, as its media loader gives it) in every frame's place."""
+def blanked(batch: Batch, blank: Tensor) -> Batch:
+    """The batch with ``blank`` in every frame's place: one frame, as the batch's loader gives it,
+    ``(1, patch, dim)`` or ``(1, 3, height, width)``."""
 
     def fill(media: Tensor | None) -> Tensor | None:
         return None if media is None else blank.to(media).expand_as(media)
