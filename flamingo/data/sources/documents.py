@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 
 from transformers import PreTrainedTokenizerBase
 
@@ -99,11 +98,11 @@ def stream_source(
 
     Raises ``ValueError`` naming the section (``data.<name>``) as :func:`open_documents`.
     """
-    questions = cache(lambda: read_questions(config))  # both sides of a split are one file
+    read_questions = _once(read_questions)
     with _named(f"data.{name}"):
-        seen = open_documents(config, lambda _: questions())
+        seen = open_documents(config, read_questions)
     with _named(f"data.{name}.validation" if hasattr(config, "validation") else f"data.{name}"):
-        unseen = open_unseen(config, seen[1], lambda _: questions())
+        unseen = open_unseen(config, seen[1], read_questions)
 
     def stream(
         of: tuple[Shards, Parser], lanes: int, shuffle: int, held_out: StreamSource | None = None
@@ -117,6 +116,18 @@ def stream_source(
     # One lane a row and no shuffling: each validation reads only what it uses.
     held_out = None if unseen is None else stream(unseen, config.sequences, 1)
     return stream(seen, config.lanes * config.sequences, config.shuffle, held_out)
+
+
+def _once(read: QuestionReader) -> QuestionReader:
+    """``read``, which is asked once: both sides of a split are of one file."""
+    answers: list[Sequence[Asked]] = []
+
+    def ask(config: VQASourceConfig) -> Sequence[Asked]:
+        if not answers:
+            answers.append(read(config))
+        return answers[0]
+
+    return ask
 
 
 @contextmanager
