@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -79,6 +80,14 @@ def test_a_run_logs_what_it_should_and_keeps_its_newest_checkpoints(straight):
     throughput = {f"time/{name}_per_second" for name in ("tokens", "images")}
     assert varying > throughput | {"time/data_seconds", "time/data_share", "memory/peak_gib"}
     assert [c.step for c in complete_checkpoints(straight.checkpoints)] == [6, 8]
+
+
+def test_the_documentation_tells_of_every_metric(straight):
+    table = re.findall(r"^\| (`.*?`) \|", (ROOT / "docs" / "training.md").read_text(), re.MULTILINE)
+    names = re.findall(r"`([^`]+)`", " ".join(table))
+    told = [re.compile(re.sub(r"<\w+>", ".+", name)) for name in names]
+    logged = {name for entry in read_metrics(straight.metrics) for name in entry} - {"step"}
+    assert {name for name in logged if not any(t.fullmatch(name) for t in told)} == set()
 
 
 def test_training_learns(tmp_path):
