@@ -17,11 +17,12 @@ from flamingo.build import Parts, build_parts, parameter_counts
 from flamingo.composition import entry_point
 from flamingo.config import RunConfig
 from flamingo.data.mixture import source_configs
+from flamingo.planning.utilisation import run_utilisation
 from flamingo.runs import RunDirectory
 from flamingo.training.checkpoint import CheckpointError, latest_checkpoint
 from flamingo.training.distributed import check_distributed
 from flamingo.training.loop import NonFiniteLossError, TrainingResult, train
-from flamingo.training.tracking import check_tracking
+from flamingo.training.tracking import check_access, check_tracking
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ def run(config: RunConfig, accelerator: Accelerator) -> TrainingResult:
         say(accelerator, f"{directory.path}: finished, {config.training.steps} steps are done.")
         return TrainingResult(config.training.steps, finished=True)
     with directory.locked() if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            check_access(config.tracking)
         directory = RunDirectory.open(config, write=accelerator.is_main_process)
         checkpoint = latest_checkpoint(directory.checkpoints)
         done = checkpoint.step if checkpoint else 0
@@ -82,6 +85,7 @@ def run(config: RunConfig, accelerator: Accelerator) -> TrainingResult:
             directory,
             accelerator=accelerator,
             beside=[parts.processor],
+            utilisation=run_utilisation(config, accelerator.device),
         )
     if result.finished:
         say(accelerator, f"{directory.path}: finished, {result.steps} steps are done.")

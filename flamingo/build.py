@@ -21,6 +21,7 @@ from flamingo.config import DataConfig, RunConfig
 from flamingo.data.features import FeatureStore, PixelLoader
 from flamingo.data.mixture import Mixture, build_sources, source_configs
 from flamingo.evaluation.benchmarks.training import training_questions
+from flamingo.images import BLANK
 from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.model.processor import place_special_tokens
 from flamingo.types import ImageRef, MediaLoader
@@ -50,7 +51,9 @@ def build_parts(config: RunConfig, device: torch.device, *, resume: bool = False
     model, processor = build_model(config, device)
     mixture = build_mixture(config, processor)
     assert model.vision_encoder is not None
-    load_media = build_media_loader(config.data, model.vision_encoder, mixture.images())
+    # Validation shows the blank image too; it is none of the images that statistics are taken of.
+    shown = [*mixture.images(), BLANK]
+    load_media = build_media_loader(config.data, model.vision_encoder, shown)
     if config.model.resampler.standardize_features and not resume:
         images = mixture.images() + mixture.stream_images(STATISTICS_IMAGES)
         mean, std = feature_statistics(model.vision_encoder, load_media, images, config.seed)
@@ -131,13 +134,12 @@ def build_media_loader(
 def feature_statistics(
     encoder: VisionEncoder, load_media: MediaLoader, images: Sequence[ImageRef], seed: int
 ) -> tuple[Float[Tensor, " dim"], Float[Tensor, " dim"]]:
-    """Mean and deviation of each feature channel over the training images.
+    """Mean and deviation of each feature channel over ``images``, the training images.
 
-    Without a cache, over a random sample of ``images``. A channel that never changes keeps its
-    scale.
+    Without a cache, over a random sample of them. A channel that never changes keeps its scale.
     """
     if isinstance(load_media, FeatureStore):
-        mean, std = load_media.statistics()
+        mean, std = load_media.statistics(image.key for image in images)
     else:
         sample = random.Random(seed).sample(list(images), min(STATISTICS_IMAGES, len(images)))
         with tempfile.TemporaryDirectory() as folder:

@@ -360,6 +360,14 @@ class TrackingConfig:
 
     wandb: WandbMode = WandbMode.disabled
     project: str = "flamingo"
+    peak_tflops: float | None = None
+    """What one device can do, in 10^12 operations a second in the precision that is trained in, for
+    the logged MFU. Null: a GPU's by its data sheet (``flamingo/planning/devices.py``), a CPU's
+    measured at the start."""
+
+    def __post_init__(self) -> None:
+        peak = self.peak_tflops
+        require(peak is None or peak > 0, "tracking.peak_tflops", "> 0 or null", peak)
 
 
 @dataclass(kw_only=True)

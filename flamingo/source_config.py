@@ -69,6 +69,23 @@ class StreamSourceConfig(SourceConfig):
         return False
 
 
+@dataclass(kw_only=True)
+class AnnotatedSourceConfig(StreamSourceConfig):
+    """What a source has whose data is a file of annotations beside a folder of images."""
+
+    held_out: int = 0
+    """Images that are never trained on, with all that is said of them, for the loss on unseen
+    sequences: the last ones of the file. 0: none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.held_out >= 0, "held_out", ">= 0", self.held_out)
+
+    @property
+    def has_unseen(self) -> bool:
+        return self.held_out > 0
+
+
 # ---------------------------------------------------------------------------- where the data is
 
 
@@ -211,7 +228,7 @@ class CaptionShardsSourceConfig(CaptionedSourceConfig, ShardsSourceConfig):
 
 
 @dataclass(kw_only=True)
-class COCOCaptionsSourceConfig(CaptionedSourceConfig):
+class COCOCaptionsSourceConfig(CaptionedSourceConfig, AnnotatedSourceConfig):
     """COCO captions (Chen et al. 2015): one of an image's captions, drawn anew each epoch."""
 
     annotations: str = MISSING
@@ -256,7 +273,7 @@ class ClipsSourceConfig(CaptionedSourceConfig):
 
 
 @dataclass(kw_only=True)
-class VQASourceConfig(StreamSourceConfig):
+class VQASourceConfig(AnnotatedSourceConfig):
     """A set of visual questions as few-shot sequences."""
 
     format: VQAFormat = MISSING

@@ -26,6 +26,7 @@ from flamingo.config import (
     VisionConfig,
 )
 from flamingo.data.features import FeatureStore, PixelLoader
+from flamingo.images import BLANK
 from flamingo.runs import RunDirectory, load_run
 from flamingo.testing import COLOURS, SHAPES, draw, save_tiny_language_model
 from flamingo.training.loop import train
@@ -168,11 +169,22 @@ def test_without_a_cache_statistics_come_from_a_sample_and_media_are_pixels(conf
         assert torch.allclose(one, other, atol=1e-6)
 
 
+def test_the_blank_image_of_validation_is_at_hand_and_no_part_of_the_statistics(config):
+    parts = build_parts(config, CPU)
+    store = parts.load_media
+    assert isinstance(store, FeatureStore)
+    shown = {image.key for image in parts.mixture.images()}
+    assert BLANK.key not in shown and store.rows.keys() == shown | {BLANK.key}
+    mean, _ = store.statistics(shown)
+    assert torch.equal(parts.model.resampler.feature_mean, mean)
+    assert not torch.equal(mean, store.statistics()[0])
+
+
 def test_a_channel_that_never_changes_keeps_its_scale(config, monkeypatch):
     parts = build_parts(config, CPU, resume=True)
     assert not parts.model.resampler.feature_mean.any()  # left to the checkpoint
     measured = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 3.0])
-    monkeypatch.setattr(FeatureStore, "statistics", lambda _: measured)
+    monkeypatch.setattr(FeatureStore, "statistics", lambda _, keys: measured)
     mean, std = feature_statistics(parts.model.vision_encoder, parts.load_media, [], 0)
     assert mean.tolist() == [1, 2] and std.tolist() == [1, 3]
 

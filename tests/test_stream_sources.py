@@ -187,6 +187,21 @@ def test_unseen_sequences_are_of_other_shards(tmp_path, tokenizer, name, pattern
         assert {number_of(row, tokenizer, frames) for _, row in mixture.step(step)} <= {*expected}
 
 
+@pytest.mark.parametrize("name", ["coco_captions", "vqa"])
+def test_the_last_images_of_a_file_are_held_out(tmp_path, tokenizer, name):
+    write, frames = SOURCES[name]
+    written = write(tmp_path, range(1, 8))
+    mixture = mixture_of(tokenizer, name, *written, "held_out=3")
+    seen, unseen = (
+        {number_of(row, tokenizer, frames) for s in range(4) for _, row in mixture.step(first + s)}
+        for first in (0, UNSEEN)
+    )
+    assert (seen, unseen) == ({1, 2, 3, 4}, {5, 6, 7})
+    assert mixture_of(tokenizer, name, *written).streams[name].held_out is None
+    with pytest.raises(ValueError, match=rf"data.{name}: held_out: .* the 7 images of .*, got 7"):
+        mixture_of(tokenizer, name, *written, "held_out=7")
+
+
 def test_documents_are_cut_to_the_tokens_of_their_source(tmp_path, tokenizer):
     write_tar(tmp_path / "00000.tar", [("0.png", png(1)), ("0.txt", b"This" + b" yes" * 50)])
     files = f"shards.files=[{tmp_path}]"

@@ -13,6 +13,15 @@ _PER_SHARD = 64
 """Records: enough shards for every worker of every process, each with some records."""
 
 
+def check_held_out(held_out: int, images: int, file: str) -> int:
+    """Place of the first image that is held out. Raises ``ValueError`` if none is left."""
+    if held_out >= images:
+        raise ValueError(
+            f"held_out: expected fewer than the {images} images of {file}, got {held_out}"
+        )
+    return images - held_out
+
+
 class TableShards:
     """Records that are all in memory, in shards of successive ones named ``<name>#<first>``."""
 

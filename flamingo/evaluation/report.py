@@ -60,6 +60,7 @@ def write_report(folder: Path, results: Row, outcome: Outcome, run: RunFacts) ->
         shots=_data_uri(shots, "png"),
         loss=_data_uri(_png(plot_loss(run.metrics)), "png") if run.metrics else None,
         gates=_data_uri(_png(plot_gates(run.metrics)), "png") if run.metrics else None,
+        gains=image_gains(run.metrics),
         headlines=[h for b in results["benchmarks"] if (h := headline(results, b)) is not None],
         sections=sections(results),
         power=power_table(results),
@@ -68,6 +69,14 @@ def write_report(folder: Path, results: Row, outcome: Outcome, run: RunFacts) ->
     path = folder / "index.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def image_gains(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """By source, how many nats a learned token the images saved at the last validation."""
+    prefix = "validation/image_gain/"
+    logged = [{n: v for n, v in entry.items() if n.startswith(prefix)} for entry in metrics]
+    last = next((gains for gains in reversed(logged) if gains), {})
+    return {name.removeprefix(prefix): gain for name, gain in last.items()}
 
 
 # ---------------------------------------------------------------------------- gallery

@@ -30,6 +30,9 @@ class PlanConfig(RunConfig):
     """Take lengths, images and learned tokens from the configured sources, not from the five keys
     below. Builds sources and tokenizer, and so fetches what they need."""
     measured_steps: int = 4
+    trial_steps: int = 0
+    """Take so many real steps of the largest micro-batch on this machine's device, with random
+    weights, and print what was planned beside what is measured. 0: none."""
     sequences: int | None = None
     """Of a step, over all devices; null: the sources', without sources 256."""
     tokens: int = 256
@@ -50,7 +53,8 @@ class PlanConfig(RunConfig):
         for name in ("sequences", "total_tokens", "peak_tflops", "memory_gib"):
             value = getattr(self, name)
             require(value is None or value > 0, name, "> 0 or null", value)
-        require(self.images >= 0, "images", ">= 0", self.images)
+        for name in ("images", "trial_steps"):
+            require(getattr(self, name) >= 0, name, ">= 0", getattr(self, name))
         require(0 < self.mfu <= 1, "mfu", "in (0, 1]", self.mfu)
         require(0 <= self.learned <= 1, "learned", "in [0, 1]", self.learned)
 

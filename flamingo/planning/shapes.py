@@ -68,12 +68,21 @@ def build_shapes(config: RunConfig) -> Shapes:
     return Shapes(model=empty_flamingo(config, encoder.dim), encoder=encoder)
 
 
-def empty_flamingo(config: RunConfig, vision_dim: int) -> FlamingoForConditionalGeneration:
+def empty_flamingo(
+    config: RunConfig,
+    vision_dim: int,
+    *,
+    device: torch.device = META,
+    dtype: torch.dtype = torch.float32,
+) -> FlamingoForConditionalGeneration:
     """``FlamingoForConditionalGeneration.from_backbones`` on the meta device, with two new tokens
-    behind the LM's vocabulary."""
+    behind the LM's vocabulary.
+
+    On another ``device`` the weights are random, the language model's of ``dtype``.
+    """
     language_config = read_language_config(config.language)
-    with META:
-        language = AutoModelForCausalLM.from_config(language_config)
+    with device:
+        language = AutoModelForCausalLM.from_config(language_config, dtype=dtype)
         vocabulary = lm.vocabulary_size(language)
         flamingo = FlamingoConfig(
             text_config=deepcopy(language.config),
@@ -133,12 +142,12 @@ def encoder_shape(config: VisionConfig) -> EncoderShape:
     )
 
 
-def empty_encoder(config: VisionConfig) -> tuple[nn.Module, int]:
-    """What ``flamingo.backbones.vision.load_vision_encoder`` runs, on the meta device, and the side
-    of its images in pixels."""
+def empty_encoder(config: VisionConfig, *, device: torch.device = META) -> tuple[nn.Module, int]:
+    """What ``flamingo.backbones.vision.load_vision_encoder`` runs, and the side of its images in
+    pixels. On the meta device; on another its weights are random."""
     folder = Path(config.name)
     if config.name == EMBEDDED or (folder / EFFICIENTNET_FILE).is_file():
-        with META:
+        with device:
             return EfficientNetLite0(), IMAGE_SIZE
     pixels = None
     if is_open_clip(folder):
@@ -147,13 +156,13 @@ def empty_encoder(config: VisionConfig) -> tuple[nn.Module, int]:
         found = _read_config("vision.name", config.name, config.revision, VISION)
         shape = known(config.name, VISION)
         pixels = shape.pixels if shape else None
-    model, blocks, norm, cls_tokens = _empty_transformer(found, config.name)
+    model, blocks, norm, cls_tokens = _empty_transformer(found, config.name, device)
     tokens = TransformerTokens(model, blocks, norm, config, cls_tokens)
     return tokens, pixels or _processor_pixels(folder) or int(model.config.image_size)
 
 
 def _empty_transformer(
-    found: PreTrainedConfig, name: str
+    found: PreTrainedConfig, name: str, device: torch.device
 ) -> tuple[PreTrainedModel, nn.ModuleList, str, int]:
     """Model, blocks, name of the last norm and number of CLS tokens, by kind of encoder."""
     if isinstance(found, IdeficsConfig):
@@ -162,7 +171,7 @@ def _empty_transformer(
     vision: Any = deepcopy(getattr(found, "vision_config", found))
     # Eager attention: its matrix products are counted, those of fused CPU kernels are not.
     vision._attn_implementation = "eager"
-    with META:
+    with device:
         match found.model_type:
             case "clip" | "clip_vision_model":
                 model: PreTrainedModel = CLIPVisionModel(vision)

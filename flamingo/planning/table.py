@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from flamingo.planning.flops import Flops
 from flamingo.planning.plan import DAY, DevicePlan, Plan
+from flamingo.planning.trial import Pair, Trial
 
 GIB = 2**30
 USABLE = 0.9
@@ -111,6 +112,34 @@ def _time(plan: Plan) -> str:
             f"{duration(plan.days * DAY)}",
         ]
     )
+
+
+def trial_text(trial: Trial) -> str:
+    """What a trial measured beside what was planned, and their ratio."""
+    batch = trial.batch
+    rows = [["Measured here", "planned", "measured", "measured/planned"]]
+    for name, pair in trial.flops.items():
+        rows.append([f"FLOPs, {name}", *map(quantity, (pair.planned, pair.measured)), _ratio(pair)])
+    for name, pair in trial.bytes.items():
+        cells = [f"{size / GIB:.4f}" for size in (pair.planned, pair.measured)]
+        rows.append([f"GiB, {name}", *cells, _ratio(pair)])
+    lines = [
+        _rows(rows),
+        f"  {trial.device} in {trial.dtype}: a micro-batch of {batch.rows} sequences of "
+        f"{batch.tokens} tokens, {batch.media} media, {batch.learned} tokens learned",
+        f"  {trial.seconds:.3g} s a step (the median of {trial.steps})",
+    ]
+    if trial.peak is not None:
+        least = trial.needed / trial.peak
+        lines[-1] += (
+            f", {least:.3g} s at the peak of {trial.peak / 1e12:.3g} TFLOP/s: "
+            f"mfu={least / trial.seconds:.2f}"
+        )
+    return "\n".join(lines)
+
+
+def _ratio(pair: Pair) -> str:
+    return f"{pair.measured / pair.planned:.3f}" if pair.planned else ""
 
 
 def quantity(number: int | float) -> str:

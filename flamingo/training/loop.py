@@ -46,10 +46,12 @@ from flamingo.training.distributed import (
     sum_gradients,
     sum_over_processes,
 )
+from flamingo.training.gradients import gradient_norms
 from flamingo.training.interrupt import StopRequest
 from flamingo.training.loss import batch_loss_sums, combine
 from flamingo.training.optim import build_optimizer, clip_gradients, lr_factor, set_lr
 from flamingo.training.positions import StreamPositions
+from flamingo.training.timing import Timing, Utilisation
 from flamingo.training.tracking import Tracker
 from flamingo.training.validation import ValidationLoss
 from flamingo.training.window import Window
@@ -94,12 +96,14 @@ def train(
     *,
     accelerator: Accelerator | None = None,
     beside: Sequence[Saveable] = (),
+    utilisation: Utilisation | None = None,
 ) -> TrainingResult:
     """Train ``model`` from the run's newest checkpoint, or from its weights as they are.
 
     ``callback(step, model)`` is called on every process each ``training.eval_every`` steps, in
     evaluation mode without gradients; what it returns is logged. By default it is the loss on
-    unseen sequences. ``beside`` is saved into each checkpoint with the model (a processor).
+    unseen sequences, with and without images. ``beside`` is saved into each checkpoint with the
+    model (a processor). With ``utilisation`` operations a second and MFU are logged.
 
     SIGTERM or Ctrl-C end it after the running step with a checkpoint. Raises
     :class:`NonFiniteLossError`, :class:`flamingo.training.checkpoint.CheckpointError`, and
@@ -110,7 +114,12 @@ def train(
     accelerator = accelerator or Accelerator(mixed_precision="no")
     check_distributed(accelerator)
     loop = _Loop(config, model, tokenizer, mixture, load_media, run, accelerator, beside)
-    loop.callback = callback or loop.callback
+    if callback is not None:
+        loop.callback = callback
+    elif config.training.eval_every:
+        batches = config.training.eval_batches
+        loop.callback = ValidationLoss(mixture, loop.data, accelerator, batches, load_media)
+    loop.timing = Timing(accelerator, utilisation)
     return loop.run_steps()
 
 
@@ -145,10 +154,9 @@ class _Loop:
         self.parameters = self.model.trainable_parameters()
         self.dtype = resolve_dtype(self.settings.precision, accelerator.device)
         self.optimizer = build_optimizer(self.settings, self.model, self.parameters)
-        self.callback: Callback = ValidationLoss(
-            mixture, self.data, accelerator, self.settings.eval_batches
-        )
+        self.callback: Callback | None = None
         self.window = Window()
+        self.timing = Timing(accelerator, None)
         self.positions = StreamPositions(mixture, accelerator)
         self.done = 0
         if self.settings.gradient_checkpointing:
@@ -224,6 +232,7 @@ class _Loop:
             self.model.train()
             began = time.perf_counter()
             for part in steps:
+                waited = time.perf_counter() - began
                 # Counts and the wish to stop are agreed on before anyone starts the step.
                 counts, tokens, padded, images, stopping = self._agree(part, stop)
                 if stopping:
@@ -233,8 +242,13 @@ class _Loop:
                 self.positions.add(part.cursors)
                 self.done += 1
                 now = time.perf_counter()
-                self.window.add_work(
-                    tokens=tokens, padded_tokens=padded, images=images, seconds=now - began
+                self.timing.work.add(
+                    tokens=tokens,
+                    padded_tokens=padded,
+                    images=images,
+                    seconds=now - began,
+                    waited=waited,
+                    flops=self.timing.flops(part.micro_batches),
                 )
                 self._report(tracker, bar)
                 began = time.perf_counter()  # evaluating and saving are not throughput
@@ -297,6 +311,7 @@ class _Loop:
             sums += batch_sums.detach()
         sums = sum_over_processes(sums, self.accelerator)
         sum_gradients(list(self.parameters.values()), self.accelerator)
+        norms = gradient_norms(self.parameters)
         norm = clip_gradients(self.parameters.values(), self.settings.clip_norm).item()
         losses = dict(zip(names, (sums / counts.clamp(min=1)).tolist(), strict=True))
         loss = combine(sums, counts, weights).item()
@@ -306,6 +321,7 @@ class _Loop:
         set_lr(self.optimizer, lr)
         self.optimizer.step()
         used = {f"train/loss/{n}": v for (n, v), c in zip(losses.items(), counts, strict=True) if c}
+        used |= {f"train/gradient_norm/{group}": value for group, value in norms.items()}
         return {"train/loss": loss, **used, "train/gradient_norm": norm, "train/lr": lr}
 
     def _require_finite(self, loss: float, losses: dict[str, float], norm: float) -> None:
@@ -323,31 +339,25 @@ class _Loop:
     def _report(self, tracker: Tracker | None, bar: tqdm) -> None:
         """After a step: the bar, and when they are due log entry, callback and checkpoint."""
         settings, last = self.settings, self.done == self.settings.steps
-        numbers = self.window.means() | self.window.throughput()
-        bar.set_postfix(
-            {
-                "loss": f"{numbers['train/loss']:.3f}",
-                "tok/s": f"{numbers['time/tokens_per_second']:.0f}",
-                "img/s": f"{numbers['time/images_per_second']:.1f}",
-            },
-            refresh=False,
-        )
+        loss = self.window.means()["train/loss"]
+        bar.set_postfix({"loss": f"{loss:.3f}"} | self.timing.bar(), refresh=False)
         bar.update()
         entry: dict[str, float] = {}
         if self.done % settings.log_every == 0 or last:
-            entry |= self.window.flush() | self._gates() | self.positions.dropped()
-        if settings.eval_every and (self.done % settings.eval_every == 0 or last):
-            entry |= self._call_back()
+            entry |= self.window.flush() | self.timing.flush()
+            entry |= self._gates() | self.positions.dropped()
+        if self.callback and settings.eval_every and (self.done % settings.eval_every == 0 or last):
+            entry |= self._call_back(self.callback)
         if entry and tracker is not None:
             tracker.log(self.done, entry)
         if self.done % settings.checkpoint_every == 0 or last:
             self._save(tracker)
 
-    def _call_back(self) -> dict[str, float]:
+    def _call_back(self, callback: Callback) -> dict[str, float]:
         self.model.eval()
         try:
             with torch.no_grad(), self._autocast():
-                return self.callback(self.done, self.model)
+                return callback(self.done, self.model)
         finally:
             self.model.train()
 

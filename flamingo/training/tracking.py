@@ -6,6 +6,8 @@ import importlib.util
 import json
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +17,8 @@ from flamingo.config import TrackingConfig
 from flamingo.files import write_atomically
 
 TIMING_PREFIX = "time/"
+MEMORY_PREFIX = "memory/"
+VARYING = (TIMING_PREFIX, MEMORY_PREFIX)
 """Metrics that differ between two equal runs; all others are the same bit for bit on CPU."""
 
 
@@ -84,10 +88,35 @@ def check_tracking(config: TrackingConfig) -> None:
         )
 
 
+def check_access(config: TrackingConfig) -> None:
+    """Raise ``ValueError`` now, and not after data and weights are prepared, if wandb cannot be
+    reached or has no key. Asks for a key where there is a terminal. For the main process."""
+    if config.wandb is WandbMode.online:
+        import wandb  # an optional dependency, and slow to import
+
+        with _refused(wandb):
+            wandb.login(verify=True, force=True)  # not to be talked into offline
+
+
+@contextmanager
+def _refused(wandb: ModuleType) -> Iterator[None]:
+    try:
+        yield
+    except wandb.errors.Error as error:
+        raise ValueError(
+            f"tracking.wandb: expected access to Weights & Biases, got {type(error).__name__}: "
+            f"{str(error).strip()} Log in (wandb login, or WANDB_API_KEY), or set "
+            "tracking.wandb=offline (kept on disk, for wandb sync) or tracking.wandb=disabled"
+        ) from error
+
+
 class Tracker:
     """``metrics.jsonl`` and, by config, one wandb run that a resume continues (main process only).
 
-    The wandb run's id is kept in ``wandb_id`` in the run's folder. Use as a context manager.
+    The wandb run's id is kept in ``wandb_id`` in the run's folder. Its charts are drawn over our
+    own ``step``: wandb refuses entries of an earlier step than its last one, and a run that went on
+    from a checkpoint logs the steps after it a second time. Both stay in wandb's history, the later
+    ones behind; ``metrics.jsonl`` has each step once. Use as a context manager.
     """
 
     def __init__(
@@ -106,9 +135,10 @@ class Tracker:
             self._wandb = _start_wandb(folder, config, name, settings)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        self._metrics.append({"step": step, **metrics})
+        entry = {"step": step, **metrics}
+        self._metrics.append(entry)
         if self._wandb is not None:
-            self._wandb.log(metrics, step=step)
+            self._wandb.log(entry)
 
     def sync(self) -> None:
         self._metrics.sync()
@@ -132,14 +162,17 @@ def _start_wandb(
 
     id_file = folder / "wandb_id"
     if not id_file.exists():
-        id_file.write_text(uuid.uuid4().hex[:8])
-    wandb.init(
-        id=id_file.read_text().strip(),
-        resume="allow",
-        project=config.project,
-        name=name,
-        dir=str(folder),
-        mode=config.wandb.value,
-        config=settings,
-    )
+        write_atomically(id_file, uuid.uuid4().hex[:8])
+    with _refused(wandb):
+        wandb.init(
+            id=id_file.read_text().strip(),
+            resume="allow",
+            project=config.project,
+            name=name,
+            dir=str(folder),
+            mode=config.wandb.value,
+            config=settings,
+        )
+    wandb.define_metric("step")
+    wandb.define_metric("*", step_metric="step")
     return wandb

@@ -13,7 +13,7 @@ from flamingo.choices import AnswerChoice, VQAFormat
 from flamingo.data.documents import Dropped
 from flamingo.data.shards import Shards
 from flamingo.data.sources.documents import open_documents
-from flamingo.data.sources.vqa import VQAParser, vqa_shards
+from flamingo.data.sources.vqa import VQAParser, split_questions, vqa_shards
 from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.benchmarks.training import training_questions
 from flamingo.source_config import (
@@ -78,6 +78,13 @@ def test_a_random_answer_is_as_likely_as_annotators_gave_it():
     drawn = Counter(parsed(0, seed, **options)[0][2] for seed in range(300))
     assert drawn.keys() == {f" A0{EOC}", f" other 0{EOC}"}
     assert 70 <= drawn[f" other 0{EOC}"] <= 130  # 100 expected
+
+
+def test_questions_on_an_image_that_is_held_out_are_held_out_together():
+    seen, unseen = split_questions(config(held_out=1), [*QUESTIONS[::2], *QUESTIONS[1::2]])
+    assert [asked.question for asked in seen] == ["Q0?", "Q2?", "Q4?", "Q1?", "Q3?", "Q5?"]
+    assert [asked.question for asked in unseen] == ["Q6?", "Q7?"]
+    assert split_questions(config(), QUESTIONS) == (QUESTIONS, [])
 
 
 def test_questions_that_cannot_be_packed_are_refused():

@@ -165,6 +165,18 @@ def test_a_run_without_metrics_has_a_report(results, tmp_path) -> None:
     assert "Training" not in Page(path.read_text()).text
 
 
+def test_the_last_image_gain_of_each_source_is_told(results, tmp_path) -> None:
+    gain = "validation/image_gain"
+    metrics = [
+        *METRICS,
+        {"step": 20, f"{gain}/binding": 0.5, f"{gain}/easy_vqa": 0.1},
+        {"step": 30, f"{gain}/binding": 1.25, f"{gain}/easy_vqa": -0.0625},
+        {"step": 40, "train/loss": 1.0},
+    ]
+    page = Page(write_report(tmp_path, results, outcome(), facts(metrics=metrics)).read_text())
+    assert "binding 1.250, easy_vqa -0.062." in " ".join(page.text.split())
+
+
 def test_the_curve_of_the_model_has_its_means_and_intervals(results) -> None:
     (panel,) = plot_shots(results).axes
     rows = [r for r in results["model"] if (r["condition"], r["group"]) == ("real", "all")]

@@ -10,6 +10,7 @@ from flamingo.choices import Activation
 from flamingo.config import CrossAttentionConfig, ResamplerConfig, TrainingConfig
 from flamingo.planning.memory import Layout, device_memory
 from flamingo.planning.shapes import EncoderShape, Shapes
+from flamingo.planning.trial import kept_bytes
 from flamingo.planning.workload import BatchShape
 from flamingo.testing import tiny_language_model
 from flamingo.training.optim import build_optimizer
@@ -72,29 +73,12 @@ def test_weights_gradients_and_optimiser_are_right_to_the_byte(family: str):
     assert planned["communication"] == 0
 
 
-def kept_bytes(model: FlamingoForConditionalGeneration) -> int:
-    """What autograd keeps of a forward pass, each storage once, weights and buffers apart."""
-    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
-    kept: dict[int, tuple[int, torch.Tensor]] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        graph = run(model)
-    assert graph.requires_grad
-    return sum(size for size, _ in kept.values())
-
-
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "opt", "mpt", "mosaic_gpt"])
 def test_the_estimate_of_activations_is_near_what_autograd_keeps(family: str):
     model = build(family)
     planned = device_memory(shapes_of(model), BATCH, ONE)
     estimate = planned["activations"] + planned["autocast's copies"]
-    assert estimate == pytest.approx(kept_bytes(model), rel=0.15)
+    assert estimate == pytest.approx(kept_bytes(model, lambda: run(model)), rel=0.15)
 
 
 def test_shards_divide_what_lies_and_checkpointing_what_is_kept():

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from flamingo.runs import RunDirectory
 from flamingo.training import loop
 from flamingo.training.checkpoint import CheckpointError, complete_checkpoints, latest_checkpoint
 from flamingo.training.loop import NonFiniteLossError, train
-from flamingo.training.tracking import TIMING_PREFIX, read_metrics
+from flamingo.training.tracking import VARYING, read_metrics
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
 ROOT = SCRIPT.parents[2]
@@ -30,9 +31,9 @@ def on_the_cpu(monkeypatch):
 
 
 def metrics_of(run: RunDirectory) -> list[dict]:
-    """All metrics but timings."""
+    """All metrics but timings and memory."""
     return [
-        {k: v for k, v in entry.items() if not k.startswith(TIMING_PREFIX)}
+        {k: v for k, v in entry.items() if not k.startswith(VARYING)}
         for entry in read_metrics(run.metrics)
     ]
 
@@ -72,8 +73,21 @@ def test_a_run_logs_what_it_should_and_keeps_its_newest_checkpoints(straight):
     assert {"train/loss", "train/loss/short", "train/loss/long", "train/lr"} <= entries[0].keys()
     assert {"train/gradient_norm", "gate/layer_1/attention"} <= entries[0].keys()
     assert "validation/loss/long" in entries[1] and "validation/loss" not in entries[0]
-    assert "time/tokens_per_second" in read_metrics(straight.metrics)[0]
+    assert "validation/image_gain/long" in entries[1]
+    norms = {n: v for n, v in entries[0].items() if n.startswith("train/gradient_norm/")}
+    assert "train/gradient_norm/resampler" in norms and len(norms) == 5
+    varying = read_metrics(straight.metrics)[0].keys() - entries[0].keys()
+    throughput = {f"time/{name}_per_second" for name in ("tokens", "images")}
+    assert varying > throughput | {"time/data_seconds", "time/data_share", "memory/peak_gib"}
     assert [c.step for c in complete_checkpoints(straight.checkpoints)] == [6, 8]
+
+
+def test_the_documentation_tells_of_every_metric(straight):
+    table = re.findall(r"^\| (`.*?`) \|", (ROOT / "docs" / "training.md").read_text(), re.MULTILINE)
+    names = re.findall(r"`([^`]+)`", " ".join(table))
+    told = [re.compile(re.sub(r"<\w+>", ".+", name)) for name in names]
+    logged = {name for entry in read_metrics(straight.metrics) for name in entry} - {"step"}
+    assert {name for name in logged if not any(t.fullmatch(name) for t in told)} == set()
 
 
 def test_training_learns(tmp_path):

@@ -1,7 +1,12 @@
 """metrics.jsonl after kills and resumes; wandb by a stand-in."""
 
 import json
+import re
+import struct
+import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -9,7 +14,13 @@ import pytest
 from flamingo.choices import WandbMode
 from flamingo.config import TrackingConfig
 from flamingo.training import tracking
-from flamingo.training.tracking import MetricsFile, Tracker, check_tracking, read_metrics
+from flamingo.training.tracking import (
+    MetricsFile,
+    Tracker,
+    check_access,
+    check_tracking,
+    read_metrics,
+)
 
 
 def write(path, steps) -> None:
@@ -68,15 +79,34 @@ def test_a_full_disk_names_the_file(tmp_path):
 
 
 class FakeWandb(ModuleType):
-    def __init__(self) -> None:
+    """Records what it is told; with ``refusal`` it lets nobody in."""
+
+    class errors:
+        class Error(Exception):
+            pass
+
+    def __init__(self, refusal: str | None = None) -> None:
         super().__init__("wandb")
-        self.inits, self.logged, self.finished = [], [], []
+        self.inits, self.logged, self.finished, self.defined = [], [], [], []
+        self.refusal = refusal
+
+    def _ask(self) -> None:
+        if self.refusal is not None:
+            raise self.errors.Error(self.refusal)
+
+    def login(self, *, verify, force):
+        assert verify and force
+        self._ask()
 
     def init(self, **arguments):
+        self._ask()
         self.inits.append(arguments)
 
-    def log(self, metrics, step):
-        self.logged.append((step, metrics))
+    def define_metric(self, name, step_metric=None):
+        self.defined.append((name, step_metric))
+
+    def log(self, metrics):  # with a step= of its own wandb would drop what comes again
+        self.logged.append(metrics)
 
     def finish(self, exit_code):
         self.finished.append(exit_code)
@@ -87,10 +117,15 @@ def tracker(tmp_path, step, mode=WandbMode.offline) -> Tracker:
     return Tracker(tmp_path, config, name="n", settings={"lr": 1}, step=step)
 
 
-def test_a_resume_continues_the_same_wandb_run(tmp_path, monkeypatch):
+@pytest.fixture
+def fake(monkeypatch) -> FakeWandb:
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda _: object())
+    return fake
+
+
+def test_a_resume_continues_the_same_wandb_run(tmp_path, fake):
     with tracker(tmp_path, 0) as t:
         t.log(1, {"loss": 2.0})
     with pytest.raises(RuntimeError), tracker(tmp_path, 1):
@@ -98,18 +133,99 @@ def test_a_resume_continues_the_same_wandb_run(tmp_path, monkeypatch):
     first, second = (i["id"] for i in fake.inits)
     assert first == second and first
     assert fake.inits[0]["mode"] == "offline" and fake.inits[0]["resume"] == "allow"
-    assert fake.logged == [(1, {"loss": 2.0})]
+    assert fake.logged == [{"step": 1, "loss": 2.0}]
     assert fake.finished == [0, 1]
 
 
+def test_steps_that_come_again_after_a_rewind_are_logged_over_our_own_step(tmp_path, fake):
+    with pytest.raises(KeyboardInterrupt), tracker(tmp_path, 0) as t:
+        for step in (1, 2, 3):
+            t.log(step, {"loss": 1.0})
+        raise KeyboardInterrupt
+    with tracker(tmp_path, 1) as t:  # the checkpoint is older
+        t.log(2, {"loss": 1.0})
+    assert [entry["step"] for entry in fake.logged] == [1, 2, 3, 2]
+    assert fake.defined[:2] == [("step", None), ("*", "step")]
+    assert [e["step"] for e in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+REFUSED = r"tracking.wandb: .*no key. .*tracking.wandb=offline .*tracking.wandb=disabled"
+
+
+def test_wandb_that_lets_nobody_in_is_said_with_the_ways_out(tmp_path, fake):
+    fake.refusal = "no key."
+    with pytest.raises(ValueError, match=REFUSED):
+        tracker(tmp_path, 0, WandbMode.online)
+    with pytest.raises(ValueError, match=REFUSED):
+        check_access(TrackingConfig(wandb=WandbMode.online))
+    for mode in (WandbMode.offline, WandbMode.disabled):
+        check_access(TrackingConfig(wandb=mode))
+
+
+def records(data: bytes) -> Iterator[bytes]:
+    """Of a ``.wandb`` file: LevelDB's log format, blocks of 32 KiB, behind a header of 7 bytes."""
+    place, begun = 7, b""
+    while place < len(data):
+        if (left := 32768 - place % 32768) < 7:
+            place += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, place)
+        begun += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield begun
+            begun = b""
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    """The entries that an offline wandb run holds."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (file,) = folder.glob("*.wandb")
+    found = (Record.FromString(record) for record in records(file.read_bytes()))
+    items = [r.history.item for r in found if r.WhichOneof("record_type") == "history"]
+    return [{i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in e} for e in items]
+
+
 @pytest.mark.slow
-def test_the_real_wandb_records_offline_and_continues(tmp_path):
+def test_the_real_wandb_records_offline_and_continues_after_a_rewind(tmp_path, capfd):
     pytest.importorskip("wandb")
-    for step in (0, 1):
-        with tracker(tmp_path, step) as t:
-            t.log(step + 1, {"loss": 1.0})
-    recorded = {p.name.rsplit("-", 1)[1] for p in (tmp_path / "wandb").glob("offline-run-*")}
-    assert recorded == {(tmp_path / "wandb_id").read_text()}
+    for start, steps in ((0, (10, 20, 30)), (10, (20, 30, 40))):
+        with tracker(tmp_path, start) as t:
+            for step in steps:
+                t.log(step, {"train/loss": 1.0})
+    folders = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    assert {p.name.rsplit("-", 1)[1] for p in folders} == {(tmp_path / "wandb_id").read_text()}
+    logged = [[e["step"] for e in history(folder) if "train/loss" in e] for folder in folders]
+    assert logged == [[10, 20, 30], [20, 30, 40]]
+    printed = capfd.readouterr()
+    assert "WARNING" not in printed.err + printed.out
+
+
+ASK = """
+from flamingo.choices import WandbMode
+from flamingo.config import TrackingConfig
+from flamingo.training.tracking import check_access
+try:
+    check_access(TrackingConfig(wandb=WandbMode.online))
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_the_real_wandb_without_a_key_is_refused(tmp_path):
+    """In a process of its own: an offline run in this one leaves its mode behind."""
+    pytest.importorskip("wandb")
+    result = subprocess.run(
+        [sys.executable, "-c", ASK],
+        cwd=tmp_path,
+        env={"HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert re.search(r"tracking.wandb: .*No API key .*tracking.wandb=offline", result.stdout)
 
 
 def test_disabled_tracking_does_not_import_wandb(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from pydantic import FailFast, TypeAdapter
 from flamingo.data.documents import Dropped, Record
 from flamingo.data.interleaving import NO_CAPTION, captioned
 from flamingo.data.stored_images import image_at
-from flamingo.data.tables import TableShards
+from flamingo.data.tables import TableShards, check_held_out
 from flamingo.source_config import COCOCaptionsSourceConfig
 from flamingo.typed_json import parse_json
 from flamingo.types import InterleavedSequence, Media
@@ -41,10 +41,11 @@ class _File:
     annotations: Annotated[list[_Annotation], FailFast()]
 
 
-def coco_caption_shards(config: COCOCaptionsSourceConfig) -> TableShards:
+def coco_caption_shards(config: COCOCaptionsSourceConfig, *, held_out: bool = False) -> TableShards:
     """A record an image in the order of the file: ``path``, and ``captions`` in that order.
 
-    Raises ``ValueError`` for a malformed file and for captions of images that it does not have.
+    All but the last ``config.held_out`` images, or these alone. Raises ``ValueError`` for a
+    malformed file, for captions of images that it does not have, and if all are held out.
     """
     path = Path(config.annotations)
     if not path.is_file():
@@ -66,7 +67,8 @@ def coco_caption_shards(config: COCOCaptionsSourceConfig) -> TableShards:
         }
         for image in content.images
     ]
-    return TableShards(config.annotations, records)
+    first = check_held_out(config.held_out, len(records), config.annotations)
+    return TableShards(config.annotations, records[first:] if held_out else records[:first])
 
 
 class COCOCaptionParser:

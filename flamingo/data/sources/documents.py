@@ -16,7 +16,7 @@ from flamingo.data.sources.coco_captions import COCOCaptionParser, coco_caption_
 from flamingo.data.sources.interleaved import parse_segments
 from flamingo.data.sources.mmc4 import MMC4Parser
 from flamingo.data.sources.obelics import OBELICSParser
-from flamingo.data.sources.vqa import Asked, VQAParser, vqa_shards
+from flamingo.data.sources.vqa import Asked, VQAParser, split_questions, vqa_shards
 from flamingo.data.stream import StreamSource
 from flamingo.data.tables import FolderShards
 from flamingo.source_config import (
@@ -58,19 +58,30 @@ def open_documents(
         case ClipsSourceConfig():
             return clip_shards(config), ClipParser(config)
         case VQASourceConfig():
-            questions = read_questions(config)
+            questions, _ = split_questions(config, read_questions(config))
             return vqa_shards(config, questions), VQAParser(config, questions)
         case _:
             raise ValueError(f"expected a source of documents, got {type(config).__name__}")
 
 
-def open_validation(config: StreamSourceConfig) -> Shards | None:
-    """The shards that ``config.validation`` names. Raises ``ValueError`` where there are none."""
+def open_unseen(
+    config: StreamSourceConfig, parse: Parser, read_questions: QuestionReader
+) -> tuple[Shards, Parser] | None:
+    """What is never trained on: the shards that ``config.validation`` names, or the images that
+    ``config.held_out`` counts; or None. ``parse`` is the parser of what is trained on.
+
+    Raises ``ValueError`` where there is no data.
+    """
     match config:
         case ClipsSourceConfig(validation=str(place), storage=ClipStorage.folders):
-            return FolderShards(place)
+            return FolderShards(place), parse
         case ClipsSourceConfig(validation=str(place)) | ShardsSourceConfig(validation=str(place)):
-            return open_shards(ShardsConfig(files=[place]))
+            return open_shards(ShardsConfig(files=[place])), parse
+        case COCOCaptionsSourceConfig() if config.held_out:
+            return coco_caption_shards(config, held_out=True), parse
+        case VQASourceConfig() if config.held_out:
+            _, questions = split_questions(config, read_questions(config))
+            return vqa_shards(config, questions), VQAParser(config, questions)
         case _:
             return None
 
@@ -87,22 +98,38 @@ def stream_source(
 
     Raises ``ValueError`` naming the section (``data.<name>``) as :func:`open_documents`.
     """
+    read_questions = _once(read_questions)
     with _named(f"data.{name}"):
-        shards, parse = open_documents(config, read_questions)
-    with _named(f"data.{name}.validation"):
-        unseen = open_validation(config)
-    fitting = Fitting(
-        parse, tokenizer, max_tokens, config.max_tokens, config.learn, config.learn_end_of_chunk
-    )
+        seen = open_documents(config, read_questions)
+    with _named(f"data.{name}.validation" if hasattr(config, "validation") else f"data.{name}"):
+        unseen = open_unseen(config, seen[1], read_questions)
 
     def stream(
-        of: Shards, lanes: int, shuffle: int, held_out: StreamSource | None = None
+        of: tuple[Shards, Parser], lanes: int, shuffle: int, held_out: StreamSource | None = None
     ) -> StreamSource:
-        return StreamSource(name, of.shards, of.read, fitting, seed, lanes, shuffle, held_out)
+        shards, parse = of
+        fitting = Fitting(
+            parse, tokenizer, max_tokens, config.max_tokens, config.learn, config.learn_end_of_chunk
+        )
+        return StreamSource(
+            name, shards.shards, shards.read, fitting, seed, lanes, shuffle, held_out
+        )
 
     # One lane a row and no shuffling: each validation reads only what it uses.
     held_out = None if unseen is None else stream(unseen, config.sequences, 1)
-    return stream(shards, config.lanes * config.sequences, config.shuffle, held_out)
+    return stream(seen, config.lanes * config.sequences, config.shuffle, held_out)
+
+
+def _once(read: QuestionReader) -> QuestionReader:
+    """``read``, which is asked once: both sides of a split are of one file."""
+    answers: list[Sequence[Asked]] = []
+
+    def ask(config: VQASourceConfig) -> Sequence[Asked]:
+        if not answers:
+            answers.append(read(config))
+        return answers[0]
+
+    return ask
 
 
 @contextmanager

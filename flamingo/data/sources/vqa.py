@@ -15,7 +15,7 @@ import numpy as np
 from flamingo.choices import AnswerChoice
 from flamingo.data.documents import Dropped, Record
 from flamingo.data.interleaving import unfit
-from flamingo.data.tables import TableShards
+from flamingo.data.tables import TableShards, check_held_out
 from flamingo.source_config import VQASourceConfig
 from flamingo.types import END_OF_CHUNK_TOKEN, ImageRef, InterleavedSequence, Media, Text
 
@@ -37,6 +37,19 @@ class Asked(Protocol):
 def vqa_shards(config: VQASourceConfig, questions: Sequence[Asked]) -> TableShards:
     """A record for each of ``questions``: its place in them."""
     return TableShards(config.questions, [{_PLACE: place} for place in range(len(questions))])
+
+
+def split_questions(
+    config: VQASourceConfig, questions: Sequence[Asked]
+) -> tuple[list[Asked], list[Asked]]:
+    """Those to train on, and those on the last ``config.held_out`` images (in the order in which
+    the questions name them first). Raises ``ValueError`` if all images are held out."""
+    images = list(dict.fromkeys(image.key for asked in questions for image in asked.images))
+    seen = set(images[: check_held_out(config.held_out, len(images), config.questions)])
+    return (
+        [asked for asked in questions if all(image.key in seen for image in asked.images)],
+        [asked for asked in questions if not any(image.key in seen for image in asked.images)],
+    )
 
 
 class VQAParser:
