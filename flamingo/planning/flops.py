@@ -21,6 +21,7 @@ from typing import Any, cast
 from torch import nn
 
 from flamingo.backbones import language as lm
+from flamingo.choices import MediaVisibility
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.model.resampler import IdentityResampler, PerceiverResampler, PoolingResampler
@@ -204,7 +205,9 @@ def _block(
     forward = 2 * text * _matrices(block.feed_forward)
     if batch.media:
         forward += 2 * text * (attention.to_q.weight.numel() + attention.to_out.weight.numel())
-        forward += 4 * text * batch.images * latents * attention.to_q.out_features
+        # Media that a token is compared with: its own, or all of its row.
+        read = 1 if model.visibility is MediaVisibility.immediate else batch.images
+        forward += 4 * text * read * latents * attention.to_q.out_features
     projected = 2 * batch.media * latents * attention.to_kv.weight.numel()
     learns = any(True for _ in model.resampler.parameters())
     return (

@@ -224,7 +224,8 @@ def random_batch(
     for row in range(rows):
         learned = min(tokens - 1, _share(shape.learned, rows, row))
         labels[row, tokens - learned :] = ids[row, tokens - learned :]
-        ids[row, : _share(shape.media, rows, row)] = model.config.image_token_id
+        media = _share(shape.media, rows, row)
+        ids[row, [tokens * i // media for i in range(media)]] = model.config.image_token_id
     features = None
     if shape.images:
         size = (rows, shape.images, shape.frames, shapes.encoder.patches, shapes.encoder.dim)
@@ -233,7 +234,7 @@ def random_batch(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         labels=labels,
-        source=torch.zeros(rows, dtype=torch.long, device=device),
+        source=torch.zeros_like(ids),
         vision_features=features,
     )
 

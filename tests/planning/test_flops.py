@@ -17,7 +17,7 @@ from flamingo.testing import tiny_language_model
 RESAMPLER = ResamplerConfig(depth=2, num_latents=4, heads=2, dim_head=8)
 CROSS_ATTENTION = CrossAttentionConfig(every=2, heads=2, dim_head=8, gate_init=0.5)
 PATCHES, VISION_DIM = 9, 24
-BATCH = BatchShape(rows=3, tokens=40, images=2, media=5, frames=1, learned=12)
+BATCH = BatchShape(rows=3, tokens=40, images=3, media=6, frames=1, learned=12)
 
 
 def build(family: str, resampler=RESAMPLER, cross_attention=CROSS_ATTENTION):
@@ -36,8 +36,8 @@ def counted(model: FlamingoForConditionalGeneration, batch: BatchShape = BATCH) 
     ids = torch.randint(3, 500, (batch.rows, batch.tokens))
     features = None
     if batch.media:
-        ids[:, 0] = model.config.image_token_id
-        ids[: batch.media - batch.rows, 7] = model.config.image_token_id
+        each = batch.media // batch.rows  # the same parts of text for each medium: no padding
+        ids[:, :: batch.tokens // each] = model.config.image_token_id
         features = torch.randn(batch.rows, batch.images, batch.frames, PATCHES, VISION_DIM)
     keep = torch.zeros_like(ids, dtype=torch.bool)
     keep[:, 10 : 10 + batch.learned // batch.rows] = True

@@ -28,7 +28,7 @@ def batch_of(rows, image_token: int, media: dict[str, torch.Tensor]) -> Batch:
         ids[index, tokens + 1] = image_token  # behind the row: padding, and no image
         mask[index, :tokens] = 1
         labels[index, 1 : 1 + learned] = 7
-    return Batch(ids, mask, labels, torch.zeros(len(rows), dtype=torch.long), **media)
+    return Batch(ids, mask, labels, torch.zeros_like(ids), **media)
 
 
 def test_a_batch_needs_what_its_rows_need_alone_without_any_padding():
