@@ -1,12 +1,14 @@
 """Train a Flamingo on a mixture of sources, into <runs>/<name>/seed=<seed>.
 
 The same command continues an interrupted run from its newest checkpoint, and says so if the run is
-finished. On several processes or GPUs: accelerate launch experiments/train.py ...
+finished. On several GPUs: accelerate launch experiments/train.py ..., on Slurm: launcher=slurm
+(docs/launching.md).
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from contextlib import nullcontext
 
@@ -17,6 +19,7 @@ from flamingo.build import Parts, build_parts, parameter_counts
 from flamingo.composition import entry_point
 from flamingo.config import RunConfig
 from flamingo.data.mixture import source_configs
+from flamingo.launching import circumstances_of_launch, hand_over, in_launched_job, join_processes
 from flamingo.runs import RunDirectory
 from flamingo.training.checkpoint import CheckpointError, latest_checkpoint
 from flamingo.training.distributed import check_distributed
@@ -28,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 def main(config: RunConfig) -> None:
     """Train, or end the process with a message: status 0 only if the run is finished."""
+    join_processes()
     # Mixed precision is the loop's own matter; accelerate must not add its own.
     accelerator = Accelerator(mixed_precision="no")
     try:
@@ -41,6 +45,10 @@ def main(config: RunConfig) -> None:
     if not result.finished:
         if accelerator.is_main_process:
             print(f"Stopped at step {result.steps}, saved. The same command continues.")
+        if result.signal is not None:
+            hand_over(result.signal)
+        if in_launched_job() and not accelerator.is_main_process:
+            return  # an error here would end the main process, which asks for another turn
         sys.exit(128 + (result.signal or 0))
 
 
@@ -70,6 +78,8 @@ def run(config: RunConfig, accelerator: Accelerator) -> TrainingResult:
                 },
                 from_step=done,
                 processes=accelerator.num_processes,
+                device=str(accelerator.device),
+                **circumstances_of_launch(os.environ),
                 precision=str(resolve_dtype(config.training.precision, accelerator.device)),
             )
             print(summary(config, directory, parts, accelerator, done))
@@ -118,4 +128,4 @@ def summary(
 
 
 if __name__ == "__main__":
-    entry_point(main)
+    entry_point(main, folder=lambda config: config.directory)
