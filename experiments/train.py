@@ -16,6 +16,7 @@ from accelerate import Accelerator
 
 from flamingo.backbones.precision import resolve_dtype
 from flamingo.build import Parts, build_parts, parameter_counts
+from flamingo.choices import Mixing
 from flamingo.composition import entry_point
 from flamingo.config import RunConfig
 from flamingo.data.mixture import source_configs
@@ -112,7 +113,8 @@ def summary(
     lines = [f"Run {directory.path}", ""]
     for part, (count, trains) in parameter_counts(parts.model).items():
         lines.append(f"  {part:<18}{count:>14,} parameters, {'trained' if trains else 'frozen'}")
-    sources = ", ".join(
+    joint = " or " if config.data.mixing is Mixing.round_robin else ", "
+    sources = joint.join(
         f"{source.sequences} {name}"
         for name, source in zip(parts.mixture.names, source_configs(config.data), strict=True)
     )

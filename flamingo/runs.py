@@ -57,6 +57,7 @@ MAY_CHANGE = (
 """Fields (with all below them) that may differ when a run continues: they change no weight."""
 
 ADDED_LATER = (
+    "language.train",
     "model.resampler.kind",
     "model.resampler.qk_norm",
     "model.cross_attention.ff_width",
@@ -72,6 +73,7 @@ ADDED_LATER = (
     "data.coco_captions",
     "data.vqa",
     "data.clips",
+    "data.mixing",
 )
 """Fields that earlier versions lacked. Their defaults are what those versions did, so a run has the
 same identity with a default as without the field."""
