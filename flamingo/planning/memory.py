@@ -153,15 +153,15 @@ def decoder_bytes(layer: nn.Module, width: int, itemsize: int, trained: bool = F
     """Of a decoder layer, for one token.
 
     What its linears give is kept by attention and activation; of a gated feed-forward the product
-    keeps both of its halves; its two norms keep their input in fp32. Linears that train keep theirs
-    too: the two norms' outputs, attention's, and the inner one of the feed-forward.
+    keeps both of its halves; its two norms keep their input in fp32. Linears that train keep their
+    input too, each a copy of its own, which autocast makes.
     """
     shapes = [_in_out(module) for module in layer.modules() if _is_linear(module)]
     assert len(shapes) <= len(dense_weights(layer))
     outputs = [out for _, out in shapes]
     inner = max(inside for inside, _ in shapes)
     gated = inner if outputs.count(inner) >= 2 else 0
-    inputs = trained * (3 * width + inner)
+    inputs = trained * sum(inside for inside, _ in shapes)
     return itemsize * (sum(outputs) + gated + inputs) + 2 * FP32 * width
 
 
