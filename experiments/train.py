@@ -22,6 +22,7 @@ from flamingo.config import RunConfig
 from flamingo.data.mixture import source_configs
 from flamingo.launching import circumstances_of_launch, hand_over, in_launched_job, join_processes
 from flamingo.runs import RunDirectory
+from flamingo.sweeps import own_overrides
 from flamingo.training.checkpoint import CheckpointError, latest_checkpoint
 from flamingo.training.distributed import check_distributed
 from flamingo.training.loop import NonFiniteLossError, TrainingResult, train
@@ -49,7 +50,7 @@ def main(config: RunConfig) -> None:
         if result.signal is not None:
             hand_over(result.signal)
         if in_launched_job() and not accelerator.is_main_process:
-            return  # an error here would end the main process, which asks for another turn
+            sys.exit(0)  # an error here would end the main process, which asks for another turn
         sys.exit(128 + (result.signal or 0))
 
 
@@ -80,6 +81,7 @@ def run(config: RunConfig, accelerator: Accelerator) -> TrainingResult:
                 from_step=done,
                 processes=accelerator.num_processes,
                 device=str(accelerator.device),
+                overrides=own_overrides(),
                 **circumstances_of_launch(os.environ),
                 precision=str(resolve_dtype(config.training.precision, accelerator.device)),
             )

@@ -14,6 +14,7 @@ import inspect
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -220,6 +221,13 @@ def entry_point(
             return _end_job(f"error: {error}", failed)
         except SystemExit as end:
             return _end_job(end.code, failed)
+        except Exception:
+            if not in_launched_job():
+                raise
+            # Handed back to submitit it would end with status 0, and the job's other processes
+            # would wait for this one.
+            traceback.print_exc()
+            sys.exit(1)
 
     try:
         checked = checked_overrides(overrides, schema, config_name)

@@ -5,6 +5,7 @@
     <runs>/<name>/seed=<n>/
       config.yaml       resolved
       provenance.json   git state, packages, machine, backbone fingerprints; one entry a launch
+      launch_<n>.diff   what was not committed then, if anything (n: its place in provenance.json)
       metrics.jsonl     checkpoints/step_<n>/
       predictions/<benchmark>/<condition>.jsonl   results.json   report/index.html
       cells.jsonl       which predictions results.json counts: a line a cell, with their keys
@@ -33,7 +34,7 @@ from flamingo.choices import Schedule
 from flamingo.config import RunConfig, config_from_yaml, config_to_yaml
 from flamingo.files import write_atomically
 from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
-from flamingo.provenance import circumstances
+from flamingo.provenance import circumstances, uncommitted_changes
 from flamingo.training.checkpoint import Checkpoint, complete_checkpoints
 from flamingo.training.tracking import read_metrics
 
@@ -271,10 +272,13 @@ class RunDirectory:
             lock.release()
 
     def record_launch(self, backbones: dict[str, str | None], **details: Any) -> None:
-        """Append this process's circumstances to ``provenance.json``."""
+        """Append this process's circumstances to ``provenance.json``, and what is not committed
+        in the source tree to a file beside it."""
         launches = []
         if self.provenance.exists():
             launches = json.loads(self.provenance.read_text())["launches"]
+        if changes := uncommitted_changes():
+            write_atomically(self.path / f"launch_{len(launches)}.diff", changes)
         launches.append({**circumstances(), **details, "backbones": backbones})
         write_atomically(self.provenance, json.dumps({"launches": launches}, indent=1) + "\n")
 

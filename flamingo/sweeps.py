@@ -36,6 +36,11 @@ class Job:
     config: Any
 
 
+def own_overrides() -> list[str]:
+    """Those that this job was composed with; under submitit ``sys.argv`` does not tell them."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
 def is_sweep(overrides: Sequence[str]) -> bool:
     """Whether any of ``overrides`` has several values."""
     return any(

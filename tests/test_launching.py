@@ -207,6 +207,7 @@ def test_jobs_of_the_local_launcher_equal_a_run_without_it(world, tmp_path):
     assert load_run(folder / "seed=1").checkpoints == [4]
     (launch,) = load_run(folder / "seed=0").provenance["launches"]
     assert (launch["processes"], launch["launcher"]) == (2, "submitit, local")
+    assert {"name=launched", "seed=0"} <= set(launch["overrides"])
     assert sorted((tmp_path / ".sweeps").glob("*/*_log.out"))
 
 
@@ -235,3 +236,119 @@ def test_a_preempted_job_is_queued_again_and_ends_as_if_nothing_had_happened(wor
     first, second = load_run(folder).provenance["launches"]
     assert first["from_step"] == 0 and 5 <= second["from_step"] < 60
     assert metrics(folder) == metrics(tmp_path / "straight" / "seed=0")
+
+
+LAUNCHERS = {
+    "accelerate": ("accelerate.commands.launch", "--multi_gpu", "--num_machines=1",
+                   "--num_processes=2", "--mixed_precision=no", "--dynamo_backend=no"),
+    "torchrun": ("torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+}  # fmt: skip
+"""As docs/launching.md starts two processes on CPUs."""
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_whoever_starts_them(world, tmp_path):
+    plain = run(world, tmp_path, "name=plain")
+    assert plain.returncode == 0, plain.stderr
+    for name, module in LAUNCHERS.items():
+        python, *rest = command(world, tmp_path, f"name={name}")
+        done = subprocess.run(
+            [python, "-m", *module, *rest],
+            cwd=ROOT,
+            env=environment(world),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        folder = tmp_path / name / "seed=0"
+        for one, other in zip(metrics(folder), metrics(tmp_path / "plain" / "seed=0"), strict=True):
+            assert one == pytest.approx(other, rel=1e-5, abs=1e-6)
+        (launch,) = load_run(folder).provenance["launches"]
+        assert (launch["processes"], launch["launcher"]) == (2, name)
+
+
+SCRIPTS = {
+    # Two tasks, as srun starts them; their ids are where the test finds them.
+    "srun": """
+while [[ $1 == --* ]]; do
+  case $1 in --output) out=$2; shift 2;; --error) err=$2; shift 2;; *) shift;; esac
+done
+export SLURM_JOB_NUM_NODES=1 SLURM_NTASKS=2 SLURM_JOB_NODELIST=localhost SLURM_NODEID=0
+export SLURM_STEP_NUM_NODES=1 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NODELIST=localhost
+out=${out//%j/$SLURM_JOB_ID} err=${err//%j/$SLURM_JOB_ID}
+for k in 0 1; do
+  SLURM_PROCID=$k SLURM_LOCALID=$k "$@" >> ${out//%t/$k} 2>> ${err//%t/$k} &
+  echo $! >> $FAKE_SLURM/tasks
+done
+wait
+""",
+    "sbatch": """
+cp "${@: -1}" $FAKE_SLURM/job.sh
+SLURM_JOB_ID=$FAKE_JOB bash $FAKE_SLURM/job.sh > $FAKE_SLURM/log 2>&1 &
+echo Submitted batch job $FAKE_JOB
+""",
+    # As with a real one, the job waits for what is left of it, and inherits nothing from who asks.
+    "scontrol": """
+echo "$@" >> $FAKE_SLURM/requeued
+unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT
+export SLURM_RESTART_COUNT=1
+again() {
+  for task in $(cat $FAKE_SLURM/tasks); do while kill -0 $task 2> /dev/null; do sleep 0.2; done; done
+  exec bash $FAKE_SLURM/job.sh
+}
+again > $FAKE_SLURM/log 2>&1 &
+""",
+    "sacct": "echo 'JobID|State|NodeList'; echo $FAKE_JOB'|RUNNING|localhost'",
+}
+"""A cluster of one node that runs one job."""
+
+
+def fake_slurm(folder: Path) -> dict[str, str]:
+    """The environment of somebody with such a cluster."""
+    for name, script in SCRIPTS.items():
+        (folder / name).write_text(f"#!/bin/bash\n{script}")
+        (folder / name).chmod(0o755)
+    job = str(os.getpid())  # torch's port comes of it
+    return {
+        "FAKE_SLURM": str(folder),
+        "FAKE_JOB": job,
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+    }
+
+
+@pytest.mark.slow
+def test_a_slurm_job_of_two_processes_is_preempted_queued_again_and_continues(world, tmp_path):
+    longer = ("training.steps=40", "training.checkpoint_every=1000", "training.schedule=constant")
+    cluster = tmp_path / "cluster"
+    cluster.mkdir()
+    slurm = ("launcher=slurm", "hydra.launcher.gpus_per_node=2", "hydra.launcher.partition=gpu")
+    job = subprocess.Popen(
+        command(world, tmp_path, "name=slurm", *slurm, *longer),
+        cwd=ROOT,
+        env=environment(world, SUBMITIT_PREEMPT_SIGNAL="TERM", **fake_slurm(cluster)),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folder = tmp_path / "slurm" / "seed=0"
+    while len(read_metrics(folder / "metrics.jsonl")) < 5:
+        time.sleep(0.05)
+        assert job.poll() is None, job.stderr and job.stderr.read()
+    for task in (cluster / "tasks").read_text().split():
+        os.kill(int(task), signal.SIGTERM)
+    _, said = job.communicate(timeout=300)
+    assert job.returncode == 0, said
+    assert (cluster / "requeued").read_text() == f"requeue {os.getpid()}\n"
+    header = (cluster / "job.sh").read_text()
+    for line in (
+        "--gpus-per-node=2",
+        "--ntasks-per-node=2",
+        "--partition=gpu",
+        "--signal=TERM@300",
+    ):
+        assert f"#SBATCH {line}\n" in header
+    first, second = load_run(folder).provenance["launches"]
+    assert (first["processes"], second["slurm_restarts"]) == (2, "1")
+    assert first["slurm_job"] == second["slurm_job"] == str(os.getpid())
+    assert 5 <= second["from_step"] < 40
+    assert [entry["step"] for entry in metrics(folder)] == list(range(1, 41))
