@@ -1,12 +1,14 @@
 """Train a Flamingo on a mixture of sources, into <runs>/<name>/seed=<seed>.
 
 The same command continues an interrupted run from its newest checkpoint, and says so if the run is
-finished. On several processes or GPUs: accelerate launch experiments/train.py ...
+finished. On several GPUs: accelerate launch experiments/train.py ..., on Slurm: launcher=slurm
+(docs/launching.md).
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from contextlib import nullcontext
 
@@ -14,11 +16,14 @@ from accelerate import Accelerator
 
 from flamingo.backbones.precision import resolve_dtype
 from flamingo.build import Parts, build_parts, parameter_counts
+from flamingo.choices import Mixing
 from flamingo.composition import entry_point
 from flamingo.config import RunConfig
 from flamingo.data.mixture import source_configs
+from flamingo.launching import circumstances_of_launch, hand_over, in_launched_job, join_processes
 from flamingo.planning.utilisation import run_utilisation
 from flamingo.runs import RunDirectory
+from flamingo.sweeps import own_overrides
 from flamingo.training.checkpoint import CheckpointError, latest_checkpoint
 from flamingo.training.distributed import check_distributed
 from flamingo.training.loop import NonFiniteLossError, TrainingResult, train
@@ -29,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 def main(config: RunConfig) -> None:
     """Train, or end the process with a message: status 0 only if the run is finished."""
+    join_processes()
     # Mixed precision is the loop's own matter; accelerate must not add its own.
     accelerator = Accelerator(mixed_precision="no")
     try:
@@ -42,6 +48,10 @@ def main(config: RunConfig) -> None:
     if not result.finished:
         if accelerator.is_main_process:
             print(f"Stopped at step {result.steps}, saved. The same command continues.")
+        if result.signal is not None:
+            hand_over(result.signal)
+        if in_launched_job() and not accelerator.is_main_process:
+            sys.exit(0)  # an error here would end the main process, which asks for another turn
         sys.exit(128 + (result.signal or 0))
 
 
@@ -73,6 +83,9 @@ def run(config: RunConfig, accelerator: Accelerator) -> TrainingResult:
                 },
                 from_step=done,
                 processes=accelerator.num_processes,
+                device=str(accelerator.device),
+                overrides=own_overrides(),
+                **circumstances_of_launch(os.environ),
                 precision=str(resolve_dtype(config.training.precision, accelerator.device)),
             )
             print(summary(config, directory, parts, accelerator, done))
@@ -106,7 +119,8 @@ def summary(
     lines = [f"Run {directory.path}", ""]
     for part, (count, trains) in parameter_counts(parts.model).items():
         lines.append(f"  {part:<18}{count:>14,} parameters, {'trained' if trains else 'frozen'}")
-    sources = ", ".join(
+    joint = " or " if config.data.mixing is Mixing.round_robin else ", "
+    sources = joint.join(
         f"{source.sequences} {name}"
         for name, source in zip(parts.mixture.names, source_configs(config.data), strict=True)
     )
@@ -122,4 +136,4 @@ def summary(
 
 
 if __name__ == "__main__":
-    entry_point(main)
+    entry_point(main, folder=lambda config: config.directory)

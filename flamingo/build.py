@@ -112,7 +112,8 @@ def build_mixture(config: RunConfig, processor: FlamingoProcessor) -> Mixture:
                 *(workers, name),
             )
     configs = source_configs(config.data)
-    return Mixture(sources, configs, processor.tokenizer, config.data.max_tokens)
+    data = config.data
+    return Mixture(sources, configs, processor.tokenizer, data.max_tokens, data.mixing)
 
 
 def feature_cache(config: DataConfig) -> Path:

@@ -70,6 +70,26 @@ class ModelFormat(Enum):
     """transformers' Idefics, version 1."""
 
 
+class LanguageTraining(Enum):
+    """Whether the language model itself trains (the paper's table 3, viii)."""
+
+    frozen = "frozen"
+    """Not at all: its weights stay as they are, bit for bit."""
+    full = "full"
+    """From its own weights."""
+    scratch = "scratch"
+    """From random weights: of the model that is named only the architecture is used."""
+
+
+class Mixing(Enum):
+    """How the sources of a mixture come into the steps (the paper's table 3, ii)."""
+
+    accumulate = "accumulate"
+    """Every step has all sources: their gradients are added up."""
+    round_robin = "round_robin"
+    """Each step has the sequences of one source, in turn."""
+
+
 class Precision(Enum):
     """Of the forward and backward pass; the trained weights are fp32."""
 

@@ -14,19 +14,23 @@ import inspect
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flamingo.config import RunConfig
+from flamingo.launching import in_launched_job, launcher_errors
 from flamingo.structured import (
     build,
     expected,
@@ -39,6 +43,7 @@ from flamingo.structured import (
     refuse,
     section,
 )
+from flamingo.sweeps import JobFailed, check_folders, compose_jobs, is_sweep
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +116,10 @@ def explain_composition(error: Exception, schema: type) -> str:
             group, _, name = str(error.missing_cfg_file).rpartition("/")
             known = error.options or ()
             listed = ", ".join(known)
+            if name.startswith("submitit_"):
+                return (
+                    f"launcher: expected submitit's plugin (pip install -e '.[slurm]'), no {name}"
+                )
             return f"{group}: expected one of {listed}, got {name!r}{nearest(name, known)}"
         case (OmegaConfBaseException() as refused, _) | (_, OmegaConfBaseException() as refused):
             return explain(refused, schema)
@@ -181,20 +190,26 @@ def entry_point(
     verbatim: Sequence[str] = (),
     verbatim_lists: Sequence[str] = (),
     unbuilt: Sequence[str] = (),
+    folder: Callable[[Schema], Path] | None = None,
 ) -> None:
     """Run ``task`` with the config of the command line, under Hydra.
 
     A mistake in the configuration ends the process with its message alone and status 1, and so does
     a ``ValueError`` or ``OSError`` of the task (``hydra.verbose=true`` shows where). ``--help``
     opens with the docstring of the task's module and ends with the defaults of the optional
-    sections. ``--multirun`` and launchers work as Hydra documents them. The values of ``verbatim``
-    keys are taken as they are typed, and so are the elements of ``verbatim_lists``. Of ``unbuilt``
-    sections, which ``task`` completes from elsewhere, it receives the defaults.
+    sections. The values of ``verbatim`` keys are taken as they are typed, and so are the elements
+    of ``verbatim_lists``. Of ``unbuilt`` sections, which ``task`` completes from elsewhere, it
+    receives the defaults.
+
+    ``--multirun`` and launchers work as Hydra documents them, with these additions. All jobs are
+    composed and checked before the first one starts, and two with one ``folder`` are refused. A job
+    that fails does not end the others; in the end the status is 1.
     """
     register(schema)
     arguments = quote_values(sys.argv[1:], verbatim, verbatim_lists)
     options = [a for a in arguments if a.startswith("-") or "=" not in a]
     overrides = [a for a in arguments if a not in options]
+    failed: list[str] = []
 
     @functools.wraps(task)
     def with_dataclasses(composed: DictConfig) -> Any:
@@ -203,11 +218,24 @@ def entry_point(
             return task(build(OmegaConf.masked_copy(composed, keys), schema))
         except (ValueError, OSError) as error:
             logger.debug("where it happened", exc_info=True)
-            sys.exit(f"error: {error}")
+            return _end_job(f"error: {error}", failed)
+        except SystemExit as end:
+            return _end_job(end.code, failed)
+        except Exception:
+            if not in_launched_job():
+                raise
+            # Handed back to submitit it would end with status 0, and the job's other processes
+            # would wait for this one.
+            traceback.print_exc()
+            sys.exit(1)
 
     try:
         checked = checked_overrides(overrides, schema, config_name)
-    except OverrideParseException as error:
+        if is_sweep(checked):
+            jobs = compose_jobs(checked, schema, config_name, CONF, unbuilt)
+            if folder is not None:
+                check_folders(jobs, folder)
+    except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {explain_composition(error, schema)}")
     except ValueError as error:
         sys.exit(f"error: {error}")
@@ -220,6 +248,24 @@ def entry_point(
         decorate(with_dataclasses)()
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {explain_composition(error, schema)}")
+    except JobFailed:
+        sys.exit(f"error: {len(failed)} of the jobs failed: {'; '.join(failed)}")
+    except launcher_errors() as error:
+        sys.exit(f"error: a launched job failed, the others go on: {error}")
+
+
+def _end_job(code: str | int | None, failed: list[str]) -> None:
+    """End the process with ``code``, or of jobs that share one process only the job at work.
+
+    A signal ends all of them.
+    """
+    serial = HydraConfig.get().mode is RunMode.MULTIRUN and not in_launched_job()
+    if not serial or (isinstance(code, int) and code >= 128):
+        sys.exit(code)
+    if code:
+        print(code, file=sys.stderr)
+        failed.append(" ".join(HydraConfig.get().overrides.task))
+        raise JobFailed(str(code))
 
 
 def help_texts(task: Callable[..., Any], schema: type) -> list[str]:

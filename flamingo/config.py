@@ -17,7 +17,9 @@ from flamingo.choices import (
     Activation,
     Collection,
     Gate,
+    LanguageTraining,
     MediaVisibility,
+    Mixing,
     Norm,
     Pooling,
     Precision,
@@ -58,10 +60,12 @@ class VisionConfig:
 
 @dataclass(kw_only=True)
 class LanguageConfig:
-    """A frozen LM: a hub name, a local folder, or ``smollm2-135m-instruct`` (embedded)."""
+    """An LM: a hub name, a local folder, or ``smollm2-135m-instruct`` (embedded)."""
 
     name: str = "HuggingFaceTB/SmolLM2-135M"
     revision: str | None = None
+    train: LanguageTraining = LanguageTraining.frozen
+    """Whether it trains. Then it is held in fp32, and its weights are saved with what trains."""
 
 
 # ---------------------------------------------------------------------------- model
@@ -227,7 +231,7 @@ class BindingSourceConfig(SourceConfig):
 
 @dataclass(kw_only=True)
 class DataConfig:
-    """The mixture: each source that is not null contributes to every step."""
+    """The mixture: each source that is not null contributes to every step, or in turn."""
 
     easy_vqa: EasyVQASourceConfig | None = None
     binding: BindingSourceConfig | None = None
@@ -238,6 +242,8 @@ class DataConfig:
     coco_captions: COCOCaptionsSourceConfig | None = None
     vqa: VQASourceConfig | None = None
     clips: ClipsSourceConfig | None = None
+    mixing: Mixing = Mixing.accumulate
+    """Whether a step has all sources, or one of them."""
     max_tokens: int = 512
     """A longer sequence is an error, of a stream dropped (nothing is cut silently)."""
     cache_features: bool = True

@@ -33,15 +33,24 @@ def circumstances() -> dict[str, Any]:
 
 def git_state() -> dict[str, Any]:
     """Commit of the source tree and whether it has changes; both None outside of git."""
+    status = _git("status", "--porcelain")
+    return {"commit": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
-    def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        try:
-            return subprocess.run(
-                command, capture_output=True, text=True, check=True
-            ).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return None
 
-    status = git("status", "--porcelain")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+def uncommitted_changes() -> str:
+    """What ``git apply`` makes of the commit to have this source tree; without files that git does
+    not know. "" where there is none."""
+    changes = _git("diff", "HEAD")
+    return f"{changes}\n" if changes else ""
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says about this source tree, or None."""
+    root = Path(__file__).parents[1]
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.decode(errors="replace").strip()

@@ -5,6 +5,7 @@
     <runs>/<name>/seed=<n>/
       config.yaml       resolved
       provenance.json   git state, packages, machine, backbone fingerprints; one entry a launch
+      launch_<n>.diff   what was not committed then, if anything (n: its place in provenance.json)
       metrics.jsonl     checkpoints/step_<n>/
       predictions/<benchmark>/<condition>.jsonl   results.json   report/index.html
       cells.jsonl       which predictions results.json counts: a line a cell, with their keys
@@ -33,7 +34,7 @@ from flamingo.choices import Schedule
 from flamingo.config import RunConfig, config_from_yaml, config_to_yaml
 from flamingo.files import write_atomically
 from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
-from flamingo.provenance import circumstances
+from flamingo.provenance import circumstances, uncommitted_changes
 from flamingo.training.checkpoint import Checkpoint, complete_checkpoints
 from flamingo.training.tracking import read_metrics
 
@@ -57,6 +58,7 @@ MAY_CHANGE = (
 """Fields (with all below them) that may differ when a run continues: they change no weight."""
 
 ADDED_LATER = (
+    "language.train",
     "model.resampler.kind",
     "model.resampler.qk_norm",
     "model.cross_attention.ff_width",
@@ -74,6 +76,7 @@ ADDED_LATER = (
     "data.clips",
     "training.micro_batch_tokens",
     "training.packing",
+    "data.mixing",
 )
 """Fields that earlier versions lacked. Their defaults are what those versions did, so a run has the
 same identity with a default as without the field."""
@@ -271,10 +274,13 @@ class RunDirectory:
             lock.release()
 
     def record_launch(self, backbones: dict[str, str | None], **details: Any) -> None:
-        """Append this process's circumstances to ``provenance.json``."""
+        """Append this process's circumstances to ``provenance.json``, and what is not committed
+        in the source tree to a file beside it."""
         launches = []
         if self.provenance.exists():
             launches = json.loads(self.provenance.read_text())["launches"]
+        if changes := uncommitted_changes():
+            write_atomically(self.path / f"launch_{len(launches)}.diff", changes)
         launches.append({**circumstances(), **details, "backbones": backbones})
         write_atomically(self.provenance, json.dumps({"launches": launches}, indent=1) + "\n")
 

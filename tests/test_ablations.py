@@ -2,22 +2,23 @@
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
 from flamingo import FlamingoForConditionalGeneration
-from flamingo.choices import Gate, ResamplerKind
+from flamingo.choices import Gate, LanguageTraining, ResamplerKind
 from flamingo.composition import CONF, compose
 from flamingo.config import RunConfig
 from flamingo.model.resampler import MLPResampler, PoolingResampler
 from flamingo.runs import differences, flatten, plain
-from flamingo.testing import tiny_language_model
+from flamingo.testing import save_tiny_language_model
 
 ABLATIONS = sorted(path.stem for path in (CONF / "ablation").glob("*.yaml"))
-EXPERIMENTS = ("quickstart", "openflamingo_9b")
-"""One with data, gates open and layers listed; one without data, of the paper's shape."""
+EXPERIMENTS = ("quickstart", "openflamingo_9b_training")
+"""One with gates open and layers listed; one of the paper's shape, on streams."""
 LAYERS, VISION_DIM, PATCHES = 30, 12, 9
 
 
@@ -31,13 +32,18 @@ def settings(ablation: str) -> dict:
     return flatten(yaml.safe_load((CONF / "ablation" / f"{ablation}.yaml").read_text()))
 
 
-def build(config: RunConfig) -> FlamingoForConditionalGeneration:
+@pytest.fixture(scope="module")
+def language(tmp_path_factory) -> Path:
+    return save_tiny_language_model(tmp_path_factory.mktemp("language"), layers=LAYERS)
+
+
+def build(config: RunConfig, language: Path) -> FlamingoForConditionalGeneration:
     """The configured architecture between tiny backbones, its widths divided by eight."""
     model = config.model
     torch.manual_seed(0)
     return FlamingoForConditionalGeneration.from_backbones(
         None,
-        tiny_language_model(layers=LAYERS),
+        replace(config.language, name=str(language), revision=None),
         vision_dim=VISION_DIM,
         resampler=replace(model.resampler, heads=2, dim_head=8),
         cross_attention=replace(model.cross_attention, heads=2, dim_head=8),
@@ -66,14 +72,15 @@ def test_an_ablation_changes_what_its_file_says_and_nothing_else(ablation: str):
         ablates = bool(differences(base, config))
         before, after, own = flatten(plain(base)), flatten(plain(config)), settings(ablation)
         assert own and all(after[key] == value for key, value in own.items())
-        assert {key for key in after if after[key] != before[key]} <= own.keys()
+        changed = {key for key in after if after[key] != before.get(key)}
+        assert changed <= own.keys()
     assert ablates
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
-def test_an_ablation_builds_and_its_parameters_get_gradients(ablation: str):
+def test_an_ablation_builds_and_its_parameters_get_gradients(ablation: str, language: Path):
     config = of("quickstart", ablation)
-    learns = step(build(config))
+    learns = step(build(config, language))
     closed = config.model.cross_attention.gate is not Gate.none and (
         config.model.cross_attention.gate_init == 0
     )
@@ -83,6 +90,9 @@ def test_an_ablation_builds_and_its_parameters_get_gradients(ablation: str):
     gates = [n for n in learns if n.endswith("attention_gate")]
     assert all(learns[name] for name in gates)
     assert bool(gates) == (config.model.cross_attention.gate is not Gate.none)
+    trains = config.language.train is not LanguageTraining.frozen
+    layers = [n for n in learns if n.startswith("language_model.") and ".layers." in n]
+    assert bool(layers) == trains and all(learns[name] for name in layers)
 
 
 def test_ablations_combine():
@@ -98,9 +108,18 @@ def test_the_command_line_has_the_last_word_over_an_ablation():
     assert (config.model.cross_attention.every, config.name) == (3, "mine")
 
 
-def test_the_resamplers_of_the_ablations_are_of_their_kind():
-    assert isinstance(build(of("quickstart", "resampler_mlp")).resampler, MLPResampler)
-    assert isinstance(build(of("quickstart", "resampler_pooling")).resampler, PoolingResampler)
+def test_the_resamplers_of_the_ablations_are_of_their_kind(language: Path):
+    for ablation, kind in (
+        ("resampler_mlp", MLPResampler),
+        ("resampler_pooling", PoolingResampler),
+    ):
+        assert isinstance(build(of("quickstart", ablation), language).resampler, kind)
+
+
+def test_the_single_block_stands_in_the_middle(language: Path):
+    assert list(build(of("quickstart", "single_middle"), language).cross_attention) == [
+        str(LAYERS // 2)
+    ]
 
 
 def test_an_unknown_ablation_is_named_with_those_there_are():

@@ -3,6 +3,7 @@
 The backbones are tiny folders and so are the data sets; all else is as the experiment says.
 """
 
+import json
 import math
 from pathlib import Path
 
@@ -21,11 +22,14 @@ from flamingo.runs import RunDirectory, load_run
 from flamingo.testing import save_tiny_language_model
 from flamingo.training.loop import train
 from tests.tiny_world import save_cache, save_classes, save_vision_encoder
+from tests.written_shards import in_base64, png, write_tar
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 TRAINED = [e for e in EXPERIMENTS if source_configs(compose([f"experiment={e}"]).data)]
 """Those with data. The others are published models' architectures: test_open_flamingo_configs.py
 builds them, and their benchmarks are what the user has on disk."""
+EVALUATED = [e for e in TRAINED if not e.startswith("openflamingo_")]
+"""Those with benchmarks."""
 LAYERS = 32
 """Of the tiny language model: a configuration may name the layers of a deep one."""
 
@@ -37,7 +41,33 @@ def world(tmp_path_factory) -> Path:
     save_vision_encoder(folder / "vision")
     save_classes(folder / "classes", views=3)
     save_cache(folder / "cache")
+    save_web(folder)
     return folder
+
+
+def save_web(folder: Path) -> None:
+    """A shard of MMC4, as OpenFlamingo stores it, and one of LAION, as img2dataset writes it."""
+    pages = [page([[0.5, 0.1], [0.1, 0.4]]) for _ in range(8)]
+    members = [(f"{n:09}.json", json.dumps(page).encode()) for n, page in enumerate(pages)]
+    write_tar(folder / "mmc4.tar", members)
+    pairs = [(f"{n}.txt", b"a red circle") for n in range(8)]
+    pairs += [(f"{n}.jpg", png(n)) for n in range(8)]
+    write_tar(folder / "laion.tar", sorted(pairs))
+
+
+def page(similarity: list[list[float]]) -> dict:
+    """A page with a sentence for each image."""
+    images = [
+        {
+            "image_name": f"{number}.png",
+            "matched_text_index": number,
+            "matched_sim": max(row),
+            "image_base64": in_base64(png(number)),
+        }
+        for number, row in enumerate(similarity)
+    ]
+    text = [f"what is {number}?" for number in range(len(images))]
+    return {"text_list": text, "image_info": images, "similarity_matrix": similarity}
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +100,14 @@ def tiny(experiment: str, world: Path, runs: Path) -> RunConfig:
     for key, section in folders.items():
         if section is not None and section.path is not None:
             given += [f"{key}.path={world / 'classes'}", f"{key}.held_out=5"]
+    if own.data.mmc4 is not None:
+        given += [f"data.mmc4.shards.files=[{world / 'mmc4.tar'}]", "data.mmc4.min_image_bytes=0"]
+        given += ["data.mmc4.sequences=2", "data.workers=0"]
+    if own.data.captions is not None:
+        given += [
+            f"data.captions.shards.files=[{world / 'laion.tar'}]",
+            "data.captions.sequences=4",
+        ]
     for key in ("easy_vqa", "binding", "folder"):
         if getattr(own.evaluation, key) is not None:
             given.append(f"evaluation.{key}.queries=5")
@@ -114,7 +152,21 @@ def test_an_experiment_trains_one_step_with_tiny_backbones(experiment, world, tm
     assert list(model.cross_attention) == [str(layer) for layer in layers]
 
 
-@pytest.mark.parametrize("experiment", TRAINED)
+def test_shards_are_where_the_environment_says(world, monkeypatch):
+    experiment = "experiment=openflamingo_3b_training"
+    assert compose([experiment]).data.mmc4.shards.files == ["data/mmc4"]
+    monkeypatch.setenv("MMC4_SHARDS", "/data/mmc4/*.tar")
+    assert compose([experiment]).data.mmc4.shards.files == ["/data/mmc4/*.tar"]
+
+
+def test_shards_that_are_not_there_are_named(world, tmp_path):
+    config = tiny("openflamingo_3b_training", world, tmp_path)
+    config.data.mmc4.shards.files = ["data/mmc4"]
+    with pytest.raises(ValueError, match=r"data.mmc4: shards.files: .*'data/mmc4'"):
+        build_parts(config, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("experiment", EVALUATED)
 def test_the_benchmarks_of_an_experiment_have_episodes_at_every_shot_count(
     experiment, world, tmp_path
 ):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from flamingo.backbones.language import decoder_layers
 from flamingo.build import build_model
-from flamingo.choices import Activation, Condition, MediaVisibility, Protocol
+from flamingo.choices import Activation, Condition, MediaVisibility, Protocol, Schedule
 from flamingo.composition import compose
 from flamingo.config import CrossAttentionConfig, ResamplerConfig
 from flamingo.testing import VOCABULARY, save_tiny_language_model
@@ -77,6 +77,27 @@ def test_the_instruct_releases_differ_in_their_language_model(experiment: str, l
     config = compose([f"experiment={experiment}", f"language={language}"])
     assert config.language.name == INSTRUCT[experiment, language]
     assert config.model == base.model
+
+
+@pytest.mark.parametrize("experiment", RELEASES)
+def test_a_release_is_trained_as_it_was_published(experiment: str):
+    """arXiv 2308.01390, section 3.3, and the example command of OpenFlamingo's repository."""
+    config, base = (
+        compose([f"experiment={experiment}_training"]),
+        compose([f"experiment={experiment}"]),
+    )
+    assert (config.model, config.language) == (base.model, base.language)
+    data, training = config.data, config.training
+    mmc4, laion = data.mmc4, data.captions
+    assert mmc4 is not None and laion is not None and len(data.sources) == 2
+    assert (mmc4.loss_weight, laion.loss_weight) == (1.0, 0.2)
+    assert (mmc4.max_tokens, mmc4.max_images, laion.max_tokens) == (256, 6, 32)
+    assert (mmc4.similarity, mmc4.single_image_rejection) == (0.24, 0.5)
+    assert laion.sequences == 2 * mmc4.sequences
+    assert training.steps * mmc4.sequences == pytest.approx(60e6, rel=1e-4)
+    assert training.steps * laion.sequences == pytest.approx(120e6, rel=1e-4)
+    assert (training.lr, training.schedule) == (1e-4, Schedule.constant)
+    assert (training.warmup_steps, training.weight_decay, training.clip_norm) == (1875, 0.1, 1.0)
 
 
 # ---------------------------------------------------------------------------- built

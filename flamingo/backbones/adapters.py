@@ -73,6 +73,19 @@ def freeze_base(language_model: nn.Module) -> None:
         parameter.requires_grad_(True)
 
 
+def train_base(language_model: nn.Module) -> None:
+    """Gradients for the LM's own weights; its mode stays (no dropout).
+
+    Raises ``ValueError`` for an LM with adapters, and for quantised weights.
+    """
+    if next(_adapted(language_model), None) is not None:
+        raise ValueError("language.train: expected frozen for an LM with adapters (they train)")
+    kinds = {str(p.dtype) for p in language_model.parameters() if not p.is_floating_point()}
+    if kinds:
+        raise ValueError(f"language.train: expected frozen for quantised weights, got {kinds}")
+    language_model.requires_grad_(True)
+
+
 def set_training(language_model: nn.Module, mode: bool) -> None:
     """The mode of the adapters (their dropout); what they stand around is left alone."""
     for _, module in _adapted(language_model):

@@ -18,6 +18,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    IdeficsConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -27,6 +28,7 @@ from flamingo.backbones import assets, idefics
 from flamingo.backbones.adapters import BASE, frozen_parameters
 from flamingo.backbones.fingerprint import weights_digest
 from flamingo.backbones.places import named
+from flamingo.choices import LanguageTraining
 from flamingo.config import LanguageConfig
 
 EMBEDDED_LANGUAGE_MODEL = "smollm2-135m-instruct"
@@ -248,6 +250,8 @@ def load_language_model(
 ) -> PreTrainedModel:
     """A causal LM, frozen and in eval mode. Attention kernels as transformers chooses them.
 
+    With ``train=scratch`` its weights are random, by torch's global generator.
+
     Of an IDEFICS checkpoint it is the decoder (:mod:`flamingo.backbones.idefics`).
     ``quantization`` is what ``quantization_config`` is to transformers; a folder whose weights are
     quantised says so itself.
@@ -258,6 +262,10 @@ def load_language_model(
     options: dict[str, Any] = {"revision": config.revision}
     with named("language.name", folder):
         stored = AutoConfig.from_pretrained(folder, **options)
+    if config.train is LanguageTraining.scratch:
+        own = idefics.language_config(stored) if isinstance(stored, IdeficsConfig) else stored
+        drawn = AutoModelForCausalLM.from_config(own, dtype=dtype)
+        return cast(PreTrainedModel, drawn).requires_grad_(False).eval()
     if stored.model_type == "idefics":
         if quantization is not None:
             raise ValueError(f"{folder}: expected no quantization for IDEFICS, got {quantization}")

@@ -1,4 +1,4 @@
-"""The mixture: every source gives its sequences to every optimisation step."""
+"""The mixture: the sequences that each source gives to an optimisation step."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from flamingo.choices import Mixing
 from flamingo.config import DataConfig
 from flamingo.data.concepts import load_concepts
 from flamingo.data.cursor import Cursors
@@ -69,6 +70,9 @@ class Mixture:
     :data:`UNSEEN` on serve as validation: for a stream, which has no such rows, they are made of
     its held-out shards, or lack it.
 
+    With ``mixing=round_robin`` a step has the sequences of one source alone, of S sources the
+    ``s % S``-th: S steps in a row hold what one does otherwise. Validation has all of them.
+
     A stream reaches a step from the start, or from where :meth:`resume` says that it was.
     """
 
@@ -78,6 +82,7 @@ class Mixture:
         configs: Sequence[SourceConfig],
         tokenizer: PreTrainedTokenizerBase,
         max_tokens: int,
+        mixing: Mixing = Mixing.accumulate,
     ) -> None:
         if not sources:
             raise ValueError("data: expected at least one source (such as data.easy_vqa), got none")
@@ -90,6 +95,7 @@ class Mixture:
         self._sequences = tuple(config.sequences for config in configs)
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
+        self._mixing = mixing
 
     @property
     def has_streams(self) -> bool:
@@ -159,6 +165,9 @@ class Mixture:
     ) -> list[tuple[int, int]]:
         """Source and position of each row of ``rank``'s share of step ``index``."""
         rows: list[tuple[int, int]] = []
+        if self._mixing is Mixing.round_robin and index < UNSEEN:
+            index, turn = divmod(index, len(self.sources))
+            supply = {turn: self.sources[turn]}
         for source, chosen in supply.items():
             count = self._sequences[source]
             held_out = index >= UNSEEN and isinstance(chosen, StreamSource)

@@ -55,6 +55,8 @@ def open_flamingo_interval(model: FlamingoForConditionalGeneration) -> int:
         unlike.append("resampler: features are standardised (there as they come)")
     if adapters.description(model.language_model) is not None:
         unlike.append("an adapter in the language model (there it is frozen)")
+    if model.config.trains_language_model:
+        unlike.append("a language model that was trained (there it is frozen)")
     layers = sorted(int(index) for index in model.cross_attention)
     depth = len(lm.decoder_layers(model.language_model))
     regular = [

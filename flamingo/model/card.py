@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
 from flamingo.backbones import adapters
-from flamingo.choices import ResamplerKind
+from flamingo.choices import LanguageTraining, ResamplerKind
 from flamingo.config import CrossAttentionConfig, ResamplerConfig, VisionConfig
 from flamingo.files import write_atomically
 from flamingo.model.configuration import to_plain
@@ -78,6 +78,7 @@ def model_card(
         name=name,
         parts=_parts(model),
         resampled=config.resampler_options.kind is ResamplerKind.perceiver,
+        language="trained" if config.trains_language_model else "frozen",
         complete=complete,
         data=data,
         results=results.text if results else None,
@@ -138,7 +139,12 @@ def _parts(model: FlamingoForConditionalGeneration) -> list[dict[str, str]]:
     language = model.language_model
     added = sum(p.numel() for p in adapters.adapter_parameters(language).values())
     rows = [
-        ("language model", language_words(model), _count(language) - added, False),
+        (
+            "language model",
+            language_words(model),
+            _count(language) - added,
+            config.trains_language_model,
+        ),
         ("resampler", resampler_words(config.resampler_options), _count(model.resampler), True),
         (
             "gated cross-attention",
@@ -210,6 +216,8 @@ def language_words(model: FlamingoForConditionalGeneration) -> str:
     name, revision = (options.name, options.revision) if options else ("", None)
     words = f"{type(model.language_model).__name__}, "
     words += _named(name, revision, model.config.language_fingerprint)
+    if options is not None and options.train is not LanguageTraining.frozen:
+        words += f"; trained ({options.train.value})"
     quantized = model.config.text_config.to_dict().get("quantization_config")
     if quantized:
         bits = "4 bits" if quantized.get("load_in_4bit") else "8 bits"

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, no_type_check
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from flamingo.choices import LanguageTraining
 from flamingo.config import (
     CrossAttentionConfig,
     LanguageConfig,
@@ -53,7 +54,8 @@ class FlamingoConfig(PreTrainedConfig):
 
     ``new_token_ids`` are the ids whose embedding rows are ours: ids at or above the LM's own
     vocabulary append columns to its logits, in this order; ids inside it replace theirs.
-    ``*_fingerprint`` identify the frozen backbones; loading refuses others. ``language_adapter`` is
+    ``*_fingerprint`` identify the backbones that training started from; loading refuses others
+    where they are frozen. ``language_adapter`` is
     the adapter of peft that trains inside the language model, if there is one.
     """
 
@@ -112,6 +114,12 @@ class FlamingoConfig(PreTrainedConfig):
     @property
     def language_options(self) -> LanguageConfig | None:
         return None if self.language is None else from_plain(LanguageConfig, self.language)
+
+    @property
+    def trains_language_model(self) -> bool:
+        """Whether the LM's own weights train, and so are part of what is saved."""
+        options = self.language_options
+        return options is not None and options.train is not LanguageTraining.frozen
 
     @property
     def resampler_options(self) -> ResamplerConfig:

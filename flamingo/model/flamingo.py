@@ -22,6 +22,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from flamingo.backbones import adapters
 from flamingo.backbones import language as lm
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
+from flamingo.choices import LanguageTraining
 from flamingo.config import CrossAttentionConfig, LanguageConfig, ResamplerConfig, VisionConfig
 from flamingo.files import UNFINISHED
 from flamingo.model import hub, persistence
@@ -43,7 +44,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
     Before chosen layers of the LM a gated block lets every text token attend to the latents of the
     media it may see; latents come from the perceiver resampler over a frozen encoder's features.
     Only the resampler, the gated blocks and the new tokens' rows train, and adapters of peft that
-    the LM was given with.
+    the LM was given with; by ``language.train`` (the paper's ablation) the LM itself too.
 
     Deviations from the paper: the LM is any decoder of transformers, unchanged (its class, weights
     and, with closed gates, its logits bit for bit); new tokens have a table of their own.
@@ -76,6 +77,8 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             language_model = cast(PreTrainedModel, drawn)
         language_model = adapters.without_wrapper(language_model)
         adapters.freeze_base(language_model)
+        if config.trains_language_model:
+            adapters.train_base(language_model)
         self.language_model = language_model
         self.vision_encoder = vision_encoder
         if vision_encoder is not None:
@@ -139,7 +142,8 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             language: hub name, local folder, embedded asset, or a loaded causal LM: as it is,
                 quantised by bitsandbytes, or with a LoRA adapter of peft, which then trains too.
             resampler, cross_attention: architecture; the paper's where not given.
-            dtype: of the frozen language model when it is loaded here (default float32).
+            dtype: of the language model when it is loaded here (default float32, and always where
+                it trains).
             image_token_id, end_of_chunk_token_id: default: the first two ids behind the LM's own
                 vocabulary.
             new_token_ids: all ids that get rows of their own, in increasing order; default: the
@@ -160,7 +164,9 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             language = LanguageConfig(name=language)
         if isinstance(language, LanguageConfig):
             options = language
-            language = lm.load_language_model(language, dtype or torch.float32)
+            trains = options.train is not LanguageTraining.frozen
+            held = torch.float32 if trains or dtype is None else dtype
+            language = lm.load_language_model(language, held)
         else:
             language = adapters.without_wrapper(language)
             options = LanguageConfig(name=language.name_or_path or "")
@@ -307,6 +313,8 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             for name, parameter in module.named_parameters()
         }
         added = adapters.adapter_parameters(self.language_model)
+        if self.config.trains_language_model:
+            added = dict(self.language_model.named_parameters())
         return own | {f"language_model.{name}": parameter for name, parameter in added.items()}
 
     def gates(self) -> dict[str, float]:

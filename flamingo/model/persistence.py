@@ -103,9 +103,10 @@ def save(
     save_file(trained, unfinished, metadata={"format": "pt"})
     os.replace(unfinished, folder / WEIGHTS)
     if include_backbones:
-        adapters.save_base(
-            model.language_model, folder / LANGUAGE_FOLDER, max_shard_size=max_shard_size
-        )
+        if not model.config.trains_language_model:  # else it is among what trains
+            adapters.save_base(
+                model.language_model, folder / LANGUAGE_FOLDER, max_shard_size=max_shard_size
+            )
         if model.vision_encoder is not None:
             save_vision_encoder(model.vision_encoder, folder / VISION_FOLDER)
     model.config.save_pretrained(folder)
@@ -129,18 +130,17 @@ def load(
         raise ValueError(f"{folder}: expected a saved Flamingo with {WEIGHTS}, found none")
     config = config or FlamingoConfig.from_pretrained(folder)
     state = load_file(folder / WEIGHTS)
-    if language_model is None:
+    if language_model is None and not config.trains_language_model:
         # In fp32 or bf16, which have one fingerprint; other types are cast to at the end.
         held = torch.bfloat16 if dtype is torch.bfloat16 else torch.float32
         language_model = _load_language_model(folder, config, held)
-    language_model = adapters.without_wrapper(language_model)  # of peft, if it has one
     if vision_encoder is None:
         vision_encoder = _load_vision_encoder(folder, config, dtype)
-    check_fingerprint("language model", config.language_fingerprint, lm.fingerprint(language_model))
+    if language_model is not None:
+        language_model = adapters.without_wrapper(language_model)  # of peft, if it has one
+        _check_language_model(language_model, config)
     if vision_encoder is not None:
         check_fingerprint("vision encoder", config.vision_fingerprint, vision_encoder.fingerprint)
-    if config.language_adapter is not None and adapters.description(language_model) is None:
-        adapters.attach(language_model, config.language_adapter)
     model = model_class(config, language_model=language_model, vision_encoder=vision_encoder)
     load_trained_state(model, state, str(folder / WEIGHTS))
     if (folder / GENERATION_CONFIG_NAME).is_file():
@@ -149,6 +149,15 @@ def load(
     if dtype is not None:
         cast(model, dtype)
     return model
+
+
+def _check_language_model(language_model: PreTrainedModel, config: FlamingoConfig) -> None:
+    """Refuse one that was not trained with; put the saved adapter into a bare one."""
+    if config.trains_language_model:
+        return  # its weights are replaced by the saved ones
+    check_fingerprint("language model", config.language_fingerprint, lm.fingerprint(language_model))
+    if config.language_adapter is not None and adapters.description(language_model) is None:
+        adapters.attach(language_model, config.language_adapter)
 
 
 def cast(model: FlamingoForConditionalGeneration, dtype: torch.dtype) -> None:

@@ -8,8 +8,9 @@ large model, more of a small one's.
 
 What a backward pass costs follows from what trains. A linear that trains needs two products (for
 its input and for its weight), a frozen one only that for its input, and attention's products two
-each. The new tokens' rows train and stand in front of the first layer, so gradients flow through
-*all* layers of the language model, not only from the first conditioned one upwards.
+each. (``language.train`` decides for the language model's.) The new tokens' rows train and stand in
+front of the first layer, so gradients flow through *all* layers of the language model, not only
+from the first conditioned one upwards.
 """
 
 from __future__ import annotations
@@ -96,13 +97,14 @@ def language_flops(
 ) -> Flops:
     """The decoder's layers on one row; its head apart (:func:`head_flops`)."""
     total = Flops()
+    products = 2 if model.config.trains_language_model else 1
     pairs = 4 * tokens * tokens * attention_width(model)  # queries with keys, then with values
     for layer in lm.decoder_layers(model.language_model):
         matrices = [2 * tokens * weight.numel() for weight in dense_weights(layer)]
         forward = sum(matrices) + pairs
         total += Flops(
             forward=forward,
-            backward=sum(matrices) + 2 * pairs,
+            backward=products * sum(matrices) + 2 * pairs,
             # torch stops a recomputation at the last thing saved, before the last product.
             recomputed=(forward - matrices[-1]) * checkpointing,
         )
@@ -110,10 +112,11 @@ def language_flops(
 
 
 def head_flops(model: FlamingoForConditionalGeneration) -> Flops:
-    """The frozen head and the new tokens' rows at one position."""
+    """The LM's own head and the new tokens' rows at one position."""
     own = 2 * lm.output_head(model.language_model).weight.numel()
     new = 2 * model.new_tokens.output_rows.numel()
-    return Flops(forward=own + new, backward=own + 2 * new)
+    products = 2 if model.config.trains_language_model else 1
+    return Flops(forward=own + new, backward=products * own + 2 * new)
 
 
 def attention_width(model: FlamingoForConditionalGeneration) -> int:

@@ -71,8 +71,10 @@ def device_memory(shapes: Shapes, batch: BatchShape, layout: Layout) -> dict[str
 
 
 def frozen_bytes(shapes: Shapes, dtype: torch.dtype) -> int:
-    """Language model (a tied head once) and vision encoder."""
-    language = sum(p.numel() for p in shapes.model.language_model.parameters())
+    """Language model (a tied head once), unless it trains, and vision encoder."""
+    language = (
+        0 if shapes.model.config.trains_language_model else _numel(shapes.model.language_model)
+    )
     return (language + shapes.encoder.parameters) * dtype.itemsize
 
 
@@ -91,6 +93,10 @@ def autocast_bytes(model: FlamingoForConditionalGeneration, layout: Layout) -> i
         return 0
     sizes = [layout.itemsize * _matrices(block) for block in blocks_of(model).values()]
     resampler = layout.itemsize * _matrices(model.resampler)
+    if model.config.trains_language_model:
+        layers = lm.decoder_layers(model.language_model)
+        sizes += [layout.itemsize * _matrices(layer) for layer in layers]
+        sizes.append(layout.itemsize * lm.output_head(model.language_model).weight.numel())
     if layout.checkpointing or layout.sharded:
         return max(*sizes, resampler)
     return sum(sizes) + resampler
@@ -105,11 +111,12 @@ def communication_bytes(model: FlamingoForConditionalGeneration, layout: Layout)
     if not layout.sharded:
         return FP32 * trained
     layers = lm.decoder_layers(model.language_model)
-    units = [_numel(layer) * layout.itemsize for layer in layers]
+    held = FP32 if model.config.trains_language_model else layout.itemsize
+    units = [_numel(layer) * held for layer in layers]
     for index, block in blocks_of(model).items():
         units[index] += _numel(block) * FP32
     inside = sum(_numel(layer) for layer in layers)
-    units.append((_numel(model.language_model) - inside) * layout.itemsize)
+    units.append((_numel(model.language_model) - inside) * held)
     return sum(sorted(units)[-2:])
 
 
@@ -123,7 +130,11 @@ def activation_bytes(shapes: Shapes, batch: BatchShape, layout: Layout) -> int:
     text, patches = batch.rows * batch.tokens, batch.frames * shapes.encoder.patches
     latents = latents_of(model, patches)
     layers = [
-        text * (decoder_bytes(layer, width, itemsize) + scores_bytes(model, batch.tokens, itemsize))
+        text
+        * (
+            decoder_bytes(layer, width, itemsize, trained=model.config.trains_language_model)
+            + scores_bytes(model, batch.tokens, itemsize)
+        )
         for layer in lm.decoder_layers(model.language_model)
     ]
     for index, block in blocks_of(model).items():
@@ -138,18 +149,20 @@ def activation_bytes(shapes: Shapes, batch: BatchShape, layout: Layout) -> int:
     return features + kept + max([*layers, *resampling])
 
 
-def decoder_bytes(layer: nn.Module, width: int, itemsize: int) -> int:
-    """Of a frozen decoder layer, for one token.
+def decoder_bytes(layer: nn.Module, width: int, itemsize: int, trained: bool = False) -> int:
+    """Of a decoder layer, for one token.
 
     What its linears give is kept by attention and activation; of a gated feed-forward the product
-    keeps both of its halves; its two norms keep their input in fp32.
+    keeps both of its halves; its two norms keep their input in fp32. Linears that train keep their
+    input too, each a copy of its own, which autocast makes.
     """
     shapes = [_in_out(module) for module in layer.modules() if _is_linear(module)]
     assert len(shapes) <= len(dense_weights(layer))
     outputs = [out for _, out in shapes]
     inner = max(inside for inside, _ in shapes)
     gated = inner if outputs.count(inner) >= 2 else 0
-    return itemsize * (sum(outputs) + gated) + 2 * FP32 * width
+    inputs = trained * sum(inside for inside, _ in shapes)
+    return itemsize * (sum(outputs) + gated + inputs) + 2 * FP32 * width
 
 
 def scores_bytes(model: FlamingoForConditionalGeneration, tokens: int, itemsize: int) -> int:

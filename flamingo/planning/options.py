@@ -35,10 +35,11 @@ class PlanConfig(RunConfig):
     weights, and print what was planned beside what is measured. 0: none."""
     sequences: int | None = None
     """Of a step, over all devices; null: the sources', without sources 256."""
-    tokens: int = 256
-    """Of a sequence (OpenFlamingo's documents)."""
-    images: int = 4
-    """Of a sequence (OpenFlamingo's documents have up to 6)."""
+    tokens: int | None = None
+    """Of a sequence; null: the mean of the streams' ``max_tokens``, without streams 256
+    (OpenFlamingo's documents)."""
+    images: int | None = None
+    """Of a sequence; null: 1 in a captioned one, else 4 (OpenFlamingo's documents have up to 6)."""
     frames: int = 1
     """Of an image or clip."""
     learned: float = 0.9
@@ -48,13 +49,13 @@ class PlanConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("gpus", "measured_steps", "tokens", "frames"):
+        for name in ("gpus", "measured_steps", "frames"):
             require(getattr(self, name) >= 1, name, ">= 1", getattr(self, name))
-        for name in ("sequences", "total_tokens", "peak_tflops", "memory_gib"):
+        for name in ("sequences", "tokens", "total_tokens", "peak_tflops", "memory_gib"):
             value = getattr(self, name)
             require(value is None or value > 0, name, "> 0 or null", value)
-        for name in ("images", "trial_steps"):
-            require(getattr(self, name) >= 0, name, ">= 0", getattr(self, name))
+        require(self.images is None or self.images >= 0, "images", ">= 0 or null", self.images)
+        require(self.trial_steps >= 0, "trial_steps", ">= 0", self.trial_steps)
         require(0 < self.mfu <= 1, "mfu", "in (0, 1]", self.mfu)
         require(0 <= self.learned <= 1, "learned", "in [0, 1]", self.learned)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import ViTImageProcessorPil
 from flamingo.backbones.language import load_tokenizer
 from flamingo.build import build_mixture, parameter_counts
 from flamingo.choices import Precision
+from flamingo.config import DataConfig
 from flamingo.data.mixture import Mixture
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.model.processor import FlamingoProcessor, place_special_tokens
@@ -25,10 +27,13 @@ from flamingo.planning.workload import (
     measured_workload,
     sequences_of,
 )
+from flamingo.source_config import CaptionedSourceConfig, StreamSourceConfig
 from flamingo.training.batches import division_of
 
 SEQUENCES = 256
 """Of a step, where neither option nor sources say it."""
+TOKENS, IMAGES = 256, 4
+"""Of a sequence, likewise (OpenFlamingo's documents)."""
 DAY = 86_400
 
 
@@ -99,13 +104,33 @@ def workload(config: PlanConfig, shapes: Shapes) -> Workload:
         )
     return assumed_workload(
         sequences=config.sequences or sequences_of(config.data) or SEQUENCES,
-        tokens=config.tokens,
-        images=config.images,
+        tokens=config.tokens or mean_tokens(config.data),
+        images=mean_images(config.data) if config.images is None else config.images,
         frames=config.frames,
         learned=config.learned,
         gpus=config.gpus,
         division=division_of(config.training),
     )
+
+
+def mean_tokens(data: DataConfig) -> int:
+    """Of the sequences of a step, as long as their sources let them be."""
+    return _mean(data, lambda stream: stream.max_tokens or TOKENS, TOKENS)
+
+
+def mean_images(data: DataConfig) -> int:
+    """Of the sequences of a step: one where a source has captions, else :data:`IMAGES`."""
+    captioned = CaptionedSourceConfig
+    return _mean(data, lambda stream: 1 if isinstance(stream, captioned) else IMAGES, IMAGES)
+
+
+def _mean(data: DataConfig, of: Callable[[StreamSourceConfig], int], otherwise: int) -> int:
+    """Over a step's sequences, rounded up, of what ``of`` gives for their streams."""
+    values = [(s, of(s) if isinstance(s, StreamSourceConfig) else otherwise) for s in data.sources]
+    if not values:
+        return otherwise
+    total = sum(source.sequences * value for source, value in values)
+    return math.ceil(total / sum(source.sequences for source, _ in values))
 
 
 def mixture_of(config: PlanConfig, model: FlamingoForConditionalGeneration) -> Mixture:

@@ -29,8 +29,8 @@ class ModelFlops:
     """``flops(batch)``: what forward and backward pass need for the real tokens and media.
 
     Each document is reckoned on its own, by the plan's formulas (:mod:`flamingo.planning.flops`),
-    so padding counts for nothing, nor does what gradient checkpointing computes again. Images count as
-    far as they are encoded: with cached features they are not.
+    so padding counts for nothing, nor does what gradient checkpointing computes again. Images
+    count as far as they are encoded: with cached features they are not.
     """
 
     def __init__(self, shapes: Shapes) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from flamingo.choices import Mixing
 from flamingo.config import DataConfig, TrainingConfig
 from flamingo.data.collate import collate
 from flamingo.data.division import Division
@@ -164,6 +166,7 @@ def _collate_without_media(rows: Sequence, sources: Sequence[int]) -> Batch:
 
 
 def sequences_of(config: DataConfig) -> int | None:
-    """Sequences of a step, where the configuration's sources say so."""
-    counts: Iterable[int] = [source.sequences for source in config.sources]
-    return sum(counts) or None
+    """Sequences of a step, where the configuration's sources say so (in turn: their mean)."""
+    counts: Sequence[int] = [source.sequences for source in config.sources]
+    turns = len(counts) if config.mixing is Mixing.round_robin else 1
+    return math.ceil(sum(counts) / turns) if counts else None

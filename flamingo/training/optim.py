@@ -16,17 +16,19 @@ def decayed_names(model: nn.Module) -> set[str]:
     """Names of the trainable parameters that weight decay applies to.
 
     The matrices of the linear layers outside the resampler, as in the paper (appendix B.1: 0.1 on
-    the cross-attention, none on the resampler). Free of it are therefore gates, norms, biases,
-    the resampler (its latents and frame-time embeddings included), adapters in the language model
-    and the rows of the new tokens: decay would pull a gate shut, and rare rows towards zero in
-    steps that do not use them.
+    the cross-attention, none on the resampler), those of a language model that trains among them.
+    Free of it are therefore gates, norms, biases, the resampler (its latents and frame-time
+    embeddings included), adapters in the language model, embeddings and the rows of the new
+    tokens: decay would pull a gate shut, and rare rows towards zero in steps that do not use them.
     """
+    adapted = any(hasattr(module, "adapter_layer_names") for module in model.modules())
+    free = {"resampler", "new_tokens", *(("language_model",) if adapted else ())}
     return {
         f"{prefix}.weight".removeprefix(".")
         for prefix, module in model.named_modules()
         if isinstance(module, nn.Linear)
         and module.weight.requires_grad
-        and not {"resampler", "new_tokens", "language_model"} & set(prefix.split("."))
+        and not free & set(prefix.split("."))
     }
 
 

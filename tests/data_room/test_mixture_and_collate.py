@@ -7,19 +7,22 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from flamingo.choices import Mixing
 from flamingo.config import BindingSourceConfig, DataConfig, EasyVQASourceConfig, SourceConfig
 from flamingo.data.collate import collate
-from flamingo.data.mixture import Mixture, build_sources, source_configs
+from flamingo.data.mixture import UNSEEN, Mixture, build_sources, source_configs
 from flamingo.testing import SyntheticSource, synthetic_images
 from flamingo.types import Media, TokenizedSequence
 
 A, B, C = (Media((image,)) for image in synthetic_images(3))
 
 
-def _mixture(tokenizer: PreTrainedTokenizerFast, max_tokens: int = 200) -> Mixture:
+def _mixture(
+    tokenizer: PreTrainedTokenizerFast, max_tokens: int = 200, **options: Mixing
+) -> Mixture:
     sources = [SyntheticSource(seed=0, name="a"), SyntheticSource(seed=1, name="b")]
     configs = [SourceConfig(sequences=3), SourceConfig(sequences=2, loss_weight=0.5)]
-    return Mixture(sources, configs, tokenizer, max_tokens)
+    return Mixture(sources, configs, tokenizer, max_tokens, **options)
 
 
 def _numbers(media: list[Media] | tuple[Media, ...]) -> Tensor:
@@ -58,6 +61,19 @@ def test_any_step_can_be_first(tokenizer: PreTrainedTokenizerFast) -> None:
     straight = [mixture.step(index) for index in range(6)]
     assert [_mixture(tokenizer).step(index) for index in (5, 4, 3)] == straight[:2:-1]
     assert mixture.step(2**31) not in straight
+
+
+def test_in_turn_as_many_steps_as_sources_hold_what_one_step_does_otherwise(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    mixture = _mixture(tokenizer)
+    in_turn = _mixture(tokenizer, mixing=Mixing.round_robin)
+    for index in (0, 3):
+        turns = [in_turn.step(2 * index), in_turn.step(2 * index + 1)]
+        assert [{source for source, _ in turn} for turn in turns] == [{0}, {1}]
+        assert turns[0] + turns[1] == mixture.step(index)
+    assert in_turn.step(UNSEEN) == mixture.step(UNSEEN)
+    assert in_turn.step(4, 1, 2) == in_turn.step(4)[1::2]
 
 
 def test_a_sequence_over_the_limit_is_an_error(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -1,18 +1,19 @@
 """The plan's operations against torch's own counter on real forward and backward passes."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from flamingo import FlamingoForConditionalGeneration
-from flamingo.choices import ResamplerKind
-from flamingo.config import CrossAttentionConfig, ResamplerConfig
+from flamingo.choices import LanguageTraining, ResamplerKind
+from flamingo.config import CrossAttentionConfig, LanguageConfig, ResamplerConfig
 from flamingo.planning.flops import batch_flops, dense_weights
 from flamingo.planning.shapes import EncoderShape, Shapes
 from flamingo.planning.workload import BatchShape
-from flamingo.testing import tiny_language_model
+from flamingo.testing import save_tiny_language_model, tiny_language_model
 
 RESAMPLER = ResamplerConfig(depth=2, num_latents=4, heads=2, dim_head=8)
 CROSS_ATTENTION = CrossAttentionConfig(every=2, heads=2, dim_head=8, gate_init=0.5)
@@ -29,6 +30,20 @@ def build(family: str, resampler=RESAMPLER, cross_attention=CROSS_ATTENTION):
         resampler=resampler,
         cross_attention=cross_attention,
     ).train()
+
+
+def with_trained_language_model(folder: Path) -> FlamingoForConditionalGeneration:
+    torch.manual_seed(0)
+    save_tiny_language_model(folder, attn_implementation="eager")
+    model = FlamingoForConditionalGeneration.from_backbones(
+        None,
+        LanguageConfig(name=str(folder), train=LanguageTraining.full),
+        vision_dim=VISION_DIM,
+        resampler=RESAMPLER,
+        cross_attention=CROSS_ATTENTION,
+    )
+    model.language_model.set_attn_implementation("eager")
+    return model.train()
 
 
 def counted(model: FlamingoForConditionalGeneration, batch: BatchShape = BATCH) -> tuple[int, int]:
@@ -66,6 +81,11 @@ def test_the_plan_is_what_is_computed(family: str, checkpointing: bool):
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     assert planned(model, checkpointing=checkpointing) == pytest.approx(counted(model), rel=0.003)
+
+
+def test_a_language_model_that_trains_costs_another_product_a_matrix(tmp_path):
+    model = with_trained_language_model(tmp_path)
+    assert planned(model) == pytest.approx(counted(model), rel=0.003)
 
 
 @pytest.mark.parametrize("kind", list(ResamplerKind))

@@ -1,18 +1,19 @@
 """Planned bytes against those of a real model, its gradients, its optimiser and its graph."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from flamingo import FlamingoForConditionalGeneration
-from flamingo.choices import Activation
-from flamingo.config import CrossAttentionConfig, ResamplerConfig, TrainingConfig
+from flamingo.choices import Activation, LanguageTraining
+from flamingo.config import CrossAttentionConfig, LanguageConfig, ResamplerConfig, TrainingConfig
 from flamingo.planning.memory import Layout, device_memory
 from flamingo.planning.shapes import EncoderShape, Shapes
 from flamingo.planning.trial import kept_bytes
 from flamingo.planning.workload import BatchShape
-from flamingo.testing import tiny_language_model
+from flamingo.testing import save_tiny_language_model, tiny_language_model
 from flamingo.training.optim import build_optimizer
 
 PATCHES, VISION_DIM = 64, 96
@@ -21,9 +22,18 @@ ONE = Layout(devices=1, sharded=False, checkpointing=False, dtype=torch.bfloat16
 
 
 def build(family: str, dtype: torch.dtype = torch.bfloat16):
-    torch.manual_seed(0)
     kernel = "eager" if family in ("mpt", "mosaic_gpt") else "sdpa"
-    language = tiny_language_model(family, hidden=128, attn_implementation=kernel).to(dtype)
+    return around(tiny_language_model(family, hidden=128, attn_implementation=kernel).to(dtype))
+
+
+def build_trained(family: str, folder: Path):
+    """With a language model that trains."""
+    save_tiny_language_model(folder, family, hidden=128)
+    return around(LanguageConfig(name=str(folder), train=LanguageTraining.full))
+
+
+def around(language) -> FlamingoForConditionalGeneration:
+    torch.manual_seed(0)
     return FlamingoForConditionalGeneration.from_backbones(
         None,
         language,
@@ -57,7 +67,16 @@ def bytes_of(tensors) -> int:
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "opt", "mpt"])
 def test_weights_gradients_and_optimiser_are_right_to_the_byte(family: str):
-    model = build(family)
+    check_to_the_byte(build(family))
+
+
+def test_a_language_model_that_trains_is_counted_to_the_byte(tmp_path):
+    model = build_trained("llama", tmp_path)
+    check_to_the_byte(model)
+    assert device_memory(shapes_of(model), BATCH, ONE)["frozen weights"] == 2000
+
+
+def check_to_the_byte(model: FlamingoForConditionalGeneration) -> None:
     parameters = model.trainable_parameters()
     optimizer = build_optimizer(TrainingConfig(), model, parameters)
     run(model).float().logsumexp(dim=-1).sum().backward()
@@ -79,6 +98,14 @@ def test_the_estimate_of_activations_is_near_what_autograd_keeps(family: str):
     planned = device_memory(shapes_of(model), BATCH, ONE)
     estimate = planned["activations"] + planned["autocast's copies"]
     assert estimate == pytest.approx(kept_bytes(model, lambda: run(model)), rel=0.15)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "opt"])
+def test_so_it_is_of_a_language_model_that_trains(family: str, tmp_path):
+    model = build_trained(family, tmp_path)
+    planned = device_memory(shapes_of(model), BATCH, ONE)
+    estimate = planned["activations"] + planned["autocast's copies"]
+    assert estimate == pytest.approx(kept_bytes(model), rel=0.15)
 
 
 def test_shards_divide_what_lies_and_checkpointing_what_is_kept():

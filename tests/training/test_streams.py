@@ -13,7 +13,7 @@ from test_loop import assert_same_run, metrics_of, train_and_stop
 from tiny_run import tiny_config, tiny_parts, tiny_train
 from tiny_stream_run import KILLED, save_data, stream_config, stream_train, tiny_mixture
 
-from flamingo.choices import Schedule
+from flamingo.choices import Mixing, Schedule
 from flamingo.data.cursor import furthest
 from flamingo.data.division import Division
 from flamingo.data.mixture import UNSEEN
@@ -161,6 +161,27 @@ def test_interrupted_and_continued_equals_straight_bit_for_bit(
     assert_same_run(run, straight)
     streams = [latest_checkpoint(r.checkpoints).state()["streams"] for r in (run, straight)]
     assert streams[0] == streams[1] and streams[0]["a"]["lanes"]["0"]["given"] >= 4
+
+
+@pytest.mark.parametrize("stop_after", [3, 4])  # in the middle of a turn of both, and behind one
+def test_sources_in_turn_continue_bit_for_bit(tmp_path, data, stop_after):
+    runs = []
+    for name in ("straight", "stopped"):
+        config = stream_config(tmp_path / name, workers=2, log_every=1)
+        config.data.mixing = Mixing.round_robin
+        if name == "stopped":
+            train_and_stop(config, stop_after, train_with=partial(stream_train, data=data))
+            config.data.workers = 3
+        result, run = stream_train(config, data)
+        assert result.finished
+        runs.append(run)
+    assert_same_run(*runs)
+    logged = metrics_of(runs[0])
+    turns = [{"train/loss/a", "train/loss/b"} & entry.keys() for entry in logged]
+    assert turns == [{"train/loss/a"}, {"train/loss/b"}] * 4
+    given = latest_checkpoint(runs[0].checkpoints).state()["streams"]
+    counts = {n: sum(c["given"] for c in s["lanes"].values()) for n, s in given.items()}
+    assert counts == {"a": 4 * 4, "b": 4 * 2}
 
 
 def test_a_checkpoint_of_a_version_without_streams_is_continued(tmp_path):

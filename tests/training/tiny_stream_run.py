@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from tiny_run import slowly, tiny_config, tiny_parts
 
+from flamingo.choices import Mixing
 from flamingo.config import RunConfig, SourceConfig
 from flamingo.data.documents import BrokenShard, Record
 from flamingo.data.features import PixelLoader
@@ -48,14 +49,14 @@ def read_cut_off(shard: str) -> Iterator[Record]:
         yield record
 
 
-def tiny_mixture(data: Path, tokenizer) -> Mixture:
+def tiny_mixture(data: Path, tokenizer, mixing: Mixing = Mixing.accumulate) -> Mixture:
     """Streams ``a`` of 4 sequences and ``b`` of 2, with lanes for two groups of steps."""
     shards = [[str(p) for p in sorted((data / n).glob("*.jsonl"))] for n in ("a", "b", "held_out")]
     first = source(shards[0], "a", lanes=8, shuffle=3, read=read_cut_off)
     first.held_out = source(shards[2], "a", lanes=4, shuffle=1)
     second = source(shards[1], "b", lanes=4, shuffle=4)
     shares = [SourceConfig(sequences=4), SourceConfig(sequences=2, loss_weight=0.5)]
-    return Mixture([first, second], shares, tokenizer, max_tokens=64)
+    return Mixture([first, second], shares, tokenizer, max_tokens=64, mixing=mixing)
 
 
 def stream_config(folder: Path, workers: int = 0, **training) -> RunConfig:
@@ -69,7 +70,7 @@ def stream_train(config: RunConfig, data: Path, **options) -> tuple[TrainingResu
     run = RunDirectory.open(config)
     model, tokenizer, _, _ = tiny_parts(config)
     load_media = PixelLoader(tiny_vision_encoder().transform)
-    mixture = tiny_mixture(data, tokenizer)
+    mixture = tiny_mixture(data, tokenizer, config.data.mixing)
     return train(config, model, tokenizer, mixture, load_media, run, **options), run
 
 
