@@ -23,8 +23,8 @@ LogitsOf = Callable[[Float[Tensor, "some dim"]], Float[Tensor, "some vocabulary"
 
 CPU_LOGITS = 2**23
 """Logits at a time on a CPU: 32 MiB in fp32, of the size of its cache."""
-GPU_LOGITS = 2**28
-"""On a GPU: 1 GiB, enough rows to keep its multiprocessors busy."""
+GPU_LOGITS = 2**26
+"""On a GPU: 256 MiB, rows enough to keep its multiprocessors busy."""
 
 
 def weighted_loss(
@@ -41,9 +41,14 @@ def weighted_loss(
     rows of ``hidden``. ``parameters``: what ``logits_of`` uses that trains; they and ``hidden``
     get gradients. ``vocabulary`` (the width of the logits) decides how many rows go at a time.
     """
-    budget = CPU_LOGITS if hidden.device.type == "cpu" else GPU_LOGITS
-    size = max(1, budget // vocabulary)
+    size = rows_at_a_time(vocabulary, hidden.device)
     return _WeightedLoss.apply(logits_of, targets, weights, size, hidden, *parameters)  # type: ignore[return-value]
+
+
+def rows_at_a_time(vocabulary: int, device: torch.device) -> int:
+    """Positions whose logits exist together."""
+    budget = CPU_LOGITS if device.type == "cpu" else GPU_LOGITS
+    return max(1, budget // vocabulary)
 
 
 class _WeightedLoss(torch.autograd.Function):
@@ -70,7 +75,9 @@ class _WeightedLoss(torch.autograd.Function):
             part = slice(start, start + size)
             with torch.enable_grad():
                 rows = hidden[part].detach().requires_grad_(wanted[0])
-                own = F.cross_entropy(logits_of(rows).float(), targets[part], reduction="none")
+                # A view: trackers of modules (torch's counter of operations) refuse leaves here.
+                logits = logits_of(rows.view_as(rows))
+                own = F.cross_entropy(logits.float(), targets[part], reduction="none")
             losses[part] = own.detach()
             inputs = [*([rows] if wanted[0] else []), *trained]
             if not inputs:

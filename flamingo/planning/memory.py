@@ -19,6 +19,7 @@ from flamingo.backbones import language as lm
 from flamingo.backbones.mosaic_gpt import MosaicGPTForCausalLM
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
+from flamingo.model.loss import rows_at_a_time
 from flamingo.model.resampler import MLPResampler, PerceiverResampler
 from flamingo.planning.flops import blocks_of, dense_weights, latents_of
 from flamingo.planning.shapes import Shapes
@@ -62,9 +63,16 @@ def device_memory(shapes: Shapes, batch: BatchShape, layout: Layout) -> dict[str
         "autocast's copies": autocast_bytes(model, layout),
         "communication": communication_bytes(model, layout),
         "activations": activation_bytes(shapes, batch, layout),
-        "logits and loss": batch.learned * _vocabulary(model) * (3 * itemsize + 3 * FP32),
+        "logits and loss": loss_bytes(model, batch, itemsize),
     }
     return {name: int(size) for name, size in parts.items()}
+
+
+def loss_bytes(model: FlamingoForConditionalGeneration, batch: BatchShape, itemsize: int) -> int:
+    """Logits, their copies and gradients, of the positions that are worked on together."""
+    vocabulary = _vocabulary(model)
+    rows = min(batch.learned, rows_at_a_time(vocabulary, torch.device("cuda")))
+    return rows * vocabulary * (3 * itemsize + 3 * FP32)
 
 
 # ---------------------------------------------------------------------------- weights

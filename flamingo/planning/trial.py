@@ -23,7 +23,7 @@ from flamingo.planning.memory import Layout, device_memory
 from flamingo.planning.options import PlanConfig
 from flamingo.planning.shapes import Shapes, build_shapes, empty_encoder, empty_flamingo
 from flamingo.planning.workload import BatchShape
-from flamingo.training.loss import batch_loss_sums, keep_mask
+from flamingo.training.loss import batch_loss, keep_mask
 from flamingo.training.optim import build_optimizer, clip_gradients
 from flamingo.types import IGNORE_INDEX, Batch
 
@@ -179,7 +179,8 @@ class _Bench:
     def _loss(self) -> Tensor:
         self._encode()
         with self._autocast():
-            return batch_loss_sums(self._model, self._batch, 1).sum() / self.shape.learned
+            weights = torch.ones(1, device=self._device) / self.shape.learned
+            return batch_loss(self._model, self._batch, weights)[0]
 
     def _hidden(self) -> Tensor:
         """Logits of one position: all but the head and the loss."""

@@ -48,7 +48,7 @@ from flamingo.training.distributed import (
 )
 from flamingo.training.gradients import gradient_norms
 from flamingo.training.interrupt import StopRequest
-from flamingo.training.loss import batch_loss_sums, combine
+from flamingo.training.loss import batch_loss, combine, token_weights
 from flamingo.training.optim import build_optimizer, clip_gradients, lr_factor, set_lr
 from flamingo.training.positions import StreamPositions
 from flamingo.training.timing import Timing, Utilisation
@@ -304,11 +304,13 @@ class _Loop:
         sums = torch.zeros(len(names), device=self.accelerator.device)
         for batch in part.micro_batches:
             with self._autocast():
-                batch_sums = batch_loss_sums(
-                    self.model, to_device(batch, self.accelerator.device), len(names)
+                share, batch_sums = batch_loss(
+                    self.model,
+                    to_device(batch, self.accelerator.device),
+                    token_weights(counts, weights),
                 )
-            combine(batch_sums, counts, weights).backward()
-            sums += batch_sums.detach()
+            share.backward()
+            sums += batch_sums
         sums = sum_over_processes(sums, self.accelerator)
         sum_gradients(list(self.parameters.values()), self.accelerator)
         norms = gradient_norms(self.parameters)

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
 from flamingo.types import IGNORE_INDEX, Batch, TokenizedSequence
 
@@ -38,19 +37,6 @@ def learned_tokens(
     return torch.tensor(counts)
 
 
-def source_loss_sums(
-    logits: Float[Tensor, "kept vocab"], batch: Batch, sources: int
-) -> Float[Tensor, " source"]:
-    """Summed cross-entropy of each source, from the logits at ``keep_mask(batch.labels)``."""
-    keep = keep_mask(batch.labels)
-    targets = batch.labels[:, 1:][keep[:, :-1]]
-    losses = functional.cross_entropy(logits.float(), targets, reduction="none")
-    source = batch.source[keep]
-    # A sum under a mask instead of index_add, whose order is not fixed on CUDA. ``where`` and
-    # not a product, so that a non-finite loss stays with its own source.
-    return torch.stack([losses.where(source == i, 0.0).sum() for i in range(sources)])
-
-
 def combine(
     sums: Float[Tensor, " source"],
     counts: Int[Tensor, " source"],
@@ -60,19 +46,33 @@ def combine(
 
     ``counts`` are those of the whole step, ``sums`` may be those of a part of it.
     """
-    scale = torch.tensor(weights, device=sums.device) / counts.to(sums.device).clamp(min=1)
-    return (sums * scale).sum()
+    return (sums * token_weights(counts.to(sums.device), weights)).sum()
 
 
-def batch_loss_sums(model: nn.Module, batch: Batch, sources: int) -> Float[Tensor, " source"]:
-    """Summed cross-entropy of each source in ``batch``; the LM head runs on learned positions."""
+def token_weights(
+    counts: Int[Tensor, " source"], weights: Sequence[float]
+) -> Float[Tensor, " source"]:
+    """What one learned token of each source weighs in the loss of a step."""
+    return torch.tensor(weights, device=counts.device) / counts.clamp(min=1)
+
+
+def batch_loss(
+    model: nn.Module, batch: Batch, weights: Float[Tensor, " source"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, " source"]]:
+    """The batch's share of the loss, a learned token of each source weighing ``weights``; and each
+    source's summed cross-entropy in nats, which carries no gradient."""
     packed = {} if batch.documents is None else {"documents": batch.documents}
     output = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         vision_features=batch.vision_features,
         pixel_values=batch.pixel_values,
-        logits_to_keep=keep_mask(batch.labels),
+        labels=batch.labels,
+        label_weights=weights[batch.source],
         **packed,
     )
-    return source_loss_sums(output.logits, batch, sources)
+    losses, source = output.token_losses, batch.source[keep_mask(batch.labels)]
+    # A sum under a mask instead of index_add, whose order is not fixed on CUDA. ``where`` and
+    # not a product, so that a non-finite loss stays with its own source.
+    sums = [losses.where(source == i, 0.0).sum() for i in range(len(weights))]
+    return output.loss, torch.stack(sums)

@@ -16,7 +16,7 @@ from flamingo.images import BLANK
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.training.batches import Steps, StepSource, to_device
 from flamingo.training.distributed import sum_over_processes
-from flamingo.training.loss import batch_loss_sums, combine
+from flamingo.training.loss import batch_loss, combine
 from flamingo.types import Batch, Media, MediaLoader
 
 
@@ -75,12 +75,13 @@ class ValidationLoss:
     ) -> Float[Tensor, "3 source"]:
         """Of each source: summed loss, summed loss with blank images, media."""
         sources = len(self._mixture.names)
-        real = batch_loss_sums(model, batch, sources)
+        ones = torch.ones(sources, device=batch.input_ids.device)
+        real = batch_loss(model, batch, ones)[1]
         is_image = model.is_image_token(batch.input_ids, batch.attention_mask)
         media = torch.bincount(batch.source[is_image], minlength=sources).to(real)
         blank = real
         if batch.vision_features is not None or batch.pixel_values is not None:
-            blank = batch_loss_sums(model, blanked(batch, self._blank), sources)
+            blank = batch_loss(model, blanked(batch, self._blank), ones)[1]
         return torch.stack([real, blank, media])
 
 

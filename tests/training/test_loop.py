@@ -292,18 +292,18 @@ def test_two_processes_train_as_one(tmp_path, straight):
 def test_a_non_finite_loss_stops_before_it_reaches_the_weights(tmp_path, monkeypatch):
     config = tiny_config(tmp_path)
     model, *others = tiny_parts(config)
-    sums, calls = loop.batch_loss_sums, []
+    original, calls = loop.batch_loss, []
 
     def poisoned(*arguments):
         calls.append(1)
-        values = sums(*arguments)
+        loss, sums = original(*arguments)
         if len(calls) == 5:
             before.update({n: p.detach().clone() for n, p in model.trainable_parameters().items()})
-            values = values * torch.tensor([1.0, torch.nan])
-        return values
+            sums = sums * torch.tensor([1.0, torch.nan])
+        return loss, sums
 
     before: dict[str, torch.Tensor] = {}
-    monkeypatch.setattr(loop, "batch_loss_sums", poisoned)
+    monkeypatch.setattr(loop, "batch_loss", poisoned)
     run = RunDirectory.open(config)
     with pytest.raises(NonFiniteLossError) as raised:
         train(config, model, *others, run)

@@ -2,11 +2,20 @@
 
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
-from flamingo.training.loss import combine, keep_mask, learned_tokens, source_loss_sums
+from flamingo.training.loss import (
+    batch_loss,
+    combine,
+    keep_mask,
+    learned_tokens,
+    token_weights,
+)
 from flamingo.types import Batch, TokenizedSequence
 
 VOCABULARY = 7
@@ -44,6 +53,21 @@ def kept_logits(rows, batch: Batch) -> torch.Tensor:
     return padded[keep_mask(batch.labels)]
 
 
+class Model(nn.Module):
+    """Has these logits at the positions before learned tokens, whatever it reads."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, labels: torch.Tensor, label_weights: torch.Tensor, **_):
+        counted = labels[:, 1:] != -100
+        losses = F.cross_entropy(self.logits, labels[:, 1:][counted], reduction="none")
+        return SimpleNamespace(
+            loss=(losses * label_weights[:, 1:][counted]).sum(), token_losses=losses
+        )
+
+
 def literal_loss(rows) -> float:
     by_source: dict[int, list[float]] = {0: [], 1: []}
     for (source, row), logits in zip(rows, logits_for(rows), strict=True):
@@ -71,9 +95,10 @@ def test_any_split_of_a_step_gives_the_loss_of_the_whole(bounds):
     for start, stop in pairwise(bounds):
         part = ROWS[start:stop]
         batch = batch_of(part)
-        total = total + combine(
-            source_loss_sums(kept_logits(part, batch), batch, 2), counts, WEIGHTS
-        )
+        model = Model(kept_logits(part, batch))
+        loss, sums = batch_loss(model, batch, token_weights(counts, WEIGHTS))
+        assert combine(sums, counts, WEIGHTS).item() == pytest.approx(loss.item(), rel=1e-6)
+        total = total + loss
     assert total.item() == pytest.approx(literal_loss(ROWS), rel=1e-6)
 
 
@@ -87,5 +112,5 @@ def test_a_non_finite_token_stays_with_its_source():
     batch = batch_of(rows)
     logits = kept_logits(rows, batch)
     logits[0] = math.nan  # the first row, of source 1
-    sums = source_loss_sums(logits, batch, 2)
+    _, sums = batch_loss(Model(logits), batch, torch.ones(2))
     assert sums[0].isfinite() and sums[1].isnan()

@@ -33,7 +33,7 @@ from flamingo.testing import (
 )
 from flamingo.training.batches import Step, Steps, to_device
 from flamingo.training.loop import train
-from flamingo.training.loss import batch_loss_sums
+from flamingo.training.loss import batch_loss
 from flamingo.training.tracking import read_metrics
 from flamingo.types import InterleavedSequence, Media, Text
 
@@ -70,7 +70,7 @@ def step_of(parts, division: Division, rank: int = 0, world: int = 1, index: int
 
 def loss_of(model: nn.Module, step: Step) -> torch.Tensor:
     batches = (to_device(batch, torch.device("cpu")) for batch in step.micro_batches)
-    return torch.stack([batch_loss_sums(model, batch, 2) for batch in batches]).sum(0)
+    return torch.stack([batch_loss(model, batch, torch.ones(2))[1] for batch in batches]).sum(0)
 
 
 def gradients(model: FlamingoForConditionalGeneration, step: Step) -> dict[str, torch.Tensor]:
@@ -128,7 +128,8 @@ def test_documents_are_told_to_the_model_only_where_there_are_several(parts):
     class Recorder(nn.Module):
         def forward(self, **inputs):
             calls.append(inputs)
-            return SimpleNamespace(logits=torch.zeros(int(inputs["logits_to_keep"].sum()), 3000))
+            losses = torch.zeros(int((inputs["labels"][:, 1:] != -100).sum()))
+            return SimpleNamespace(loss=losses.sum(), token_losses=losses)
 
     for division in (Division(), Division(packing=60)):
         loss_of(Recorder(), step_of(parts, division))

@@ -11,6 +11,7 @@ from tiny_run import tiny_config, tiny_parts
 
 from flamingo.config import SourceConfig
 from flamingo.data.collate import collate
+from flamingo.data.division import Division
 from flamingo.data.features import EncodingLoader, FeatureStore, PixelLoader
 from flamingo.data.mixture import UNSEEN, Mixture
 from flamingo.images import BLANK
@@ -52,7 +53,7 @@ def parts(tmp_path_factory):
 
 
 def validation(mixture, load_media, *, micro_batches: int = 1) -> ValidationLoss:
-    steps = Steps(mixture, lambda r, s: collate(r, s, 0, load_media), micro_batches, 0, 1)
+    steps = Steps(mixture, lambda r, s: collate(r, s, 0, load_media), Division(micro_batches), 0, 1)
     return ValidationLoss(mixture, steps, Accelerator(mixed_precision="no"), BATCHES, load_media)
 
 
