@@ -294,7 +294,9 @@ echo "$@" >> $FAKE_SLURM/requeued
 unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT
 export SLURM_RESTART_COUNT=1
 again() {
-  for task in $(cat $FAKE_SLURM/tasks); do while kill -0 $task 2> /dev/null; do sleep 0.2; done; done
+  for task in $(cat $FAKE_SLURM/tasks); do
+    while kill -0 $task 2> /dev/null; do sleep 0.2; done
+  done
   exec bash $FAKE_SLURM/job.sh
 }
 again > $FAKE_SLURM/log 2>&1 &
