@@ -1,0 +1,183 @@
+"""Our model as a contender, by the machinery that trains and evaluates it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from flamingo.benchmarking.decoding import decode_run, no_grad
+from flamingo.benchmarking.timing import Run
+from flamingo.benchmarking.work import PromptWork, RankingWork, TrainingWork
+from flamingo.evaluation.beams import search
+from flamingo.evaluation.decoding import Decoding
+from flamingo.evaluation.latents import MediaLatents
+from flamingo.evaluation.scoring import Reader
+from flamingo.model.flamingo import FlamingoForConditionalGeneration
+from flamingo.training.loss import batch_loss_sums, combine, keep_mask
+from flamingo.types import Batch, ImageRef, Media, TokenizedSequence
+
+
+class Ours:
+    """A training step as the training loop takes it; answers with the demonstrations' latents at
+    hand, as in an evaluation, which resamples each image once: of a prompt only the query's image
+    is resampled."""
+
+    def __init__(
+        self,
+        model: FlamingoForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerBase,
+        dtype: torch.dtype,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.dtype = dtype
+        # Never generated, so every answer has all its tokens: equal work for all.
+        model.generation_config.eos_token_id = [model.config.image_token_id]
+
+    def training_step(self, work: TrainingWork) -> Run:
+        rows = len(work.input_ids)
+        batch = Batch(
+            input_ids=work.input_ids,
+            attention_mask=torch.ones_like(work.input_ids),
+            labels=work.labels,
+            source=torch.zeros(rows, dtype=torch.long, device=work.input_ids.device),
+            vision_features=work.features,
+        )
+        counts = keep_mask(work.labels).sum()[None]
+
+        def call(_: None) -> None:
+            self.model.zero_grad(set_to_none=True)
+            combine(batch_loss_sums(self.model, batch, 1), counts, [1.0]).backward()
+
+        return Run(call, prepare=self.model.train)
+
+    def logits(self, work: TrainingWork) -> Tensor:
+        return self.model(input_ids=work.input_ids, vision_features=work.features).logits
+
+    def resampler(self, work: TrainingWork) -> Run:
+        """On the real images: padding is never resampled."""
+        real = _real(work)
+
+        def call(_: None) -> None:
+            self.model.zero_grad(set_to_none=True)
+            self.model.resampler(real).sum().backward()
+
+        return Run(call, prepare=self.model.train)
+
+    def cross_attention(self, work: TrainingWork) -> Run:
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ answering
+
+    def _reading(self, work: PromptWork) -> Reading:
+        """A reader of ``work``'s prompts, its demonstrations resampled already."""
+        self.model.eval()
+        return Reading.of(self.model, self.tokenizer, self.dtype, work)
+
+    def prefill(self, work: PromptWork) -> Run:
+        reading = self._reading(work)
+        return Run(no_grad(lambda _: reading.read()), prepare=self.model.eval)
+
+    def decode(self, work: PromptWork) -> Run:
+        reading = self._reading(work)
+
+        def read() -> Any:
+            self.model.eval()
+            return reading.read()
+
+        return decode_run(read, self.model, work.input_ids, work.new_tokens)
+
+    def generate(self, work: PromptWork) -> Run:
+        """Greedy as transformers' ``generate``, beams as the evaluation searches: every prompt is
+        read once, whatever the number of beams."""
+        reading = self._reading(work)
+
+        def call(_: None) -> Tensor:
+            if work.beams == 1:
+                inputs = reading.inputs()
+                said = self.model.generate(
+                    **inputs, max_new_tokens=work.new_tokens, do_sample=False
+                )
+                return said[:, work.input_ids.shape[1] :]
+            decoding = Decoding(max_new_tokens=work.new_tokens, beams=work.beams)
+            found = search(reading.reader, reading.prompts(), decoding, reading.ends)
+            return torch.tensor([best.ids for best in found])
+
+        return Run(no_grad(call), prepare=self.model.eval)
+
+    def rank(self, work: RankingWork) -> Run:
+        raise NotImplementedError
+
+
+@dataclass(eq=False)
+class Reading:
+    """Prompts as the evaluation reads them: the query's image is new to it at every call."""
+
+    reader: Reader
+    work: PromptWork
+    ends: set[int]
+    calls: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        model: FlamingoForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerBase,
+        dtype: torch.dtype,
+        work: PromptWork,
+    ) -> Reading:
+        def load(media: Sequence[Media]) -> Tensor:
+            (medium,) = media
+            row, image = (int(part) for part in medium.frames[0].key.split("/")[-2:])
+            return work.features[row, image][None]
+
+        latents = MediaLatents(model, load)
+        reading = cls(Reader(model, tokenizer, latents, dtype), work, {model.config.image_token_id})
+        for prompt in reading.prompts():
+            latents.prepare(prompt.media[:-1])
+        return reading
+
+    def prompts(self) -> list[TokenizedSequence]:
+        """The prompts, their queries' images under keys that were never seen."""
+        self.calls += 1
+        shown = self.work.features.shape[1]
+        return [
+            TokenizedSequence(
+                tuple(ids),
+                (),
+                tuple(
+                    _medium(f"{self.calls if image == shown - 1 else 0}/{row}/{image}")
+                    for image in range(shown)
+                ),
+            )
+            for row, ids in enumerate(self.work.input_ids.tolist())
+        ]
+
+    def inputs(self) -> dict[str, Tensor]:
+        return self.reader.inputs([(p.input_ids, p.media) for p in self.prompts()])
+
+    def read(self) -> Any:
+        return self.reader.model(**self.inputs(), use_cache=True, logits_to_keep=1)
+
+
+def _medium(key: str) -> Media:
+    return Media((ImageRef(key=key, open=_nothing),))
+
+
+def _nothing() -> Any:
+    raise AssertionError("features are given: no image is opened")
+
+
+def _real(work: TrainingWork) -> Tensor:
+    """Features of the images that are no padding, (medium, 1, patch, dim)."""
+    rows = [features[:count] for features, count in zip(work.features, _counts(work), strict=True)]
+    return torch.cat(rows)
+
+
+def _counts(work: TrainingWork) -> Sequence[int]:
+    return work.images.tolist()
