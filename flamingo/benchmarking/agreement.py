@@ -28,9 +28,7 @@ def check_agreement(
     As a part of the logits' spread. Raises ``ValueError`` beyond :data:`TOLERANCE`.
     """
     generator = torch.Generator().manual_seed(1)
-    work = training_work(
-        tokens, shape, images=[1, 3], length=24, padded=4, generator=generator
-    )
+    work = training_work(tokens, shape, images=[1, 3], length=24, padded=4, generator=generator)
     with torch.no_grad():
         own, other = ours.logits(work), theirs.logits(work)
     if own.shape != other.shape:

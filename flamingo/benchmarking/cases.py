@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from flamingo.benchmarking.contender import Contender
+from flamingo.benchmarking.few_shot import EvaluationWork
 from flamingo.benchmarking.timing import Run
 from flamingo.benchmarking.work import (
     FeatureShape,
     PromptWork,
+    RankingWork,
     Tokens,
     TrainingWork,
+    candidates,
     prompt_work,
     training_work,
 )
@@ -31,6 +36,9 @@ class Case(Enum):
     decode = "decode, per token"
     greedy = "greedy answers"
     beams = "answers by beam search"
+    rank_few = "ranking, few candidates"
+    rank_many = "ranking, many candidates"
+    evaluation = "few-shot evaluation, per query"
 
 
 @dataclass(kw_only=True)
@@ -54,6 +62,16 @@ class SizesConfig:
     new_tokens: int = 5
     decoded_tokens: int = 8
     beams: int = 3
+    few_candidates: int = 2
+    many_candidates: int = 1000
+    ranking_rows: int = 64
+    """Candidates of a batch, where they are ranked in batches."""
+    pool: int = 64
+    """Images that demonstrate in the evaluation."""
+    queries: int = 32
+    peer_queries: int = 4
+    """How many of them the peers answer: each costs them the same."""
+    evaluation_beams: int = 3
     patches: int = 49
     vision_dim: int = 1280
     seed: int = 0
@@ -68,6 +86,7 @@ class Works:
     device: torch.device
     dtype: torch.dtype
     """Of the features."""
+    tokenizer: PreTrainedTokenizerBase
 
     @property
     def _shape(self) -> FeatureShape:
@@ -96,6 +115,10 @@ class Works:
             generator=self._generator(),
         ).to(self.device, self.dtype)
 
+    def training(self, case: Case) -> TrainingWork:
+        """Of the two training cases."""
+        return self.short() if case is Case.train_short else self.documents()
+
     def prompts(self, shots: int, new_tokens: int, beams: int = 1) -> PromptWork:
         return prompt_work(
             self.tokens,
@@ -108,14 +131,39 @@ class Works:
             generator=self._generator(),
         ).to(self.device, self.dtype)
 
+    def ranking(self, count: int) -> RankingWork:
+        """``count`` candidates behind prompts of few shots."""
+        found = candidates(self.tokenizer, count, self._generator())
+        prompts = self.prompts(self.sizes.few_shots, 1)
+        rows = self.sizes.ranking_rows
+        return RankingWork(prompts, list(found), list(found.values()), rows)
+
+    def evaluation(
+        self, queries: int | None = None, shots: Sequence[int] = (), seeds: Sequence[int] = (0,)
+    ) -> EvaluationWork:
+        """``queries`` (default: the sizes') at ``shots`` (default: many)."""
+        sizes = self.sizes
+        queries = queries or sizes.queries
+        shape = (sizes.pool + queries, 1, sizes.patches, sizes.vision_dim)
+        return EvaluationWork(
+            tokenizer=self.tokenizer,
+            features=torch.randn(shape, generator=self._generator()).to(self.device, self.dtype),
+            pool=sizes.pool,
+            queries=queries,
+            peer_queries=min(queries, sizes.peer_queries),
+            shots=tuple(shots) or (sizes.many_shots,),
+            seeds=tuple(seeds),
+            batch_size=sizes.prompts,
+            new_tokens=sizes.new_tokens,
+            beams=sizes.evaluation_beams,
+        )
+
     def run(self, case: Case, contender: Contender) -> Run:
         """The run of ``case`` by ``contender``; raises ``CannotDo``."""
         sizes = self.sizes
         match case:
-            case Case.train_short:
-                return contender.training_step(self.short())
-            case Case.train_documents:
-                return contender.training_step(self.documents())
+            case Case.train_short | Case.train_documents:
+                return contender.training_step(self.training(case))
             case Case.resampler:
                 return contender.resampler(self.documents())
             case Case.cross_attention:
@@ -132,3 +180,9 @@ class Works:
                 return contender.generate(
                     self.prompts(sizes.many_shots, sizes.new_tokens, sizes.beams)
                 )
+            case Case.rank_few:
+                return contender.rank(self.ranking(sizes.few_candidates))
+            case Case.rank_many:
+                return contender.rank(self.ranking(sizes.many_candidates))
+            case Case.evaluation:
+                return contender.evaluate(self.evaluation())

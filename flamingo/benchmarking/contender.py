@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Protocol
 
 from torch import nn
 
+from flamingo.benchmarking.few_shot import EvaluationWork
 from flamingo.benchmarking.timing import Run
 from flamingo.benchmarking.work import PromptWork, RankingWork, TrainingWork
 
 
 class Who(Enum):
-    """All contenders."""
+    """All contenders, and what the table calls them."""
 
     bare = "bare LM"
     ours = "ours"
     open_flamingo = "OpenFlamingo 2.0.1"
     flamingo_pytorch = "flamingo-pytorch 0.1.2"
-    idefics = "Idefics (transformers)"
+    idefics = "Idefics of transformers"
 
 
 class CannotDo(Exception):
@@ -28,13 +30,16 @@ class CannotDo(Exception):
 class Contender(Protocol):
     """Each method prepares a run of the given work, or raises :class:`CannotDo`."""
 
+    model: nn.Module
+    """All its weights."""
+
     @property
-    def model(self) -> nn.Module:
-        """All its weights."""
+    def parts(self) -> Sequence[nn.Module]:
+        """What is compiled, each by itself, where that is asked for."""
         ...
 
     def training_step(self, work: TrainingWork) -> Run:
-        """Forward and backward of a batch."""
+        """Forward and backward of a batch; no optimiser."""
         ...
 
     def resampler(self, work: TrainingWork) -> Run:
@@ -42,7 +47,7 @@ class Contender(Protocol):
         ...
 
     def cross_attention(self, work: TrainingWork) -> Run:
-        """One gated block on a batch's text and latents, forward and backward."""
+        """One gated block on a batch's text and latents, forward and backward to all of them."""
         ...
 
     def prefill(self, work: PromptWork) -> Run:
@@ -58,5 +63,39 @@ class Contender(Protocol):
         ...
 
     def rank(self, work: RankingWork) -> Run:
-        """Log-likelihoods of candidates; the call returns them by row."""
+        """Log-likelihoods of candidates behind prompts, per token."""
         ...
+
+    def evaluate(self, work: EvaluationWork) -> Run:
+        """A few-shot evaluation; a unit is a query."""
+        ...
+
+
+class Unable:
+    """A contender that can do nothing; for those that can do little."""
+
+    reason: str
+
+    def training_step(self, work: TrainingWork) -> Run:
+        raise CannotDo(self.reason)
+
+    def resampler(self, work: TrainingWork) -> Run:
+        raise CannotDo(self.reason)
+
+    def cross_attention(self, work: TrainingWork) -> Run:
+        raise CannotDo(self.reason)
+
+    def prefill(self, work: PromptWork) -> Run:
+        raise CannotDo(self.reason)
+
+    def decode(self, work: PromptWork) -> Run:
+        raise CannotDo(self.reason)
+
+    def generate(self, work: PromptWork) -> Run:
+        raise CannotDo(self.reason)
+
+    def rank(self, work: RankingWork) -> Run:
+        raise CannotDo(self.reason)
+
+    def evaluate(self, work: EvaluationWork) -> Run:
+        raise CannotDo(self.reason)

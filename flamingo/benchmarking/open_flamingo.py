@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from flamingo.backbones.language import decoder_path
 from flamingo.benchmarking.decoding import decode_run, likelihoods, no_grad
+from flamingo.benchmarking.few_shot import EvaluationWork
 from flamingo.benchmarking.packages import Package, peer_module
 from flamingo.benchmarking.timing import Run
 from flamingo.benchmarking.work import PromptWork, RankingWork, Tokens, TrainingWork
@@ -32,6 +33,15 @@ class GivenVision(nn.Module):
         self.visual = GivenFeatures()
 
 
+class MaskMayBeMissing:
+    """transformers 5 generates without a mask where it is all ones; their forward requires one."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **rest: Any) -> Any:
+        return super().forward(  # type: ignore[misc]
+            input_ids=input_ids, attention_mask=attention_mask, **rest
+        )
+
+
 def build_open_flamingo(
     model: FlamingoForConditionalGeneration, language_model: PreTrainedModel
 ) -> Any:
@@ -44,7 +54,9 @@ def build_open_flamingo(
     packages = (Package.open_flamingo, Package.einops_exts)
     flamingo = peer_module("open_flamingo_src.flamingo", *packages)
     mixin = peer_module("open_flamingo_src.flamingo_lm", *packages).FlamingoLMMixin
-    peer_module("open_flamingo_src.utils", *packages).extend_instance(language_model, mixin)
+    extend = peer_module("open_flamingo_src.utils", *packages).extend_instance
+    extend(language_model, mixin)
+    extend(language_model, MaskMayBeMissing)
     extended: Any = language_model
     extended.set_decoder_layers_attr_name(decoder_path(language_model).layers)
     state = dict(open_flamingo_state(model))
@@ -85,6 +97,13 @@ class OpenFlamingo:
     def __init__(self, model: Any, tokens: Tokens) -> None:
         self.model = model.eval()  # the LM has no dropout: train() would change nothing
         self._tokens = tokens
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        layers = self.model.lang_encoder._get_decoder_layers()
+        blocks = self.model.lang_encoder.gated_cross_attn_layers
+        decoders = [layer.decoder_layer for layer in layers]
+        return [self.model.perceiver, *decoders, *(block for block in blocks if block is not None)]
 
     def training_step(self, work: TrainingWork) -> Run:
         """As ``train_utils.train_one_epoch``: padded images are resampled like real ones."""
@@ -147,26 +166,42 @@ class OpenFlamingo:
         )
 
     def generate(self, work: PromptWork) -> Run:
-        """As its evaluation, ``<image>`` never chosen so that answers compare with ours."""
-        ids = work.input_ids
+        mask = torch.ones_like(work.input_ids)
 
         def call(_: None) -> Tensor:
-            self.model.lang_encoder.clear_conditioned_layers()
-            said = self.model.generate(
-                _pixels(work.features),
-                ids,
-                torch.ones_like(ids),
-                max_new_tokens=work.new_tokens,
-                num_beams=work.beams,
-                length_penalty=0.0,
-                do_sample=False,
-                eos_token_id=self._tokens.image,
-                pad_token_id=self._tokens.first,
-                suppress_tokens=[self._tokens.image],
-            )
-            return said[:, ids.shape[1] :]
+            return self._answer(work.input_ids, mask, work.features, work.new_tokens, work.beams)
 
         return Run(no_grad(call))
+
+    def _answer(
+        self, ids: Tensor, mask: Tensor, features: Tensor, new_tokens: int, beams: int
+    ) -> Tensor:
+        """As its evaluation; ``<image>`` is never chosen, so that answers compare with ours."""
+        self.model.lang_encoder.clear_conditioned_layers()
+        said = self.model.generate(
+            _pixels(features),
+            ids,
+            mask,
+            max_new_tokens=new_tokens,
+            num_beams=beams,
+            length_penalty=0.0,
+            do_sample=False,
+            eos_token_id=self._tokens.image,
+            pad_token_id=self._tokens.first,
+            suppress_tokens=[self._tokens.image],
+        )
+        return said[:, ids.shape[1] :]
+
+    def evaluate(self, work: EvaluationWork) -> Run:
+        """Every query's images are resampled with it, for each of its beams."""
+
+        def call(_: None) -> None:
+            for batch in work.batches():
+                self._answer(
+                    batch.input_ids, batch.mask, batch.features, work.new_tokens, work.beams
+                )
+
+        return Run(no_grad(call), units=work.peer_queries)
 
     def rank(self, work: RankingWork) -> Run:
         """As its ``get_rank_classifications`` with ``use_cache``: the prompt read once, then one
@@ -194,7 +229,8 @@ class OpenFlamingo:
                 read = self.model(
                     None, own, None, clear_conditioned_layers=False, past_key_values=cache
                 ).logits
-                scores.append(likelihoods(torch.cat([last, read[:, :-1]], dim=1), ids))
+                own = likelihoods(torch.cat([last, read[:, :-1]], dim=1), ids)
+                scores.append(own / len(ids))
                 cache.crop(mask.shape[1])
             self.model.uncache_media()
             return torch.stack(scores, dim=1)

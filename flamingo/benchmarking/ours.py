@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from flamingo.backbones.language import decoder_layers
 from flamingo.benchmarking.decoding import decode_run, no_grad
+from flamingo.benchmarking.few_shot import EvaluationWork
 from flamingo.benchmarking.timing import Run
 from flamingo.benchmarking.work import PromptWork, RankingWork, TrainingWork
+from flamingo.choices import Condition
 from flamingo.evaluation.beams import search
 from flamingo.evaluation.decoding import Decoding
 from flamingo.evaluation.latents import MediaLatents
+from flamingo.evaluation.ranking import rank_candidates
+from flamingo.evaluation.runner import Loaded, run_benchmarks
 from flamingo.evaluation.scoring import Reader
+from flamingo.evaluation_config import EvaluationConfig
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
+from flamingo.model.masking import text_time
+from flamingo.model.media import MediaState
 from flamingo.training.loss import batch_loss_sums, combine, keep_mask
 from flamingo.types import Batch, ImageRef, Media, TokenizedSequence
 
@@ -38,6 +48,11 @@ class Ours:
         self.dtype = dtype
         # Never generated, so every answer has all its tokens: equal work for all.
         model.generation_config.eos_token_id = [model.config.image_token_id]
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        layers = decoder_layers(self.model.language_model)
+        return [self.model.resampler, *layers, *self.model.cross_attention.values()]
 
     def training_step(self, work: TrainingWork) -> Run:
         rows = len(work.input_ids)
@@ -70,7 +85,27 @@ class Ours:
         return Run(call, prepare=self.model.train)
 
     def cross_attention(self, work: TrainingWork) -> Run:
-        raise NotImplementedError
+        block: Any = next(iter(self.model.cross_attention.values()))
+        (index, _), *_ = self.model.cross_attention.items()
+        is_image = work.input_ids == self.model.config.image_token_id
+        present = torch.arange(work.features.shape[1]) < work.images.cpu()[:, None]
+        present = present.to(work.images.device)
+        text = work.features.new_ones(*work.input_ids.shape, block.attention.to_q.in_features)
+        text.requires_grad_()
+        with torch.no_grad():
+            latents = self.model.resampler(_real(work))
+        latents.requires_grad_()
+
+        def call(_: None) -> None:
+            self.model.zero_grad(set_to_none=True)
+            text.grad = latents.grad = None
+            state = MediaState.empty(len(text), text.device)
+            state = state.append(latents, present, {int(index): block})
+            mask = state.mask(text_time(is_image), self.model.visibility)
+            key, value = state.by_layer()[int(index)]
+            block(text, key, value, mask).sum().backward()
+
+        return Run(call, prepare=self.model.train)
 
     # ------------------------------------------------------------------ answering
 
@@ -111,7 +146,41 @@ class Ours:
         return Run(no_grad(call), prepare=self.model.eval)
 
     def rank(self, work: RankingWork) -> Run:
-        raise NotImplementedError
+        """As the evaluation of classes under OpenFlamingo's protocol: means a token."""
+        reading = self._reading(work.prompt)
+        decoding = Decoding(normalize_by_length=True, end_of_chunk=False)
+
+        def call(_: None) -> Tensor:
+            prompts = reading.prompts()
+            reading.reader.latents.prepare(medium for p in prompts for medium in p.media)
+            answers = rank_candidates(
+                reading.reader,
+                prompts,
+                [work.texts] * len(prompts),
+                decoding=decoding,
+                batch_size=work.rows,
+            )
+            return torch.tensor([answer.scores for _, answer in sorted(answers)])
+
+        return Run(no_grad(call), prepare=self.model.eval)
+
+    def evaluate(self, work: EvaluationWork) -> Run:
+        """The evaluation itself, planning and log included, from an empty folder."""
+
+        def call(_: None) -> None:
+            with TemporaryDirectory() as folder:
+                run_benchmarks(
+                    [work.benchmark()],
+                    EvaluationConfig(conditions=[Condition.real], batch_size=work.batch_size),
+                    work.tokenizer,
+                    Path(folder),
+                    model_id="speed",
+                    precision=str(self.dtype),
+                    load=lambda _: Loaded(self.model, work.load, self.dtype),
+                )
+
+        cells = len(work.shots) * len(work.seeds)
+        return Run(call, prepare=self.model.eval, units=work.queries * cells)
 
 
 @dataclass(eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,23 +20,50 @@ class Run:
     """By how many a call's time is divided: tokens, queries."""
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How often everything is timed. Runs of more than ``slow_seconds`` (the warm-up tells) take
+    part in the first ``slow_rounds`` rounds alone."""
+
+    rounds: int
+    warmup: int
+    slow_seconds: float
+    slow_rounds: int
+
+
 def alternate(
     runs: Mapping[str, Run],
-    *,
-    rounds: int,
-    warmup: int,
+    effort: Effort,
     device: torch.device,
-    after_each: Callable[[], object] = lambda: None,
-) -> dict[str, list[float]]:
-    """Seconds a unit of every run, ``rounds`` times each, in turns; ``warmup`` rounds before."""
+    *,
+    may_fail: Collection[str] = (),
+    tell: Callable[[str], object] = lambda name: None,
+) -> tuple[dict[str, list[float]], dict[str, Exception]]:
+    """Seconds a unit of every run, by round; and of those that raised, what they raised.
+
+    ``tell`` is given the name of each run that begins. One of ``may_fail`` that raises takes no
+    further part; what others raise is raised.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for index in range(warmup + rounds):
+    failed: dict[str, Exception] = {}
+    slow: set[str] = set()
+    for index in range(-effort.warmup, effort.rounds):
         for name, run in runs.items():
-            taken = timed(run, device)
-            if index >= warmup:
+            if name in failed or (name in slow and index >= effort.slow_rounds):
+                continue
+            tell(name)
+            try:
+                taken = timed(run, device)
+            except Exception as error:
+                if name not in may_fail:
+                    raise
+                failed[name] = error
+                continue
+            if index >= 0:
                 seconds[name].append(taken / run.units)
-            after_each()
-    return seconds
+            elif taken > effort.slow_seconds:
+                slow.add(name)
+    return {name: own for name, own in seconds.items() if name not in failed}, failed
 
 
 def timed(run: Run, device: torch.device) -> float:
@@ -53,9 +80,3 @@ def timed(run: Run, device: torch.device) -> float:
     started = time.perf_counter()
     run.call(state)
     return time.perf_counter() - started
-
-
-def rounds_paired(seconds: Mapping[str, Sequence[float]]) -> int:
-    """How many rounds there are, the same for all."""
-    (rounds,) = {len(own) for own in seconds.values()}
-    return rounds

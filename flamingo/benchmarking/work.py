@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from flamingo.types import IGNORE_INDEX
+
+WORD = re.compile(" [a-z]+")
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,15 @@ class PromptWork:
 
 @dataclass(frozen=True, eq=False)
 class RankingWork:
-    """One prompt a row and the candidates that may follow it."""
+    """Prompts, and the candidates that may follow each of them."""
 
     prompt: PromptWork
+    texts: Sequence[str]
+    """The candidates, each with its leading space."""
     candidates: Sequence[tuple[int, ...]]
+    """Their ids."""
+    rows: int
+    """Of a batch."""
 
 
 def training_work(
@@ -127,14 +136,18 @@ def prompt_work(
     return PromptWork(ids, features, new_tokens, beams)
 
 
-def candidates(tokens: Tokens, count: int, generator: torch.Generator) -> list[tuple[int, ...]]:
-    """``count`` different candidates of one to four tokens, as class names have."""
-    found: dict[tuple[int, ...], None] = {}
+def candidates(
+    tokenizer: PreTrainedTokenizerBase, count: int, generator: torch.Generator
+) -> dict[str, tuple[int, ...]]:
+    """``count`` candidates of one to four words of the tokenizer's, by their text."""
+    entries = sorted(tokenizer.get_vocab().values())
+    words = [word for word in map(str, map(tokenizer.decode, entries)) if WORD.fullmatch(word)]
+    found: dict[tuple[int, ...], str] = {}
     while len(found) < count:
-        length = 1 + len(found) % 4
-        ids = torch.randint(tokens.first, tokens.vocabulary, (length,), generator=generator)
-        found[tuple(ids.tolist())] = None
-    return list(found)
+        drawn = torch.randint(len(words), (1 + len(found) % 4,), generator=generator)
+        text = "".join(words[index] for index in drawn.tolist())
+        found[tuple(tokenizer(text, add_special_tokens=False)["input_ids"])] = text
+    return {text: ids for ids, text in found.items()}
 
 
 def _text(tokens: Tokens, shape: tuple[int, int], generator: torch.Generator) -> Tensor:

@@ -12,6 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from flamingo.benchmarking.agreement import check_agreement
 from flamingo.benchmarking.bare import BareLM
 from flamingo.benchmarking.contender import CannotDo, Contender, Who
+from flamingo.benchmarking.flamingo_pytorch import FlamingoPytorch
+from flamingo.benchmarking.idefics import Idefics, build_idefics
 from flamingo.benchmarking.open_flamingo import OpenFlamingo, build_open_flamingo
 from flamingo.benchmarking.ours import Ours
 from flamingo.benchmarking.work import FeatureShape, Tokens
@@ -28,6 +30,7 @@ class World:
 
     contenders: dict[Who, Contender]
     absent: dict[Who, str]
+    ours: FlamingoForConditionalGeneration
     tokens: Tokens
     agreement: dict[Who, float]
     """Largest difference from our logits, as a part of their spread, of those with our weights."""
@@ -55,10 +58,14 @@ def build_world(
     *,
     every: int,
     shape: FeatureShape,
+    images: int,
     device: torch.device,
     dtype: torch.dtype,
 ) -> World:
     """Build ``wanted`` from ``language_model`` (fp32), each with a copy of it.
+
+    ``images`` is the most that a row shows. A peer that cannot be had or does not import is absent,
+    with the reason.
 
     Those with our weights are compared with ours in fp32 before all is moved to ``dtype``; raises
     ``ValueError`` where they differ by more than :data:`flamingo.benchmarking.agreement.TOLERANCE`.
@@ -88,10 +95,13 @@ def build_world(
                     peer = contenders[who] = OpenFlamingo(theirs, tokens)
                     own = Ours(ours, tokenizer, torch.float32)
                     agreement[who] = check_agreement(own, peer, tokens, shape)
-                case _:
-                    raise CannotDo("not built yet")
+                case Who.flamingo_pytorch:
+                    contenders[who] = FlamingoPytorch(shape.dim, images)
+                case Who.idefics:
+                    theirs = build_idefics(language_model, every=every, vision_dim=shape.dim)
+                    contenders[who] = Idefics(theirs, tokens)
         except (CannotDo, ImportError, ConnectionError) as reason:
             absent[who] = str(reason)
     for contender in contenders.values():
         contender.model.to(device, dtype)
-    return World(contenders, absent, tokens, agreement)
+    return World(contenders, absent, ours, tokens, agreement)
