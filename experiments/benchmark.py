@@ -65,7 +65,7 @@ class BenchmarkConfig:
     """FLOPs and bytes, by one more call each."""
     memory: bool = True
     """The peak, by one more call each."""
-    language: str = "smollm2-135m-instruct"
+    language_model: str = "smollm2-135m-instruct"
     """A hub name, a local folder, or the embedded model."""
     every: int = 4
     """Gated blocks stand before every n-th layer."""
@@ -140,7 +140,7 @@ def main(config: BenchmarkConfig) -> None:
 
 def used_settings(config: BenchmarkConfig, device: torch.device) -> dict[str, Any]:
     """What decides over the numbers of a case, for its file."""
-    names = ("language", "every", "compile")
+    names = ("language_model", "every", "compile")
     return {name: getattr(config, name) for name in names} | {
         "precision": config.precision.name,
         "device": str(device),
@@ -151,7 +151,7 @@ def used_settings(config: BenchmarkConfig, device: torch.device) -> dict[str, An
 
 def prepare(config: BenchmarkConfig, device: torch.device) -> Ready:
     """Build the contenders, compare them, and measure the machine."""
-    language = LanguageConfig(name=config.language)
+    language = LanguageConfig(name=config.language_model)
     model = lm.load_language_model(language, torch.float32)
     tokenizer = prepare_tokenizer(lm.load_tokenizer(language), lm.vocabulary_size(model))
     dtype, sizes = resolve_dtype(config.precision, device), config.sizes
@@ -195,7 +195,8 @@ def run(config: BenchmarkConfig, ready: Ready, case: Case, settings: dict[str, A
             tell,
         )
     result.circumstances = circumstances() | {
-        "agreement": {who.name: value for who, value in ready.world.agreement.items()}
+        "agreement": {who.name: value for who, value in ready.world.agreement.items()},
+        "notes": {who.name: own.note for who, own in ready.world.contenders.items()},
     }
     result.write(config.folder)
     return result
@@ -211,9 +212,11 @@ def write(config: BenchmarkConfig, settings: dict[str, Any], device: torch.devic
             continue
         if result is not None:
             results.append(result)
-    told = results[0].circumstances.get("agreement", {})
-    agreement = {Who[name]: value for name, value in told.items()}
-    text = table(results, heading(results[0].machine, where(device), agreement))
+    told = results[-1].circumstances
+    agreement, notes = (
+        {Who[name]: value for name, value in told[key].items()} for key in ("agreement", "notes")
+    )
+    text = table(results, heading(results[-1].machine, where(device), agreement, notes))
     write_atomically(config.folder / "table.md", text)
     plot(results, config.folder / "speed.png")
     print(f"{config.folder / 'table.md'}, speed.png")
@@ -229,4 +232,4 @@ def where(device: torch.device) -> str:
 
 
 if __name__ == "__main__":
-    entry_point(main, BenchmarkConfig, "benchmark_speed")
+    entry_point(main, BenchmarkConfig, "benchmark_speed", verbatim=["language_model", "root"])

@@ -28,6 +28,10 @@ class BareLM(Unable):
     """
 
     reason = "has neither resampler nor cross-attention"
+    note = (
+        "transformers' model on the same tokens, no images; a training step is forward, loss at "
+        "every position and backward to the embeddings, no weight has a gradient."
+    )
 
     def __init__(self, model: PreTrainedModel, tokens: Tokens) -> None:
         self.model: Any = model.eval().requires_grad_(False)

@@ -58,7 +58,8 @@ class SizesConfig:
     """Prompts of a batch."""
     few_shots: int = 4
     many_shots: int = 32
-    shot_tokens: int = 14
+    shot_tokens: int = 6
+    """``<image>``, four of text, ``<|endofchunk|>``. The longer the text, the less images cost."""
     new_tokens: int = 5
     decoded_tokens: int = 8
     beams: int = 3

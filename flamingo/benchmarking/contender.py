@@ -32,6 +32,8 @@ class Contender(Protocol):
 
     model: nn.Module
     """All its weights."""
+    note: str
+    """How it was measured, for the table."""
 
     @property
     def parts(self) -> Sequence[nn.Module]:

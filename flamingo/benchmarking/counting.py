@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from flamingo.benchmarking.timing import Run
 
@@ -31,17 +31,24 @@ class Counted:
     """Read and written by all operations, as if nothing stayed in a cache between two of them."""
 
 
-class _Traffic(TorchDispatchMode):
-    """Sums the bytes of tensors that operations take and give, but for views."""
+class _Counter(TorchDispatchMode):
+    """Sums the FLOPs of operations, and the bytes of the tensors they take and give but for views.
+
+    torch's ``FlopCounterMode`` has the same formulas, but also follows modules by hooks, which fail
+    in models that are run without gradients here and with them there.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = 0
+        self.flops = self.bytes = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if (formula := flop_registry.get(func.overloadpacket)) is not None:
+            self.flops += formula(*args, **kwargs, out_val=result)
         if not func.is_view:
             tensors = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)]
             self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -49,15 +56,14 @@ class _Traffic(TorchDispatchMode):
 
 
 def count(run: Run) -> Counted:
-    """FLOPs by torch's counter and the bytes moved, of one call.
+    """FLOPs by torch's formulas and the bytes moved, of one call.
 
     Attention runs as plain matrix products here: those of fused kernels on a CPU are not counted.
     """
     state = run.prepare()
-    traffic = _Traffic()
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as flops, traffic:
+    with sdpa_kernel(SDPBackend.MATH), _Counter() as counter:
         run.call(state)
-    return Counted(flops.get_total_flops() / run.units, traffic.bytes / run.units)
+    return Counted(counter.flops / run.units, counter.bytes / run.units)
 
 
 def peak_memory(run: Run, device: torch.device) -> int | None:

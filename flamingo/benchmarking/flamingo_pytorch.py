@@ -18,6 +18,7 @@ class FlamingoPytorch(Unable):
     whose latents must be as wide as the text."""
 
     reason = "wraps its own PaLM alone, no language model of transformers"
+    note = "its resampler, of the same sizes; padded images are resampled like real ones."
 
     def __init__(self, vision_dim: int, images: int) -> None:
         module: Any = peer_module("flamingo_pytorch", Package.flamingo_pytorch, Package.einops_exts)

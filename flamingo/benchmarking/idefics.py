@@ -16,6 +16,7 @@ from flamingo.benchmarking.few_shot import EvaluationWork
 from flamingo.benchmarking.timing import Run
 from flamingo.benchmarking.work import PromptWork, Tokens, TrainingWork
 from flamingo.interop.open_flamingo_export import RESAMPLER
+from flamingo.model.flamingo import next_token_loss
 
 
 @dataclass
@@ -86,6 +87,11 @@ class Idefics(Unable):
     """Its training step and ``generate``, as its users call them."""
 
     reason = "has no call that does this"
+    note = (
+        "random weights of the same sizes, with as many key-value heads as heads, and its own form "
+        "of gated blocks, in an interval that divides the layers; features come in as pixels; the "
+        "loss is taken outside, its own refuses additional tokens."
+    )
 
     def __init__(self, model: Any, tokens: Tokens) -> None:
         self.model = model.eval()  # it has no dropout by default
@@ -109,7 +115,9 @@ class Idefics(Unable):
             self.model.zero_grad(set_to_none=True)
             mask = torch.ones_like(work.input_ids)
             inputs = self._inputs(work.input_ids, mask, work.features)
-            self.model(**inputs, labels=work.labels, use_cache=False).loss.backward()
+            # With labels it raises: its loss reshapes by a vocabulary without additional tokens.
+            logits = self.model(**inputs, use_cache=False).logits
+            next_token_loss(logits, work.labels).backward()
 
         return Run(call)
 

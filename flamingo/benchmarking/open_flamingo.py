@@ -94,6 +94,13 @@ def load_exactly(theirs: nn.Module, state: dict[str, Tensor]) -> None:
 class OpenFlamingo:
     """Its training step, and generation and ranking as its evaluation calls them."""
 
+    note = (
+        "its own code with our weights; features come in as pixels; two changes for transformers "
+        "5: a mask of ones may be missing, and a candidate's tokens are cut from the cache again. "
+        "Padded images are resampled like real ones, a prompt's images for every prompt and beam. "
+        "Of the evaluation it answers the first queries."
+    )
+
     def __init__(self, model: Any, tokens: Tokens) -> None:
         self.model = model.eval()  # the LM has no dropout: train() would change nothing
         self._tokens = tokens
@@ -231,7 +238,7 @@ class OpenFlamingo:
                 ).logits
                 own = likelihoods(torch.cat([last, read[:, :-1]], dim=1), ids)
                 scores.append(own / len(ids))
-                cache.crop(mask.shape[1])
+                cache.crop(-len(ids))
             self.model.uncache_media()
             return torch.stack(scores, dim=1)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,6 +38,11 @@ class Ours:
     """A training step as the training loop takes it; answers with the demonstrations' latents at
     hand, as in an evaluation, which resamples each image once: of a prompt only the query's image
     is resampled."""
+
+    note = (
+        "OpenFlamingo's architecture; answers with the demonstrations' latents at hand and the "
+        "query's image resampled; the evaluation starts with none and resamples each image once."
+    )
 
     def __init__(
         self,
@@ -168,7 +175,7 @@ class Ours:
         """The evaluation itself, planning and log included, from an empty folder."""
 
         def call(_: None) -> None:
-            with TemporaryDirectory() as folder:
+            with TemporaryDirectory() as folder, redirect_stderr(StringIO()):  # its own bar
                 run_benchmarks(
                     [work.benchmark()],
                     EvaluationConfig(conditions=[Condition.real], batch_size=work.batch_size),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import floor, log10
 
 from flamingo.benchmarking.contender import Who
 from flamingo.benchmarking.numbers import Ratio, Spread, paired_ratio
@@ -105,20 +106,26 @@ def _planned(result: CaseResult) -> str:
 
 def duration(seconds: float) -> str:
     """With three digits, in s or ms."""
-    return f"{seconds:#.3g} s" if seconds >= 1 else f"{1000 * seconds:#.3g} ms"
+    value, unit = (seconds, "s") if seconds >= 1 else (1000 * seconds, "ms")
+    digits = max(0, 2 - floor(log10(value))) if value > 0 else 0
+    return f"{value:,.{digits}f} {unit}"
 
 
-def heading(machine: Machine, where: str, agreement: dict[Who, float]) -> str:
-    """What stands above the table."""
+def heading(
+    machine: Machine, where: str, agreement: Mapping[Who, float], notes: Mapping[Who, str]
+) -> str:
+    """What stands above the table. ``notes`` say how each was measured."""
     lines = [
         "## Speed",
         "",
         f"{where}. Measured peaks of the machine in this run: {machine.flops / 1e9:,.0f} GFLOP/s "
         f"(matrix product), {machine.bytes / 1e9:,.1f} GB/s (copy).",
         "",
-        "Time of a call (or of a token, or a query, where the case says so), medians over rounds "
-        "in alternation. Ratios are paired by round: the median, and an interval that holds it with "
+        "Time of a call (or of a token, or a query, where the case says so), medians over rounds, "
+        "in turns. Ratios are paired by round: the median, and an interval that holds it with "
         "95 % (from six rounds on; below that, least and greatest).",
+        "",
+        *(f"- {who.value}: {note}" for who, note in notes.items()),
     ]
     for who, difference in agreement.items():
         lines += [
