@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ TOLERANCE = 1e-3
 """Between logits in fp32, as a part of their spread (standard deviation)."""
 
 
+@runtime_checkable
 class SaysLogits(Protocol):
     """A contender with our weights."""
 

@@ -48,7 +48,7 @@ class BareLM(Unable):
         ids = self._text(work.input_ids)
         labels = work.labels.where(work.labels < 0, self._text(work.labels))
 
-        def call(_: None) -> None:
+        def call(_: object) -> None:
             embeddings = self.model.get_input_embeddings()(ids).requires_grad_()
             output = self.model(
                 inputs_embeds=embeddings,
@@ -96,7 +96,7 @@ class BareLM(Unable):
         ids = self._text(work.prompt.input_ids)
         followed = [own[:-1] for own in work.candidates if len(own) > 1]
 
-        def call(_: None) -> None:
+        def call(_: object) -> None:
             prefix = self._read(ids)
             if not followed:
                 return
@@ -119,7 +119,7 @@ class BareLM(Unable):
         return Run(no_grad(call))
 
     def evaluate(self, work: EvaluationWork) -> Run:
-        def call(_: None) -> None:
+        def call(_: object) -> None:
             for batch in work.batches():
                 ids = self._text(batch.input_ids)
                 self._answer(ids, batch.mask, work.new_tokens, work.beams)

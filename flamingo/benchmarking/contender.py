@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
@@ -27,6 +27,7 @@ class CannotDo(Exception):
     """This contender has nothing that does this work; the message says why."""
 
 
+@runtime_checkable
 class Contender(Protocol):
     """Each method prepares a run of the given work, or raises :class:`CannotDo`."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -58,7 +58,7 @@ class EvaluationWork:
     new_tokens: int
     beams: int
 
-    def load(self, media: list[Media] | tuple[Media, ...]) -> Float[Tensor, "image 1 patch dim"]:
+    def load(self, media: Sequence[Media]) -> Float[Tensor, "image 1 patch dim"]:
         """Features of ``media``; a :data:`flamingo.types.MediaLoader`."""
         return self.features[[int(medium.frames[0].key.split("/")[-1]) for medium in media]]
 

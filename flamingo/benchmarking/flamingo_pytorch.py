@@ -37,7 +37,7 @@ class FlamingoPytorch(Unable):
         return [self.model]
 
     def resampler(self, work: TrainingWork) -> Run:
-        def call(_: None) -> None:
+        def call(_: object) -> None:
             self.model.zero_grad(set_to_none=True)
             self.model(work.features[:, :, 0]).sum().backward()
 

@@ -111,7 +111,7 @@ class Idefics(Unable):
         }
 
     def training_step(self, work: TrainingWork) -> Run:
-        def call(_: None) -> None:
+        def call(_: object) -> None:
             self.model.zero_grad(set_to_none=True)
             mask = torch.ones_like(work.input_ids)
             inputs = self._inputs(work.input_ids, mask, work.features)
@@ -122,7 +122,7 @@ class Idefics(Unable):
         return Run(call)
 
     def resampler(self, work: TrainingWork) -> Run:
-        def call(_: None) -> None:
+        def call(_: object) -> None:
             self.model.zero_grad(set_to_none=True)
             self.model.model.perceiver_resampler(work.features.flatten(0, 2)).sum().backward()
 
@@ -152,7 +152,7 @@ class Idefics(Unable):
     def generate(self, work: PromptWork) -> Run:
         mask = torch.ones_like(work.input_ids)
 
-        def call(_: None) -> Tensor:
+        def call(_: object) -> Tensor:
             return self._answer(work.input_ids, mask, work.features, work.new_tokens, work.beams)
 
         return Run(no_grad(call))
@@ -172,7 +172,7 @@ class Idefics(Unable):
         return said[:, ids.shape[1] :]
 
     def evaluate(self, work: EvaluationWork) -> Run:
-        def call(_: None) -> None:
+        def call(_: object) -> None:
             for batch in work.batches():
                 self._answer(
                     batch.input_ids, batch.mask, batch.features, work.new_tokens, work.beams

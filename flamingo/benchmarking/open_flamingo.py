@@ -115,7 +115,7 @@ class OpenFlamingo:
     def training_step(self, work: TrainingWork) -> Run:
         """As ``train_utils.train_one_epoch``: padded images are resampled like real ones."""
 
-        def call(_: None) -> None:
+        def call(_: object) -> None:
             self.model.zero_grad(set_to_none=True)
             mask = torch.ones_like(work.input_ids)
             self.model(
@@ -132,7 +132,7 @@ class OpenFlamingo:
         return self.model(_pixels(work.features), work.input_ids, mask).logits
 
     def resampler(self, work: TrainingWork) -> Run:
-        def call(_: None) -> None:
+        def call(_: object) -> None:
             self.model.zero_grad(set_to_none=True)
             self.model.perceiver(work.features).sum().backward()
 
@@ -148,7 +148,7 @@ class OpenFlamingo:
             media = self.model.perceiver(work.features)
         media.requires_grad_()
 
-        def call(_: None) -> None:
+        def call(_: object) -> None:
             self.model.zero_grad(set_to_none=True)
             text.grad = media.grad = None
             block(text, media, media_locations=places, use_cached_media=False).sum().backward()
@@ -175,7 +175,7 @@ class OpenFlamingo:
     def generate(self, work: PromptWork) -> Run:
         mask = torch.ones_like(work.input_ids)
 
-        def call(_: None) -> Tensor:
+        def call(_: object) -> Tensor:
             return self._answer(work.input_ids, mask, work.features, work.new_tokens, work.beams)
 
         return Run(no_grad(call))
@@ -202,7 +202,7 @@ class OpenFlamingo:
     def evaluate(self, work: EvaluationWork) -> Run:
         """Every query's images are resampled with it, for each of its beams."""
 
-        def call(_: None) -> None:
+        def call(_: object) -> None:
             for batch in work.batches():
                 self._answer(
                     batch.input_ids, batch.mask, batch.features, work.new_tokens, work.beams
@@ -221,7 +221,7 @@ class OpenFlamingo:
         prompt = work.prompt
         rows = len(prompt.input_ids)
 
-        def call(_: None) -> Tensor:
+        def call(_: object) -> Tensor:
             language = self.model.lang_encoder
             language.clear_conditioned_layers()
             self.model.cache_media(input_ids=prompt.input_ids, vision_x=_pixels(prompt.features))

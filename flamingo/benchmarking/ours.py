@@ -72,7 +72,7 @@ class Ours:
         )
         counts = keep_mask(work.labels).sum()[None]
 
-        def call(_: None) -> None:
+        def call(_: object) -> None:
             self.model.zero_grad(set_to_none=True)
             combine(batch_loss_sums(self.model, batch, 1), counts, [1.0]).backward()
 
@@ -85,7 +85,7 @@ class Ours:
         """On the real images: padding is never resampled."""
         real = _real(work)
 
-        def call(_: None) -> None:
+        def call(_: object) -> None:
             self.model.zero_grad(set_to_none=True)
             self.model.resampler(real).sum().backward()
 
@@ -103,7 +103,7 @@ class Ours:
             latents = self.model.resampler(_real(work))
         latents.requires_grad_()
 
-        def call(_: None) -> None:
+        def call(_: object) -> None:
             self.model.zero_grad(set_to_none=True)
             text.grad = latents.grad = None
             state = MediaState.empty(len(text), text.device)
@@ -139,7 +139,7 @@ class Ours:
         read once, whatever the number of beams."""
         reading = self._reading(work)
 
-        def call(_: None) -> Tensor:
+        def call(_: object) -> Tensor:
             if work.beams == 1:
                 inputs = reading.inputs()
                 said = self.model.generate(
@@ -157,7 +157,7 @@ class Ours:
         reading = self._reading(work.prompt)
         decoding = Decoding(normalize_by_length=True, end_of_chunk=False)
 
-        def call(_: None) -> Tensor:
+        def call(_: object) -> Tensor:
             prompts = reading.prompts()
             reading.reader.latents.prepare(medium for p in prompts for medium in p.media)
             answers = rank_candidates(
@@ -174,7 +174,7 @@ class Ours:
     def evaluate(self, work: EvaluationWork) -> Run:
         """The evaluation itself, planning and log included, from an empty folder."""
 
-        def call(_: None) -> None:
+        def call(_: object) -> None:
             with TemporaryDirectory() as folder, redirect_stderr(StringIO()):  # its own bar
                 run_benchmarks(
                     [work.benchmark()],
