@@ -104,6 +104,7 @@ class Ready:
     world: World
     works: Works
     machine: Machine
+    circumstances: dict[str, Any]
 
 
 def main(config: BenchmarkConfig) -> None:
@@ -172,7 +173,11 @@ def prepare(config: BenchmarkConfig, device: torch.device) -> Ready:
     if config.compile:
         compile_parts(world)
     works = Works(sizes, world.tokens, device, dtype, tokenizer)
-    return Ready(world, works, measure(device, dtype))
+    told = circumstances() | {
+        "agreement": {who.name: value for who, value in world.agreement.items()},
+        "notes": {who.name: contender.note for who, contender in world.contenders.items()},
+    }
+    return Ready(world, works, measure(device, dtype), told)
 
 
 def run(config: BenchmarkConfig, ready: Ready, case: Case, settings: dict[str, Any]) -> CaseResult:
@@ -194,10 +199,7 @@ def run(config: BenchmarkConfig, ready: Ready, case: Case, settings: dict[str, A
             settings,
             tell,
         )
-    result.circumstances = circumstances() | {
-        "agreement": {who.name: value for who, value in ready.world.agreement.items()},
-        "notes": {who.name: own.note for who, own in ready.world.contenders.items()},
-    }
+    result.circumstances = ready.circumstances
     result.write(config.folder)
     return result
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +72,6 @@ def peak_memory(run: Run, device: torch.device) -> int | None:
     holds what the allocator keeps back (two equal calls may differ by some MiB); else None.
     """
     state = run.prepare()
-    gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)

@@ -49,7 +49,7 @@ class Point:
 
     curve: str
     who: str
-    x: float
+    x: int
     seconds: list[float]
     memory: int | None = None
     resampled: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ def run_case(
         message = str(error).strip() or "no message"
         failed[name] = f"{type(error).__name__}: {message.splitlines()[0]}"
     measured = {}
+    gc.collect()  # what a round left behind must not be freed in the midst of a measurement
     for name in seconds:
         run = runs[name]
         tell(f"{name}, counting")

@@ -22,9 +22,7 @@ def generator() -> torch.Generator:
 
 
 def test_a_document_has_its_images_at_even_distances_and_learns_all_but_them():
-    work = training_work(
-        TOKENS, SHAPE, images=[2, 1], length=8, padded=3, generator=generator()
-    )
+    work = training_work(TOKENS, SHAPE, images=[2, 1], length=8, padded=3, generator=generator())
     places = (work.input_ids == TOKENS.image).nonzero().tolist()
     assert places == [[0, 0], [0, 4], [1, 0]]
     assert (work.input_ids == TOKENS.end_of_chunk).nonzero().tolist() == [[0, 3], [0, 7], [1, 7]]
