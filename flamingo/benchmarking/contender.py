@@ -31,10 +31,13 @@ class CannotDo(Exception):
 class Contender(Protocol):
     """Each method prepares a run of the given work, or raises :class:`CannotDo`."""
 
-    model: nn.Module
-    """All its weights."""
     note: str
     """How it was measured, for the table."""
+
+    @property
+    def model(self) -> nn.Module:
+        """All its weights."""
+        ...
 
     @property
     def parts(self) -> Sequence[nn.Module]:

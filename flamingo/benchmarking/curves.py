@@ -77,19 +77,20 @@ def measure_curves(world: World, works: Works, config: CurvesConfig, effort: Eff
 
 
 def decoding(world: World, works: Works, shots: int, effort: Effort) -> list[Point]:
-    """Seconds a token behind ``shots``. The prompts are as long at all of them, so that what grows
-    is the images alone."""
-    sizes = works.sizes
-    length = max(sizes.many_shots, shots) * sizes.shot_tokens
-    own = replace(works, sizes=replace(sizes, shot_tokens=max(2, length // max(1, shots))))
-    work = own.prompts(shots, sizes.decoded_tokens)
-    if shots == 0:  # no demonstration: the query alone, as long as the others
-        work = own.prompts(1, sizes.decoded_tokens)
-        ids = work.input_ids.clone()
-        images = (ids == works.tokens.image).nonzero()
-        second = images[images[:, 1] > 0]
-        ids[second[:, 0], second[:, 1]] = works.tokens.first
-        work = replace(work, input_ids=ids, features=work.features[:, :1])
+    """Seconds a token behind prompts that show ``shots`` demonstrations and the query.
+
+    The text is that of the most shots, images taken out from its beginning, so that what grows is
+    the images alone.
+    """
+    most = max(works.sizes.many_shots, shots)
+    work = works.prompts(most, works.sizes.decoded_tokens)
+    is_image = work.input_ids == works.tokens.image
+    dropped = is_image & (is_image.cumsum(dim=1) <= most - shots)
+    work = replace(
+        work,
+        input_ids=work.input_ids.masked_fill(dropped, works.tokens.first),
+        features=work.features[:, most - shots :],
+    )
     runs = _runs(world, lambda contender: contender.decode(work))
     seconds, _ = alternate(runs, effort, works.device, may_fail=PEERS)
     return [Point("decode", who, shots, own) for who, own in seconds.items()]

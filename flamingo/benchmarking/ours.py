@@ -141,7 +141,7 @@ class Ours:
 
         def call(_: object) -> Tensor:
             if work.beams == 1:
-                inputs = reading.inputs()
+                inputs: dict[str, Any] = reading.inputs()
                 said = self.model.generate(
                     **inputs, max_new_tokens=work.new_tokens, do_sample=False
                 )

@@ -40,7 +40,7 @@ def build_ours(
     language_model: PreTrainedModel, *, every: int, vision_dim: int, seed: int = 0
 ) -> FlamingoForConditionalGeneration:
     """OpenFlamingo's architecture on ``language_model``, with random weights and open gates."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return FlamingoForConditionalGeneration.from_backbones(
             None,

@@ -10,8 +10,11 @@ from flamingo.benchmarking.work import (
     prompt_work,
     training_work,
 )
+from flamingo.data.sequence import special_token_id
+from flamingo.evaluation.prompts import prompt
 from flamingo.model.processor import prepare_tokenizer
 from flamingo.testing import VOCABULARY, tiny_tokenizer
+from flamingo.types import IMAGE_TOKEN
 
 TOKENS = Tokens(vocabulary=50, image=50, end_of_chunk=51, first=10)
 SHAPE = FeatureShape(patches=4, dim=6)
@@ -87,12 +90,13 @@ def test_peers_get_the_first_prompts_of_the_evaluation_with_their_images_in_orde
     )
     (batch,) = work.batches()
     assert batch.features.shape == (2, 3, 1, 4, 6)
+    template = work.benchmark().task.template
     episodes = work.benchmark().episodes(2, 0)[:2]
     for row, episode in enumerate(episodes):
-        shown = [item.media.frames[0].key for item in (*episode.demonstrations, episode.query)]
+        shown = [m.frames[0].key for m in prompt(episode, template).media]
         numbers = batch.features[row, :, 0, 0, 0].long().tolist()
         assert [f"speed/{number}" for number in numbers] == shown
         assert numbers[-1] >= work.pool > max(numbers[:-1])
-    image = tokenizer.convert_tokens_to_ids("<image>")
-    assert (batch.input_ids == image).sum(dim=1).tolist() == [3, 3]
+    image = special_token_id(tokenizer, IMAGE_TOKEN)
+    assert batch.input_ids.eq(image).sum(dim=1).tolist() == [3, 3]
     assert batch.mask[:, -1].all()
