@@ -11,13 +11,14 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from flamingo.benchmarking.cases import Works
 from flamingo.benchmarking.contender import CannotDo, Contender, Who
 from flamingo.benchmarking.counting import peak_memory
-from flamingo.benchmarking.plot import COLOURS
+from flamingo.benchmarking.plot import COLOURS, MARKERS
 from flamingo.benchmarking.runner import PEERS
 from flamingo.benchmarking.timing import Effort, Run, alternate, timed
 from flamingo.benchmarking.world import World
@@ -196,6 +197,7 @@ def draw_curves(points: Sequence[Point], settings: dict[str, Any], folder: Path)
         axes.set_xlabel(below)
         axes.set_ylabel(beside)
         axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=7, frameon=False)
     figure.savefig(folder / "curves.png", dpi=150)
@@ -204,7 +206,7 @@ def draw_curves(points: Sequence[Point], settings: dict[str, Any], folder: Path)
 def _draw(axes: Axes, points: Sequence[Point], panel: str) -> None:
     curve = "padding" if panel == "memory" else panel
     scale = 1000 if panel == "decode" else 1
-    for who, marker in zip(Who, "sov^D", strict=True):
+    for who, marker in MARKERS.items():
         own = [p for p in points if p.curve == curve and p.who == who.value]
         if panel == "memory":
             own = [p for p in own if p.memory is not None]

@@ -41,7 +41,8 @@ class Ours:
 
     note = (
         "OpenFlamingo's architecture; answers with the demonstrations' latents at hand and the "
-        "query's image resampled; the evaluation starts with none and resamples each image once."
+        "query's image resampled; the evaluation starts with none, resamples each image once, and "
+        "runs prompts whose answers are close again alone."
     )
 
     def __init__(

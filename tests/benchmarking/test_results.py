@@ -91,6 +91,6 @@ def test_durations_have_three_digits(seconds, text):
     assert duration(seconds) == text
 
 
-def test_the_plot_has_a_bar_a_contender(tmp_path):
+def test_the_plot_is_drawn(tmp_path):
     plot([RESULT, replace(RESULT, case=Case.decode)], tmp_path / "speed.png")
     assert (tmp_path / "speed.png").stat().st_size > 10_000
