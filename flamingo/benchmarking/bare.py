@@ -13,8 +13,8 @@ from transformers.cache_utils import Cache
 
 from flamingo.backbones.language import decoder_layers
 from flamingo.benchmarking.contender import Unable
-from flamingo.benchmarking.decoding import decode_run, no_grad
 from flamingo.benchmarking.few_shot import EvaluationWork
+from flamingo.benchmarking.shared import decode_run, no_grad
 from flamingo.benchmarking.timing import Run
 from flamingo.benchmarking.work import PromptWork, RankingWork, Tokens, TrainingWork
 
@@ -27,7 +27,7 @@ class BareLM(Unable):
     one. Beams are transformers' ``generate`` on the whole prompts.
     """
 
-    reason = "has neither resampler nor cross-attention"
+    reason = "has none of it: nothing trains, there are no images"
     note = (
         "transformers' model on the same tokens, no images; a training step is forward, loss at "
         "every position and backward to the embeddings, no weight has a gradient."

@@ -29,6 +29,7 @@ class Case(Enum):
 
     train_short = "training step, short sequences"
     train_documents = "training step, documents"
+    optimizer = "optimiser's step"
     resampler = "resampler alone, forward and backward"
     cross_attention = "one gated block alone, forward and backward"
     prefill_few = "prefill, few shots"
@@ -165,6 +166,8 @@ class Works:
         match case:
             case Case.train_short | Case.train_documents:
                 return contender.training_step(self.training(case))
+            case Case.optimizer:
+                return contender.optimizer_step()
             case Case.resampler:
                 return contender.resampler(self.documents())
             case Case.cross_attention:

@@ -48,6 +48,10 @@ class Contender(Protocol):
         """Forward and backward of a batch; no optimiser."""
         ...
 
+    def optimizer_step(self) -> Run:
+        """Clipping and AdamW's step on gradients that are there (zeros, at rate 0)."""
+        ...
+
     def resampler(self, work: TrainingWork) -> Run:
         """The resampler on a batch's images, forward and backward to what trains."""
         ...
@@ -83,6 +87,9 @@ class Unable:
     reason: str
 
     def training_step(self, work: TrainingWork) -> Run:
+        raise CannotDo(self.reason)
+
+    def optimizer_step(self) -> Run:
         raise CannotDo(self.reason)
 
     def resampler(self, work: TrainingWork) -> Run:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import IdeficsConfig, IdeficsForVisionText2Text, LlamaConfig, PreTrainedModel
 
 from flamingo.benchmarking.contender import CannotDo, Unable
-from flamingo.benchmarking.decoding import decode_run, no_grad
 from flamingo.benchmarking.few_shot import EvaluationWork
+from flamingo.benchmarking.shared import decode_run, no_grad
 from flamingo.benchmarking.timing import Run
 from flamingo.benchmarking.work import PromptWork, Tokens, TrainingWork
 from flamingo.interop.open_flamingo_export import RESAMPLER

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flamingo.backbones.language import decoder_path
-from flamingo.benchmarking.decoding import decode_run, likelihoods, no_grad
 from flamingo.benchmarking.few_shot import EvaluationWork
 from flamingo.benchmarking.packages import Package, peer_module
+from flamingo.benchmarking.shared import decode_run, fill_gradients, likelihoods, no_grad
 from flamingo.benchmarking.timing import Run
 from flamingo.benchmarking.work import PromptWork, RankingWork, Tokens, TrainingWork
 from flamingo.interop.open_flamingo_export import open_flamingo_interval, open_flamingo_state
@@ -126,6 +126,22 @@ class OpenFlamingo:
             )[0].backward()
 
         return Run(call)
+
+    def optimizer_step(self) -> Run:
+        """As their training: the whole vocabulary has gradients, all but the new rows zeroed, and
+        AdamW in the form that is torch's default."""
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        embedding = self.model.lang_encoder.get_input_embeddings().weight
+        optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=0.1)
+        mask = torch.zeros_like(embedding)
+        mask[[self._tokens.image, self._tokens.end_of_chunk]] = 1
+
+        def call(_: object) -> None:
+            embedding.grad = embedding.grad * mask
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            optimizer.step()
+
+        return Run(call, prepare=lambda: fill_gradients(parameters))
 
     def logits(self, work: TrainingWork) -> Tensor:
         mask = torch.ones_like(work.input_ids)

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from flamingo.backbones.language import decoder_layers
-from flamingo.benchmarking.decoding import decode_run, no_grad
 from flamingo.benchmarking.few_shot import EvaluationWork
+from flamingo.benchmarking.shared import decode_run, fill_gradients, no_grad
 from flamingo.benchmarking.timing import Run
 from flamingo.benchmarking.work import PromptWork, RankingWork, TrainingWork
 from flamingo.choices import Condition
+from flamingo.config import TrainingConfig
 from flamingo.evaluation.beams import search
 from flamingo.evaluation.decoding import Decoding
 from flamingo.evaluation.latents import MediaLatents
@@ -31,6 +32,7 @@ from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.model.masking import text_time
 from flamingo.model.media import MediaState
 from flamingo.training.loss import batch_loss_sums, combine, keep_mask
+from flamingo.training.optim import build_optimizer, clip_gradients, set_lr
 from flamingo.types import Batch, ImageRef, Media, TokenizedSequence
 
 
@@ -78,6 +80,19 @@ class Ours:
             combine(batch_loss_sums(self.model, batch, 1), counts, [1.0]).backward()
 
         return Run(call, prepare=self.model.train)
+
+    def optimizer_step(self) -> Run:
+        """As the training loop's: fused, and of the vocabulary the new tokens' rows alone."""
+        parameters = self.model.trainable_parameters()
+        config = TrainingConfig()
+        optimizer = build_optimizer(config, self.model, parameters)
+        set_lr(optimizer, 0.0)
+
+        def call(_: object) -> None:
+            clip_gradients(parameters.values(), config.clip_norm)
+            optimizer.step()
+
+        return Run(call, prepare=lambda: fill_gradients(parameters.values()))
 
     def logits(self, work: TrainingWork) -> Tensor:
         return self.model(input_ids=work.input_ids, vision_features=work.features).logits

@@ -1,14 +1,14 @@
-"""Decoding step by step with a cache, the same loop for every contender."""
+"""What contenders share: decoding step by step with a cache, and gradients to step on."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from flamingo.benchmarking.timing import Run
 
@@ -51,6 +51,13 @@ def decode_run(
         return torch.cat(said, dim=1)
 
     return Run(no_grad(call), prepare=lambda: no_grad(lambda _: read())(None), units=new_tokens)
+
+
+def fill_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Zeros, where there is no gradient."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def likelihoods(
