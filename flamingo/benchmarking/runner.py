@@ -60,7 +60,8 @@ def run_case(
         message = str(error).strip() or "no message"
         failed[name] = f"{type(error).__name__}: {message.splitlines()[0]}"
     measured = {}
-    gc.collect()  # what a round left behind must not be freed in the midst of a measurement
+    if counting.memory:  # what a round left behind must not be freed in the midst of it
+        gc.collect()
     for name in seconds:
         run = runs[name]
         tell(f"{name}, counting")
