@@ -87,6 +87,9 @@ class BenchmarkConfig:
     def __post_init__(self) -> None:
         for name, least in (("rounds", 1), ("warmup", 0), ("slow_rounds", 1), ("every", 1)):
             require(getattr(self, name) >= least, name, f">= {least}", getattr(self, name))
+        require(bool(self.cases), "cases", "at least one", self.cases)
+        names = [who.name for who in self.contenders]
+        require(Who.ours in self.contenders, "contenders", "ours among them", names)
 
     @property
     def folder(self) -> Path:

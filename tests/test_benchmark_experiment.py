@@ -144,6 +144,13 @@ def test_curves_have_their_places(config):
     assert (own.folder / "curves.png").is_file()
 
 
+def test_ours_takes_part_and_something_is_timed(config):
+    with pytest.raises(ValueError, match=r"contenders: expected ours among them, got \['bare'\]"):
+        config("contenders=[bare]")
+    with pytest.raises(ValueError, match="cases: expected at least one"):
+        config("cases=[]")
+
+
 def test_the_plan_of_wheels_is_pinned():
     for package in packages.Package:
         wheel = package.value
