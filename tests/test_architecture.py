@@ -43,6 +43,8 @@ MAY_IMPORT = {
     "runs": BASE | {"provenance", "backbones", "model", "data", "training", "evaluation"},
     "build": BASE | {"backbones", "model", "data", "training", "evaluation", "runs"},
     "planning": BASE | {"backbones", "model", "data", "training", "build"},
+    "benchmarking": BASE
+    | {"backbones", "model", "data", "training", "evaluation", "interop", "planning"},
     "comparison": BASE | {"evaluation", "training", "runs"},
     "evaluation_run": BASE
     | {"backbones", "model", "data", "training", "evaluation", "runs", "build"},

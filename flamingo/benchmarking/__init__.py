@@ -1,0 +1,1 @@
+"""Timing our model beside the bare language model and the peers, on equal work."""

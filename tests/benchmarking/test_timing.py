@@ -1,0 +1,55 @@
+"""The order in which runs take turns, and what happens to those that are slow or fail."""
+
+import time
+
+import pytest
+import torch
+
+from flamingo.benchmarking.timing import Effort, Run, alternate
+
+CPU = torch.device("cpu")
+
+
+def recorded(names, **effort):
+    calls: list[str] = []
+    runs = {name: Run(lambda _, name=name: calls.append(name)) for name in names}
+    defaults = {"rounds": 2, "warmup": 1, "slow_seconds": 60.0, "slow_rounds": 1}
+    seconds, failed = alternate(runs, Effort(**(defaults | effort)), CPU)
+    assert not failed
+    return calls, seconds
+
+
+def test_runs_take_turns_and_the_warm_up_does_not_count():
+    calls, seconds = recorded("ABC")
+    assert "".join(calls) == "ABC" * 3
+    assert {name: len(own) for name, own in seconds.items()} == {"A": 2, "B": 2, "C": 2}
+
+
+def test_slow_runs_leave_after_their_rounds():
+    calls, seconds = recorded("AB", rounds=3, slow_seconds=0.0, slow_rounds=2)
+    assert "".join(calls) == "AB" * 3
+    assert {name: len(own) for name, own in seconds.items()} == {"A": 2, "B": 2}
+
+
+def test_preparing_is_not_timed_and_its_result_is_handed_over():
+    def prepare() -> str:
+        time.sleep(0.05)
+        return "state"
+
+    seen: list[str] = []
+    run = Run(seen.append, prepare, units=2)
+    seconds, _ = alternate({"A": run}, Effort(1, 0, 60.0, 1), CPU)
+    assert seen == ["state"]
+    assert seconds["A"][0] < 0.02
+
+
+def test_a_peer_that_raises_leaves_and_says_why():
+    def fails(_: None) -> None:
+        raise RuntimeError("no such thing")
+
+    runs = {"A": Run(lambda _: None), "peer": Run(fails)}
+    seconds, failed = alternate(runs, Effort(2, 1, 60.0, 1), CPU, may_fail={"peer"})
+    assert list(seconds) == ["A"]
+    assert str(failed["peer"]) == "no such thing"
+    with pytest.raises(RuntimeError, match="no such thing"):
+        alternate(runs, Effort(2, 1, 60.0, 1), CPU, may_fail={"A"})
