@@ -31,7 +31,7 @@ from flamingo.evaluation_config import EvaluationConfig
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.model.masking import text_time
 from flamingo.model.media import MediaState
-from flamingo.training.loss import batch_loss_sums, combine, keep_mask
+from flamingo.training.loss import batch_loss, keep_mask, token_weights
 from flamingo.training.optim import build_optimizer, clip_gradients, set_lr
 from flamingo.types import Batch, ImageRef, Media, TokenizedSequence
 
@@ -65,19 +65,18 @@ class Ours:
         return [self.model.resampler, *layers, *self.model.cross_attention.values()]
 
     def training_step(self, work: TrainingWork) -> Run:
-        rows = len(work.input_ids)
         batch = Batch(
             input_ids=work.input_ids,
             attention_mask=torch.ones_like(work.input_ids),
             labels=work.labels,
-            source=torch.zeros(rows, dtype=torch.long, device=work.input_ids.device),
+            source=torch.zeros_like(work.input_ids),
             vision_features=work.features,
         )
-        counts = keep_mask(work.labels).sum()[None]
+        weights = token_weights(keep_mask(work.labels).sum()[None], [1.0])
 
         def call(_: object) -> None:
             self.model.zero_grad(set_to_none=True)
-            combine(batch_loss_sums(self.model, batch, 1), counts, [1.0]).backward()
+            batch_loss(self.model, batch, weights)[0].backward()
 
         return Run(call, prepare=self.model.train)
 
@@ -124,9 +123,8 @@ class Ours:
             text.grad = latents.grad = None
             state = MediaState.empty(len(text), text.device)
             state = state.append(latents, present, {int(index): block})
-            mask = state.mask(text_time(is_image), self.model.visibility)
-            key, value = state.by_layer()[int(index)]
-            block(text, key, value, mask).sum().backward()
+            reading = state.reading(text_time(is_image), self.model.visibility)
+            block(text, state.keys_values[int(index)], reading).sum().backward()
 
         return Run(call, prepare=self.model.train)
 
