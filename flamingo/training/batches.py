@@ -64,9 +64,16 @@ class Steps(Dataset[Step]):
     """Steps by index, so that resuming is starting at another index."""
 
     def __init__(
-        self, mixture: StepSource, collate: Collate, micro_batches: int, rank: int, world: int
+        self,
+        mixture: StepSource,
+        collate: Collate,
+        micro_batches: int,
+        rank: int,
+        world: int,
+        even: Callable[[list[Batch]], list[Batch]] = list,
     ) -> None:
-        self._mixture, self._collate = mixture, collate
+        """``even`` has the last word on a step's micro-batches."""
+        self._mixture, self._collate, self._even = mixture, collate, even
         self._micro_batches, self._rank, self._world = micro_batches, rank, world
 
     def __getitem__(self, index: int) -> Step:
@@ -75,7 +82,9 @@ class Steps(Dataset[Step]):
             rows = sorted(rows, key=lambda row: -len(row[1].input_ids))
         parts = [part for part in _split(rows, self._micro_batches) if part]
         return Step(
-            micro_batches=[self._collate([r for _, r in p], [s for s, _ in p]) for p in parts],
+            micro_batches=self._even(
+                [self._collate([r for _, r in p], [s for s, _ in p]) for p in parts]
+            ),
             learned=learned_tokens(rows, len(self._mixture.names)),
             tokens=sum(len(row.input_ids) for _, row in rows),
             images=sum(len(medium.frames) for _, row in rows for medium in row.media),

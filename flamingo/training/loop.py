@@ -46,10 +46,19 @@ from flamingo.training.distributed import (
     sum_gradients,
     sum_over_processes,
 )
+from flamingo.training.even_work import EvenWork
 from flamingo.training.interrupt import StopRequest
 from flamingo.training.loss import batch_loss_sums, combine
 from flamingo.training.optim import build_optimizer, clip_gradients, lr_factor, set_lr
+from flamingo.training.placement import place
 from flamingo.training.positions import StreamPositions
+from flamingo.training.sharding import (
+    forget_unread_media,
+    is_sharded,
+    load_optimizer_state,
+    whole_model,
+    whole_optimizer_state,
+)
 from flamingo.training.tracking import Tracker
 from flamingo.training.validation import ValidationLoss
 from flamingo.training.window import Window
@@ -131,7 +140,9 @@ class _Loop:
         self.config, self.settings, self.run = config, config.training, run
         self.mixture, self.accelerator, self.beside = mixture, accelerator, beside
         self.model = model
-        model.to(accelerator.device)
+        checkpoint = self._load_weights()
+        place(model, self.settings, accelerator)
+        self.sharded = is_sharded(self.settings, accelerator)
         pad_id = tokenizer.pad_token_id
         if not isinstance(pad_id, int):
             raise ValueError(f"tokenizer.pad_token_id: expected an id, got {pad_id!r}")
@@ -141,6 +152,7 @@ class _Loop:
             self.settings.micro_batches,
             accelerator.process_index,
             accelerator.num_processes,
+            self._even_work() if self.sharded else list,
         )
         self.parameters = self.model.trainable_parameters()
         self.dtype = resolve_dtype(self.settings.precision, accelerator.device)
@@ -151,26 +163,38 @@ class _Loop:
         self.window = Window()
         self.positions = StreamPositions(mixture, accelerator)
         self.done = 0
-        if self.settings.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        self._resume()
+        if checkpoint is None:
+            set_seed(self.config.seed, device_specific=True)
+        else:
+            self._resume(checkpoint)
+
+    def _even_work(self) -> EvenWork:
+        model = self.model.config
+        image_token_id = model.image_token_id
+        assert image_token_id is not None
+        return EvenWork(self.settings.micro_batches, image_token_id, model.vision_dim)
 
     # ------------------------------------------------------------------ state
 
-    def _resume(self) -> None:
+    def _load_weights(self) -> Checkpoint | None:
+        """The checkpoint to go on from, its weights in the model; without one, all processes start
+        from the main one's."""
         checkpoint = latest_checkpoint(self.run.checkpoints)
         if checkpoint is None:
-            set_seed(self.config.seed, device_specific=True)
-            broadcast_parameters(list(self.parameters.values()), self.accelerator)
-            return
+            started = self.model.trainable_parameters().values()
+            broadcast_parameters(list(started), self.accelerator)
+            return None
         if checkpoint.config_hash != self.run.config_hash:
             raise ValueError(
                 f"{checkpoint.path}: expected a checkpoint of this run's config "
                 f"({self.run.config_hash}), got one of another ({checkpoint.config_hash})"
             )
         load_trained_weights(self.model, checkpoint)
+        return checkpoint
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state()
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
         self.window.restore(state["window"])
         self.positions.restore(state.get("streams", {}))  # earlier versions had no streams
         if self.accelerator.process_index < len(state["random"]):
@@ -180,10 +204,13 @@ class _Loop:
     def _save(self, tracker: Tracker | None) -> None:
         random = gather_object([random_state()])
         streams = self.positions.state()
-        if tracker is not None:  # the main process
+        main = tracker is not None
+        model = whole_model(self.model, keep=main)
+        optimizer = whole_optimizer_state(self.optimizer, keep=main)
+        if tracker is not None:
             tracker.sync()
             state: dict[str, Any] = {
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": optimizer,
                 "window": self.window.state(),
                 "random": random,
                 "streams": streams,
@@ -191,7 +218,7 @@ class _Loop:
             save_checkpoint(
                 self.run.checkpoints,
                 step=self.done,
-                models=[self.model, *self.beside],
+                models=[model, *self.beside],
                 state=state,
                 config_hash=self.run.config_hash,
                 keep=self.settings.keep_checkpoints,
@@ -229,7 +256,7 @@ class _Loop:
                 if stopping:
                     self._save_if_new(tracker)
                     return TrainingResult(self.done, finished=False, signal=stopping)
-                self.window.add(self._step(part, counts))
+                self.window.add(self._step(part, counts, images))
                 self.positions.add(part.cursors)
                 self.done += 1
                 now = time.perf_counter()
@@ -269,11 +296,15 @@ class _Loop:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(
-            self.accelerator.device.type, self.dtype, enabled=self.dtype is not torch.float32
+            self.accelerator.device.type,
+            self.dtype,
+            enabled=self.dtype is not torch.float32,
+            cache_enabled=not self.sharded,  # its copies would outlive the units they are of
         )
 
-    def _step(self, part: Step, counts: Tensor) -> dict[str, float]:
-        """One optimiser step; returns its numbers. ``counts``: learned tokens of the whole step."""
+    def _step(self, part: Step, counts: Tensor, images: int) -> dict[str, float]:
+        """One optimiser step; returns its numbers. ``counts`` (learned tokens) and ``images`` are
+        those of the whole step."""
         weights, names = self.mixture.loss_weights, self.mixture.names
         if int(counts.sum()) == 0:
             raise ValueError(
@@ -291,6 +322,8 @@ class _Loop:
             sums += batch_sums.detach()
         sums = sum_over_processes(sums, self.accelerator)
         sum_gradients(list(self.parameters.values()), self.accelerator)
+        if self.sharded and images == 0:
+            forget_unread_media(self.model)
         norm = clip_gradients(self.parameters.values(), self.settings.clip_norm).item()
         losses = dict(zip(names, (sums / counts.clamp(min=1)).tolist(), strict=True))
         loss = combine(sums, counts, weights).item()
