@@ -1,7 +1,8 @@
 """Train a Flamingo on a mixture of sources, into <runs>/<name>/seed=<seed>.
 
 The same command continues an interrupted run from its newest checkpoint, and says so if the run is
-finished. On several processes or GPUs: accelerate launch experiments/train.py ...
+finished. On several processes or GPUs: accelerate launch experiments/train.py ... (docs/devices.md)
+SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C save a checkpoint first; the status is 128 + the signal then.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import nullcontext
+from datetime import timedelta
 
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from flamingo.backbones.precision import resolve_dtype
 from flamingo.build import Parts, build_parts, parameter_counts
@@ -20,7 +23,9 @@ from flamingo.data.mixture import source_configs
 from flamingo.runs import RunDirectory
 from flamingo.training.checkpoint import CheckpointError, latest_checkpoint
 from flamingo.training.distributed import check_distributed
+from flamingo.training.failures import OtherProcessError, TrainingError
 from flamingo.training.loop import NonFiniteLossError, TrainingResult, train
+from flamingo.training.sharding import is_sharded
 from flamingo.training.tracking import check_tracking
 
 logger = logging.getLogger(__name__)
@@ -28,20 +33,34 @@ logger = logging.getLogger(__name__)
 
 def main(config: RunConfig) -> None:
     """Train, or end the process with a message: status 0 only if the run is finished."""
+    timeout = timedelta(minutes=config.training.timeout_minutes)
     # Mixed precision is the loop's own matter; accelerate must not add its own.
-    accelerator = Accelerator(mixed_precision="no")
+    accelerator = Accelerator(
+        mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)]
+    )
     try:
         result = run(config, accelerator)
-    except (ValueError, OSError, CheckpointError, NonFiniteLossError) as error:
+    except (ValueError, OSError, CheckpointError, NonFiniteLossError, TrainingError) as error:
         logger.debug("where it happened", exc_info=True)  # hydra.verbose=true
-        who = f"process {accelerator.process_index}: " if accelerator.num_processes > 1 else ""
-        sys.exit(f"error: {who}{error}")
-    finally:
-        accelerator.end_training()
+        # Without a farewell to the other processes: they may be gone, or never answer.
+        sys.exit(message(error, accelerator))
+    accelerator.end_training()
     if not result.finished:
-        if accelerator.is_main_process:
-            print(f"Stopped at step {result.steps}, saved. The same command continues.")
+        say(accelerator, f"Stopped at step {result.steps}, saved. The same command continues.")
         sys.exit(128 + (result.signal or 0))
+
+
+def message(error: Exception, accelerator: Accelerator) -> str | int:
+    """What ``sys.exit`` is to say: one message, from the process that knows."""
+    match error:
+        case OtherProcessError():
+            return 1
+        case NonFiniteLossError():  # every process's
+            return f"error: {error}" if accelerator.is_main_process else 1
+        case _:
+            several = accelerator.num_processes > 1
+            who = f"process {accelerator.process_index}: " if several else ""
+            return f"error: {who}{error}"
 
 
 def run(config: RunConfig, accelerator: Accelerator) -> TrainingResult:
@@ -108,10 +127,11 @@ def summary(
     )
     dtype = str(resolve_dtype(training.precision, accelerator.device)).removeprefix("torch.")
     start = f"continues after step {done}" if done else "starts"
+    shares = ", each with a share of the model" if is_sharded(training, accelerator) else ""
     lines += [
         "",
         f"  {start}; {training.steps} steps in all, each {sources} sequences",
-        f"  {dtype} on {accelerator.num_processes} x {accelerator.device.type}; "
+        f"  {dtype} on {accelerator.num_processes} x {accelerator.device.type}{shares}; "
         f"a checkpoint every {training.checkpoint_every} steps",
     ]
     return "\n".join(lines)

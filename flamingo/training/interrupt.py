@@ -1,19 +1,27 @@
-"""SIGTERM and Ctrl-C as a wish that the loop grants at the end of its step."""
+"""Signals as a wish that the loop grants at the end of its step."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+"""What schedulers send ahead of taking a machine away (which of them is a setting of theirs), and
+Ctrl-C."""
+
 
 class StopRequest:
-    """Context manager that notes SIGTERM and the first SIGINT instead of dying from them.
+    """Context manager that notes the first of :data:`SIGNALS` instead of dying from it.
 
     A second SIGINT raises ``KeyboardInterrupt`` as usual. Outside the main thread, where Python
     allows no handlers, signals keep their effect.
+
+    A handler that was there before, such as submitit's that puts its job back into the queue, is
+    called in the end, once the checkpoint is saved; not if training failed meanwhile.
     """
 
     def __init__(self) -> None:
@@ -22,17 +30,33 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in SIGNALS:
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        waiting = self._previous.get(self.signal or 0)
+        if kind is None and callable(waiting) and self.signal != signal.SIGINT:
+            waiting(self.signal, None)
+
+    def flags(self) -> list[int]:
+        """1 for the signal that came, in the order of :data:`SIGNALS`."""
+        return [int(self.signal == number) for number in SIGNALS]
+
+    def settle(self, flags: Sequence[int]) -> int | None:
+        """The signal to stop for, given the sums of all processes' flags; None to go on."""
+        came = [int(number) for number, count in zip(SIGNALS, flags, strict=True) if count]
+        if came and self.signal not in came:
+            self.signal = came[0]
+        return self.signal if came else None
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if self.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if self.signal is not None:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self.signal = number
         name = signal.Signals(number).name
         # Straight to the descriptor: Python's buffered streams must not be re-entered from here.

@@ -9,7 +9,6 @@ continues after any interruption, on CPU bit for bit.
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -33,6 +32,7 @@ from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.training.batches import Step, Steps, StepSource, to_device
 from flamingo.training.checkpoint import (
     Checkpoint,
+    CheckpointError,
     Saveable,
     latest_checkpoint,
     load_trained_weights,
@@ -47,6 +47,14 @@ from flamingo.training.distributed import (
     sum_over_processes,
 )
 from flamingo.training.even_work import EvenWork
+from flamingo.training.failures import (
+    Failed,
+    OtherProcessError,
+    all_or_none,
+    explained,
+    last_good,
+    until_failure,
+)
 from flamingo.training.interrupt import StopRequest
 from flamingo.training.loss import batch_loss_sums, combine
 from flamingo.training.optim import build_optimizer, clip_gradients, lr_factor, set_lr
@@ -110,17 +118,24 @@ def train(
     evaluation mode without gradients; what it returns is logged. By default it is the loss on
     unseen sequences. ``beside`` is saved into each checkpoint with the model (a processor).
 
-    SIGTERM or Ctrl-C end it after the running step with a checkpoint. Raises
-    :class:`NonFiniteLossError`, :class:`flamingo.training.checkpoint.CheckpointError`, and
-    ``ValueError`` for a checkpoint of another config.
+    SIGTERM, SIGUSR1, SIGUSR2 or Ctrl-C, to any process, end it on all of them after the running
+    step with a checkpoint; so does what goes wrong with the data. Raises
+    :class:`NonFiniteLossError`, :class:`flamingo.training.checkpoint.CheckpointError`,
+    :class:`flamingo.training.failures.TrainingError`, and ``ValueError`` for a checkpoint of
+    another config.
     """
     # Mixed precision is torch's autocast, below: accelerate's setting is shared by the whole
     # interpreter, and two runs in one notebook may differ in it.
     accelerator = accelerator or Accelerator(mixed_precision="no")
     check_distributed(accelerator)
-    loop = _Loop(config, model, tokenizer, mixture, load_media, run, accelerator, beside)
-    loop.callback = callback or loop.callback
-    return loop.run_steps()
+    try:
+        loop = _Loop(config, model, tokenizer, mixture, load_media, run, accelerator, beside)
+        loop.callback = callback or loop.callback
+        return loop.run_steps()
+    except Exception as error:
+        if (told := explained(error, run.checkpoints)) is error:
+            raise
+        raise told from error
 
 
 class _Loop:
@@ -207,23 +222,32 @@ class _Loop:
         main = tracker is not None
         model = whole_model(self.model, keep=main)
         optimizer = whole_optimizer_state(self.optimizer, keep=main)
+        failure: Exception | None = None
         if tracker is not None:
-            tracker.sync()
-            state: dict[str, Any] = {
+            try:
+                tracker.sync()
+                self._write(model, optimizer, random, streams)
+            except (CheckpointError, OSError) as error:
+                failure = error
+        # Nobody goes on before it is written, or without it.
+        all_or_none(failure, self.accelerator, "the main process")
+
+    def _write(
+        self, model: Saveable, optimizer: Any, random: list[Any], streams: dict[str, Any]
+    ) -> None:
+        save_checkpoint(
+            self.run.checkpoints,
+            step=self.done,
+            models=[model, *self.beside],
+            state={
                 "optimizer": optimizer,
                 "window": self.window.state(),
                 "random": random,
                 "streams": streams,
-            }
-            save_checkpoint(
-                self.run.checkpoints,
-                step=self.done,
-                models=[model, *self.beside],
-                state=state,
-                config_hash=self.run.config_hash,
-                keep=self.settings.keep_checkpoints,
-            )
-        self.accelerator.wait_for_everyone()
+            },
+            config_hash=self.run.config_hash,
+            keep=self.settings.keep_checkpoints,
+        )
 
     def _last_checkpoint(self) -> Checkpoint | None:
         return latest_checkpoint(self.run.checkpoints)
@@ -250,11 +274,16 @@ class _Loop:
             steps = self.data.iterate(range(start, total), self.config.data.workers)
             self.model.train()
             began = time.perf_counter()
-            for part in steps:
+            for part in until_failure(steps):
                 # Counts and the wish to stop are agreed on before anyone starts the step.
-                counts, tokens, images, stopping = self._agree(part, stop)
-                if stopping:
+                counts, tokens, images, stopping, failed = self._agree(part, stop)
+                if stopping or failed:
                     self._save_if_new(tracker)
+                if isinstance(part, Failed):
+                    raise part.error
+                if failed:
+                    raise OtherProcessError("another process has no data: see its message")
+                if stopping:
                     return TrainingResult(self.done, finished=False, signal=stopping)
                 self.window.add(self._step(part, counts, images))
                 self.positions.add(part.cursors)
@@ -280,18 +309,23 @@ class _Loop:
             )
         )
 
-    def _agree(self, part: Step, stop: StopRequest) -> tuple[Tensor, int, int, int]:
-        """Sums over processes: learned tokens by source, tokens, images; and the stop signal."""
-        own = [*part.learned.tolist(), part.tokens, part.images, stop.signal or 0]
-        numbers = torch.tensor(own, device=self.accelerator.device)
-        # Signal numbers of several processes add up: any that is not 0 means stop.
-        *counts, tokens, images, stopping = sum_over_processes(numbers, self.accelerator).tolist()
-        number = stop.signal or signal.SIGTERM.value
+    def _agree(
+        self, part: Step | Failed, stop: StopRequest
+    ) -> tuple[Tensor, int, int, int | None, bool]:
+        """Sums over processes: learned tokens by source, tokens, images; and the signal to stop
+        for, and whether any process has no step."""
+        sources = len(self.mixture.names)
+        failed = isinstance(part, Failed)
+        own = [0] * (sources + 2) if failed else [*part.learned.tolist(), part.tokens, part.images]
+        numbers = torch.tensor([*own, int(failed), *stop.flags()], device=self.accelerator.device)
+        sums = sum_over_processes(numbers, self.accelerator).tolist()
+        counts, (tokens, images, failures, *flags) = sums[:sources], sums[sources:]
         return (
             torch.tensor(counts, device=self.accelerator.device),
             tokens,
             images,
-            number if stopping else 0,
+            stop.settle(flags),
+            failures > 0,
         )
 
     def _autocast(self) -> torch.autocast:
@@ -338,13 +372,12 @@ class _Loop:
     def _require_finite(self, loss: float, losses: dict[str, float], norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
             return
-        last = self._last_checkpoint()
-        where = f"the last good checkpoint is {last.path}" if last else "there is no checkpoint yet"
         values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         raise NonFiniteLossError(
             f"training step {self.done + 1}: expected a finite loss and gradient, got loss "
             f"{loss:.4g} ({values}) and gradient norm {norm:.4g}. The weights were not changed by "
-            f"this step; {where}. A lower training.lr or a longer training.warmup_steps may help."
+            f"this step; {last_good(self.run.checkpoints)}. A lower training.lr or a longer "
+            "training.warmup_steps may help."
         )
 
     def _report(self, tracker: Tracker | None, bar: tqdm) -> None:

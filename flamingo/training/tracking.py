@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -72,7 +73,8 @@ class MetricsFile:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # only what an append could not write, and has told, is left
+            self._file.close()
 
 
 def check_tracking(config: TrackingConfig) -> None:
