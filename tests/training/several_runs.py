@@ -7,17 +7,21 @@ tests, which compare the numbers of processes.
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from tiny_run import tiny_config, tiny_parts
+from torch.distributed.tensor import DTensor
 
 from flamingo.choices import Precision, Sharding
 from flamingo.config import RunConfig, SourceConfig
 from flamingo.data.mixture import Mixture
+from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.runs import RunDirectory
 from flamingo.testing import SyntheticSource
 from flamingo.training.loop import TrainingResult, train
@@ -104,7 +108,39 @@ def train_named(name: str, folder: Path, **training: Any) -> tuple[TrainingResul
     """Train run ``name`` in a folder of its name, from the newest checkpoint there."""
     config = RUNS[name].config(folder / name, **training)
     directory = RunDirectory.open(config)
-    return train(config, *RUNS[name].parts(config), directory), directory
+    model, *others = RUNS[name].parts(config)
+    result = train(config, model, *others, directory)
+    if name == "sharded" and not training:
+        look_at(model, folder)
+    return result, directory
+
+
+def look_at(model: FlamingoForConditionalGeneration, folder: Path) -> None:
+    """What process ``<n>`` holds of ``model`` after training, and what it generates, into
+    ``<n>.json``: each process has a prompt and a number of tokens of its own."""
+    process = PartialState().process_index
+    held = {n: p.to_local() if isinstance(p, DTensor) else p for n, p in model.named_parameters()}
+    seen = {
+        "held": {name: tensor.numel() for name, tensor in held.items()},
+        "whole": {name: p.numel() for name, p in model.named_parameters()},
+        "generated": generated(model, process),
+        "gates": model.gates(),
+    }
+    (folder / f"{process}.json").write_text(json.dumps(seen))
+
+
+def generated(model: FlamingoForConditionalGeneration, process: int) -> list[int]:
+    image = model.config.image_token_id or 0
+    prompt = torch.tensor([[image, 40 + process, 50]])
+    features = torch.full((1, 1, 1, 16, model.config.vision_dim), 0.1 * (process + 1))
+    tokens = model.eval().generate(
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
+        vision_features=features,
+        max_new_tokens=4 + 3 * process,
+        do_sample=False,
+    )
+    return tokens[0].tolist()
 
 
 if __name__ == "__main__":

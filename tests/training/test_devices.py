@@ -1,5 +1,6 @@
 """Two processes train as one, with whole copies of the model and with shares of it."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from several_runs import RUNS, train_named
+from several_runs import RUNS, generated, train_named
 
+from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.runs import RunDirectory
 from flamingo.training.checkpoint import Checkpoint, latest_checkpoint
 from flamingo.training.tracking import TIMING_PREFIX, read_metrics
@@ -91,6 +93,44 @@ def test_two_processes_train_as_one(tmp_path, by_two, name):
         # of a tiny gradient is seen in a weight; it is none that the losses notice.
         for key, value in expected.items():
             torch.testing.assert_close(actual[key], value, rtol=1e-3, atol=1e-4)
+
+
+def test_what_no_step_has_media_for_is_left_as_it_is(by_two):
+    run = RUNS["sharded, only text"]
+    model, *_ = run.parts(run.config(by_two))
+    trained = weights_of(directory_of("sharded, only text", by_two))
+    unread = [n for n in trained if n.startswith("resampler") or ".attention" in n]
+    assert any("to_kv" in n for n in unread) and any("attention_gate" in n for n in unread)
+    started = model.state_dict()
+    assert all(torch.equal(trained[name], started[name]) for name in unread)
+    assert not all(torch.equal(trained[name], started[name]) for name in trained)
+
+
+def test_each_process_holds_its_share_between_steps(by_two):
+    seen = [json.loads((by_two / f"{process}.json").read_text()) for process in range(2)]
+    for name, whole in seen[0]["whole"].items():
+        shares = [one["held"][name] for one in seen]
+        if name.startswith("vision_encoder"):
+            assert shares == [whole, whole]
+        else:
+            assert sum(shares) == whole and shares[0] <= (whole + 64) // 2 + 32
+
+
+def test_a_sharded_model_generates_as_a_whole_one(by_two):
+    """The second process goes on for three tokens after the first has its own."""
+    folder = newest(directory_of("sharded", by_two)).path
+    run = RUNS["sharded"]
+    untrained, *_ = run.parts(run.config(by_two))
+    model = FlamingoForConditionalGeneration.from_pretrained(
+        folder,
+        language_model=untrained.language_model,
+        vision_encoder=untrained.vision_encoder,
+    )
+    for process in range(2):
+        seen = json.loads((by_two / f"{process}.json").read_text())
+        assert seen["generated"] == generated(model, process)
+        assert len(seen["generated"]) == 3 + 4 + 3 * process
+        assert seen["gates"] == pytest.approx(model.gates(), rel=1e-6)
 
 
 # ---------------------------------------------------------------------------- resuming
