@@ -10,10 +10,8 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import nullcontext
-from datetime import timedelta
 
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
 
 from flamingo.backbones.precision import resolve_dtype
 from flamingo.build import Parts, build_parts, parameter_counts
@@ -22,7 +20,7 @@ from flamingo.config import RunConfig
 from flamingo.data.mixture import source_configs
 from flamingo.runs import RunDirectory
 from flamingo.training.checkpoint import CheckpointError, latest_checkpoint
-from flamingo.training.distributed import check_distributed
+from flamingo.training.distributed import build_accelerator, check_distributed
 from flamingo.training.failures import OtherProcessError, TrainingError
 from flamingo.training.loop import NonFiniteLossError, TrainingResult, train
 from flamingo.training.sharding import is_sharded
@@ -33,11 +31,7 @@ logger = logging.getLogger(__name__)
 
 def main(config: RunConfig) -> None:
     """Train, or end the process with a message: status 0 only if the run is finished."""
-    timeout = timedelta(minutes=config.training.timeout_minutes)
-    # Mixed precision is the loop's own matter; accelerate must not add its own.
-    accelerator = Accelerator(
-        mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)]
-    )
+    accelerator = build_accelerator(config.training.timeout_minutes)
     try:
         result = run(config, accelerator)
     except (ValueError, OSError, CheckpointError, NonFiniteLossError, TrainingError) as error:

@@ -11,10 +11,11 @@ and little memory beside the gradients. With sharding FSDP2 sums them
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -29,6 +30,18 @@ _SUPPORTED = {
 
 BUCKET_ELEMENTS = 2**25
 """Gradients that are sent in one message: 128 MiB of fp32."""
+
+
+def build_accelerator(timeout_minutes: float) -> Accelerator:
+    """This process's place among the others. Each waits ``timeout_minutes`` for them, then fails.
+
+    Mixed precision is the loop's own matter, and accelerate's setting is shared by the whole
+    interpreter: it is off.
+    """
+    timeout = timedelta(minutes=timeout_minutes)
+    return Accelerator(
+        mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)]
+    )
 
 
 def check_distributed(accelerator: Accelerator) -> None:

@@ -42,6 +42,7 @@ from flamingo.training.checkpoint import (
 )
 from flamingo.training.distributed import (
     broadcast_parameters,
+    build_accelerator,
     check_distributed,
     sum_gradients,
     sum_over_processes,
@@ -124,9 +125,7 @@ def train(
     :class:`flamingo.training.failures.TrainingError`, and ``ValueError`` for a checkpoint of
     another config.
     """
-    # Mixed precision is torch's autocast, below: accelerate's setting is shared by the whole
-    # interpreter, and two runs in one notebook may differ in it.
-    accelerator = accelerator or Accelerator(mixed_precision="no")
+    accelerator = accelerator or build_accelerator(config.training.timeout_minutes)
     check_distributed(accelerator)
     try:
         loop = _Loop(config, model, tokenizer, mixture, load_media, run, accelerator, beside)

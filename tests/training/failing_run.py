@@ -26,7 +26,7 @@ FAILING_STEP = 5
 
 def failing_train(folder: Path, what: str, process: int = 0) -> TrainingResult:
     """Train with ``what`` going wrong; ``nothing``, and in other processes, all goes well."""
-    config = tiny_config(folder)
+    config = tiny_config(folder, timeout_minutes=0.1 if what == "freeze" else 5.0)
     model, *others = tiny_parts(config)
     if int(os.environ.get("RANK", "0")) == process:
         match what:
@@ -34,11 +34,14 @@ def failing_train(folder: Path, what: str, process: int = 0) -> TrainingResult:
                 _replace(loop, "batch_loss_sums", lambda sums: sums * torch.nan)
             case "data":
                 error = ValueError("source short: no such shard")
-                _replace(Steps, "__getitem__", _raise(error), 6)  # the fifth was for validation
+                _replace(Steps, "__getitem__", _raise(error), 6)  # the fifth is for validation
             case "disk":
-                _replace(loop, "save_checkpoint", _raise(OSError(28, "No space left on device")), 2)
+                full = OSError(28, "No space left on device")
+                _replace(loop, "save_checkpoint", _raise(full), 2)
             case "kill":
                 _replace(loop, "batch_loss_sums", _signal(signal.SIGKILL))
+            case "freeze":
+                _replace(loop, "batch_loss_sums", _signal(signal.SIGSTOP))
             case "usr1":
                 _replace(loop, "batch_loss_sums", _signal(signal.SIGUSR1))
             case _:
@@ -53,9 +56,7 @@ def _replace(owner: object, name: str, after: Callable, call: int = FAILING_STEP
     def replaced(*arguments, **options):
         calls.append(1)
         value = original(*arguments, **options)
-        return (
-            after(value) if len(calls) == FAILING_STEP - 3 * (name == "save_checkpoint") else value
-        )
+        return after(value) if len(calls) == call else value
 
     setattr(owner, name, replaced)
 

@@ -131,8 +131,9 @@ def look_at(model: FlamingoForConditionalGeneration, folder: Path) -> None:
 
 def generated(model: FlamingoForConditionalGeneration, process: int) -> list[int]:
     image = model.config.image_token_id or 0
-    prompt = torch.tensor([[image, 40 + process, 50]])
-    features = torch.full((1, 1, 1, 16, model.config.vision_dim), 0.1 * (process + 1))
+    device = model.resampler.feature_mean.device
+    prompt = torch.tensor([[image, 40 + process, 50]], device=device)
+    features = torch.full((1, 1, 1, 16, model.config.vision_dim), 0.1 * (process + 1)).to(device)
     tokens = model.eval().generate(
         input_ids=prompt,
         attention_mask=torch.ones_like(prompt),

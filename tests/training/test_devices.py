@@ -29,15 +29,16 @@ def on_the_cpu():
         yield
 
 
-def launch(processes: int, *arguments: str) -> None:
+def launch(processes: int, *arguments: str, cpu: bool = True) -> None:
     """``several_runs.py`` in several processes, as ``accelerate launch`` starts them."""
+    device = {"ACCELERATE_USE_CPU": str(cpu).lower()}
     subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run"),
             *("--nproc_per_node", str(processes), "--standalone"),
             *("--no_python", sys.executable, str(SCRIPT), *arguments),
         ],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **device, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         check=True,
         timeout=600,
     )
@@ -131,6 +132,15 @@ def test_a_sharded_model_generates_as_a_whole_one(by_two):
         assert seen["generated"] == generated(model, process)
         assert len(seen["generated"]) == 3 + 4 + 3 * process
         assert seen["gates"] == pytest.approx(model.gates(), rel=1e-6)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_train_as_one(tmp_path):
+    launch(1, str(tmp_path / "one"), *RUNS, cpu=False)
+    launch(2, str(tmp_path / "two"), *RUNS, cpu=False)
+    for name in RUNS:
+        one, two = (directory_of(name, tmp_path / folder) for folder in ("one", "two"))
+        assert_same_numbers(two, one, rel=2e-2 if "bf16" in name else 1e-3)
 
 
 # ---------------------------------------------------------------------------- resuming

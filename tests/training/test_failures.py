@@ -222,12 +222,16 @@ def two(folder: Path, what: str, process: int) -> list[tuple[int, str]]:
         )
         for rank in range(2)
     ]
+    errors = {}
     try:
-        ended = [process.communicate(timeout=120) for process in started]
+        for rank in (1 - process, process):  # the one in which it happens may never end
+            errors[rank] = started[rank].communicate(timeout=120)[1]
+            if what == "freeze":
+                started[process].kill()
     finally:
-        for process_ in started:
-            process_.kill()
-    return [(p.returncode, errors) for p, (_, errors) in zip(started, ended, strict=True)]
+        for one in started:
+            one.kill()
+    return [(one.returncode, errors[rank]) for rank, one in enumerate(started)]
 
 
 def assert_continues(folder: Path, straight: RunDirectory, from_step: int) -> None:
@@ -262,6 +266,16 @@ def test_a_killed_process_is_missed_by_the_other(tmp_path, straight, process):
     assert status == 1
     assert "LostProcessError: another process of this run ended" in errors
     assert "step_3; the same command continues" in errors
+    assert_continues(tmp_path, straight, from_step=3)
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_waited_for_as_long_as_the_config_says(tmp_path, straight):
+    began = time.monotonic()
+    status, errors = two(tmp_path, "freeze", 1)[0]
+    assert 6 < time.monotonic() - began < 60  # timeout_minutes=0.1
+    assert status == 1
+    assert "LostProcessError: another process of this run ended, or was not heard of" in errors
     assert_continues(tmp_path, straight, from_step=3)
 
 
