@@ -48,9 +48,14 @@ def shard(model: FlamingoForConditionalGeneration, accelerator: Accelerator) -> 
     Parameters keep their names and become ``DTensor``; gradients are summed over processes, not
     averaged. Parts may still be on the CPU: units go to the device one by one, so the whole
     language model need not fit there. The vision encoder is not sharded. Raises ``ValueError`` for
-    quantised weights, which cannot be cut.
+    quantised weights, which cannot be cut, and for a torch that only averages gradients.
     """
     _require_floats(model)
+    if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
+        raise ValueError(
+            "training.sharding=full: expected a torch whose FSDP2 can sum gradients (2.13 can), "
+            f"got {torch.__version__}"
+        )
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for unit in _units(model):
         _shard_unit(unit, mesh)
@@ -75,8 +80,7 @@ def _units(model: FlamingoForConditionalGeneration) -> Iterator[list[nn.Module]]
     Each is entered by calling it, by every process, wherever there are media. A tied embedding
     belongs to two modules, and so to the rest.
     """
-    for block in model.cross_attention.values():
-        assert isinstance(block, GatedCrossAttentionBlock)
+    for block in _blocks(model):
         attention = block.attention
         media = [attention.to_kv, attention.k_norm]  # called ahead of the block, see project_media
         yield [module for module in media if module is not None]
@@ -87,6 +91,10 @@ def _units(model: FlamingoForConditionalGeneration) -> Iterator[list[nn.Module]]
     if not lm.has_tied_head(model.language_model):
         yield [model.language_model.get_input_embeddings()]
         yield [lm.output_head(model.language_model)]
+
+
+def _blocks(model: FlamingoForConditionalGeneration) -> list[GatedCrossAttentionBlock]:
+    return [b for b in model.cross_attention.values() if isinstance(b, GatedCrossAttentionBlock)]
 
 
 def _shard_unit(unit: list[nn.Module], mesh: DeviceMesh) -> None:
@@ -109,11 +117,10 @@ def forget_unread_media(model: FlamingoForConditionalGeneration) -> None:
     They are the zeros of stand-ins (:mod:`flamingo.training.even_work`). Without sharding there are
     none, and the optimiser leaves such a weight as it is.
     """
-    blocks = model.cross_attention.values()
-    for part in (model.resampler, *(block.attention for block in blocks)):
+    for part in (model.resampler, *(block.attention for block in _blocks(model))):
         for parameter in part.parameters():
             parameter.grad = None
-    for block in blocks:
+    for block in _blocks(model):
         if block.attention_gate is not None:
             block.attention_gate.grad = None
 
