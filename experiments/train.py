@@ -1,8 +1,9 @@
 """Train a Flamingo on a mixture of sources, into <runs>/<name>/seed=<seed>.
 
 The same command continues an interrupted run from its newest checkpoint, and says so if the run is
-finished. On several GPUs: accelerate launch experiments/train.py ..., on Slurm: launcher=slurm
-(docs/launching.md).
+finished. On several GPUs: accelerate launch experiments/train.py ... (docs/devices.md), on Slurm:
+launcher=slurm (docs/launching.md). SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C save a checkpoint first;
+the status is then 128 + the signal.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from flamingo.planning.utilisation import run_utilisation
 from flamingo.runs import RunDirectory
 from flamingo.sweeps import own_overrides
 from flamingo.training.checkpoint import CheckpointError, latest_checkpoint
-from flamingo.training.distributed import check_distributed
+from flamingo.training.distributed import build_accelerator, check_distributed
+from flamingo.training.failures import OtherProcessError, TrainingError
 from flamingo.training.loop import NonFiniteLossError, TrainingResult, train
+from flamingo.training.sharding import is_sharded
 from flamingo.training.tracking import check_access, check_tracking
 
 logger = logging.getLogger(__name__)
@@ -35,24 +38,34 @@ logger = logging.getLogger(__name__)
 def main(config: RunConfig) -> None:
     """Train, or end the process with a message: status 0 only if the run is finished."""
     join_processes()
-    # Mixed precision is the loop's own matter; accelerate must not add its own.
-    accelerator = Accelerator(mixed_precision="no")
+    accelerator = build_accelerator(config.training.timeout_minutes)
     try:
         result = run(config, accelerator)
-    except (ValueError, OSError, CheckpointError, NonFiniteLossError) as error:
+    except (ValueError, OSError, CheckpointError, NonFiniteLossError, TrainingError) as error:
         logger.debug("where it happened", exc_info=True)  # hydra.verbose=true
-        who = f"process {accelerator.process_index}: " if accelerator.num_processes > 1 else ""
-        sys.exit(f"error: {who}{error}")
-    finally:
-        accelerator.end_training()
+        # Without a farewell to the other processes: they may be gone, or never answer.
+        sys.exit(message(error, accelerator))
+    accelerator.end_training()
     if not result.finished:
-        if accelerator.is_main_process:
-            print(f"Stopped at step {result.steps}, saved. The same command continues.")
+        say(accelerator, f"Stopped at step {result.steps}, saved. The same command continues.")
         if result.signal is not None:
             hand_over(result.signal)
         if in_launched_job() and not accelerator.is_main_process:
             sys.exit(0)  # an error here would end the main process, which asks for another turn
         sys.exit(128 + (result.signal or 0))
+
+
+def message(error: Exception, accelerator: Accelerator) -> str | int:
+    """What ``sys.exit`` is to say: one message, from the process that knows."""
+    match error:
+        case OtherProcessError():
+            return 1
+        case NonFiniteLossError():  # every process's
+            return f"error: {error}" if accelerator.is_main_process else 1
+        case _:
+            several = accelerator.num_processes > 1
+            who = f"process {accelerator.process_index}: " if several else ""
+            return f"error: {who}{error}"
 
 
 def run(config: RunConfig, accelerator: Accelerator) -> TrainingResult:
@@ -126,10 +139,11 @@ def summary(
     )
     dtype = str(resolve_dtype(training.precision, accelerator.device)).removeprefix("torch.")
     start = f"continues after step {done}" if done else "starts"
+    shares = ", each with a share of the model" if is_sharded(training, accelerator) else ""
     lines += [
         "",
         f"  {start}; {training.steps} steps in all, each {sources} sequences",
-        f"  {dtype} on {accelerator.num_processes} x {accelerator.device.type}; "
+        f"  {dtype} on {accelerator.num_processes} x {accelerator.device.type}{shares}; "
         f"a checkpoint every {training.checkpoint_every} steps",
     ]
     return "\n".join(lines)

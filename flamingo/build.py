@@ -11,12 +11,13 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from flamingo.backbones import assets
 from flamingo.backbones.language import load_tokenizer
 from flamingo.backbones.precision import resolve_dtype
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
+from flamingo.choices import Sharding
 from flamingo.config import DataConfig, RunConfig
 from flamingo.data.features import FeatureStore, PixelLoader
 from flamingo.data.mixture import Mixture, build_sources, source_configs
@@ -89,7 +90,9 @@ def build_model(
         image_token_id=model.config.image_token_id,
         end_of_chunk_token_id=model.config.end_of_chunk_token_id,
     )
-    nn.Module.to(model, device)
+    for name, part in model.named_children():
+        if name != "language_model" or config.training.sharding is Sharding.none:
+            part.to(device)  # training puts a sharded language model there in parts
     return model, FlamingoProcessor(encoder.image_processor, tokenizer)
 
 

@@ -383,3 +383,13 @@ class FrameSampling(Enum):
     """The middle frames of equal stretches."""
     random = "random"
     """In order, drawn without replacement, anew each epoch."""
+
+
+class Sharding(Enum):
+    """What of the model each of several processes holds between steps."""
+
+    none = "none"
+    """All of it."""
+    full = "full"
+    """Its share of every weight, gradient and optimiser moment, the frozen language model's
+    included (FSDP2)."""

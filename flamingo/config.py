@@ -25,6 +25,7 @@ from flamingo.choices import (
     Precision,
     ResamplerKind,
     Schedule,
+    Sharding,
     WandbMode,
 )
 from flamingo.evaluation_config import EvaluationConfig, check_collection
@@ -321,6 +322,13 @@ class TrainingConfig:
     see each other. Null: a row each."""
     precision: Precision = Precision.auto
     gradient_checkpointing: bool = False
+    """Activations of LM layers and of what trains are computed again for the backward pass."""
+    sharding: Sharding = Sharding.none
+    """What each of several processes holds; alone, a process holds all."""
+    compile: bool = False
+    """Resampler and gated blocks through torch.compile."""
+    timeout_minutes: float = 30.0
+    """How long a process waits for the others before it gives up."""
     log_every: int = 10
     eval_every: int = 0
     """Steps between validation losses on unseen sequences; 0: never."""
@@ -353,6 +361,7 @@ class TrainingConfig:
         two = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         require(two, "training.betas", "two numbers of [0, 1)", self.betas)
         require(self.weight_decay >= 0, "training.weight_decay", ">= 0", self.weight_decay)
+        require(self.timeout_minutes > 0, "training.timeout_minutes", "> 0", self.timeout_minutes)
         require(self.eval_every >= 0, "training.eval_every", ">= 0", self.eval_every)
         require(self.eval_batches >= 1, "training.eval_batches", ">= 1", self.eval_batches)
 

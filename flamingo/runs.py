@@ -47,6 +47,10 @@ MAY_CHANGE = (
     "data.obelics.validation",
     "data.captions.validation",
     "data.clips.validation",
+    "training.gradient_checkpointing",
+    "training.sharding",
+    "training.compile",
+    "training.timeout_minutes",
     "training.log_every",
     "training.eval_every",
     "training.eval_batches",
@@ -56,6 +60,9 @@ MAY_CHANGE = (
     "tracking",
 )
 """Fields (with all below them) that may differ when a run continues: they change no weight."""
+
+ONCE_FIXED = ("training.gradient_checkpointing",)
+"""Of these, those that earlier versions held a run to. Their defaults stay part of its identity."""
 
 ADDED_LATER = (
     "language.train",
@@ -130,6 +137,7 @@ def config_hash(config: RunConfig) -> str:
     for name in ADDED_LATER:
         if name in values and values[name] == defaults[name]:  # a section that is set has fields
             del values[name]
+    values |= {name: defaults[name] for name in ONCE_FIXED}
     if config.training.schedule is Schedule.constant:
         del values["training.steps"]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

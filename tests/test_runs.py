@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from flamingo.choices import Schedule, WandbMode
+from flamingo.choices import Schedule, Sharding, WandbMode
 from flamingo.config import (
     BindingSourceConfig,
     CrossAttentionConfig,
@@ -87,7 +87,15 @@ def test_what_changes_no_weight_may_change_on_continuing(tmp_path):
         tmp_path,
         data=DataConfig(easy_vqa=EasyVQASourceConfig(pairs=3), workers=3, feature_cache="/x"),
         training=TrainingConfig(
-            log_every=3, checkpoint_every=7, keep_checkpoints=5, eval_every=9, eval_batches=2
+            log_every=3,
+            checkpoint_every=7,
+            keep_checkpoints=5,
+            eval_every=9,
+            eval_batches=2,
+            gradient_checkpointing=True,
+            sharding=Sharding.full,
+            compile=True,
+            timeout_minutes=5.0,
         ),
         evaluation=EvaluationConfig(shots=[0, 16]),
         tracking=TrackingConfig(wandb=WandbMode.offline),

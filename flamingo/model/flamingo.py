@@ -35,6 +35,7 @@ from flamingo.model.loss import weighted_loss
 from flamingo.model.masking import document_positions, media_before, text_time
 from flamingo.model.media import FlamingoCache, MediaState, check_media_counts
 from flamingo.model.resampler import build_resampler
+from flamingo.model.sharded import whole
 from flamingo.types import IGNORE_INDEX
 
 
@@ -319,13 +320,13 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
 
     def gates(self) -> dict[str, float]:
         """``tanh`` of every gate, by layer and branch; of a gate by channels, their mean. Empty for
-        a model without gates."""
+        a model without gates. Of a sharded model every process must ask."""
         values = {}
         for index, block in self._blocks.items():
             gates = {"attention": block.attention_gate, "feed_forward": block.feed_forward_gate}
             for branch, gate in gates.items():
                 if gate is not None:
-                    values[f"layer_{index}/{branch}"] = gate.detach().tanh().mean().item()
+                    values[f"layer_{index}/{branch}"] = whole(gate).tanh().mean().item()
         return values
 
     def train(self, mode: bool = True) -> FlamingoForConditionalGeneration:

@@ -69,12 +69,17 @@ def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     return named
 
 
-def trained_state(model: FlamingoForConditionalGeneration) -> dict[str, Tensor]:
+def trained_tensors(model: FlamingoForConditionalGeneration) -> dict[str, Tensor]:
     """All that training makes: trained parameters and the resampler's feature statistics."""
     trained = dict(model.trainable_parameters())
     statistics = {f"resampler.{name}": value for name, value in model.resampler.named_buffers()}
+    return trained | statistics
+
+
+def trained_state(model: FlamingoForConditionalGeneration) -> dict[str, Tensor]:
+    """:func:`trained_tensors` as they are saved."""
     return {
-        name: tensor.detach().cpu().contiguous() for name, tensor in (trained | statistics).items()
+        name: tensor.detach().cpu().contiguous() for name, tensor in trained_tensors(model).items()
     }
 
 
@@ -91,11 +96,13 @@ def save(
 
     ``name`` is what the card calls the model. What trains is taken from ``state`` if it is given.
     """
-    trained = trained_state(model)
-    if state is not None:
-        if lacking := sorted(set(trained) - set(state)):
+    if state is None:
+        trained = trained_state(model)
+    else:
+        names = trained_tensors(model)
+        if lacking := sorted(set(names) - set(state)):
             raise ValueError(f"state_dict: expected all that trains, it lacks {lacking}")
-        trained = {n: state[n].detach().cpu().contiguous() for n in trained}
+        trained = {n: state[n].detach().cpu().contiguous() for n in names}
     if folder.is_file():
         raise ValueError(f"save_directory: expected a folder, got the file {folder}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -216,6 +223,6 @@ def load_trained_state(
     model: FlamingoForConditionalGeneration, state: dict[str, Tensor], source: str
 ) -> None:
     """Copy trained weights into ``model``; a difference in names or shapes is a ``ValueError``."""
-    expected = {name: tuple(tensor.shape) for name, tensor in trained_state(model).items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in trained_tensors(model).items()}
     check_shapes(source, expected, {name: tuple(tensor.shape) for name, tensor in state.items()})
     model.load_state_dict(state, strict=False)

@@ -9,7 +9,6 @@ continues after any interruption, on CPU bit for bit.
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -22,7 +21,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from omegaconf import OmegaConf
-from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -30,9 +28,11 @@ from flamingo.backbones.precision import resolve_dtype
 from flamingo.config import RunConfig
 from flamingo.data.collate import collate
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
+from flamingo.training.agreement import Agreed, agree
 from flamingo.training.batches import Step, Steps, StepSource, division_of, to_device
 from flamingo.training.checkpoint import (
     Checkpoint,
+    CheckpointError,
     Saveable,
     latest_checkpoint,
     load_trained_weights,
@@ -42,15 +42,33 @@ from flamingo.training.checkpoint import (
 )
 from flamingo.training.distributed import (
     broadcast_parameters,
+    build_accelerator,
     check_distributed,
     sum_gradients,
     sum_over_processes,
+)
+from flamingo.training.even_work import EvenWork
+from flamingo.training.failures import (
+    Failed,
+    OtherProcessError,
+    all_or_none,
+    explained,
+    last_good,
+    until_failure,
 )
 from flamingo.training.gradients import gradient_norms
 from flamingo.training.interrupt import StopRequest
 from flamingo.training.loss import batch_loss, combine, token_weights
 from flamingo.training.optim import build_optimizer, clip_gradients, lr_factor, set_lr
+from flamingo.training.placement import place
 from flamingo.training.positions import StreamPositions
+from flamingo.training.sharding import (
+    forget_unread_media,
+    is_sharded,
+    load_optimizer_state,
+    whole_model,
+    whole_optimizer_state,
+)
 from flamingo.training.timing import Timing, Utilisation
 from flamingo.training.tracking import Tracker
 from flamingo.training.validation import ValidationLoss
@@ -105,22 +123,26 @@ def train(
     unseen sequences, with and without images. ``beside`` is saved into each checkpoint with the
     model (a processor). With ``utilisation`` operations a second and MFU are logged.
 
-    SIGTERM or Ctrl-C end it after the running step with a checkpoint. Raises
-    :class:`NonFiniteLossError`, :class:`flamingo.training.checkpoint.CheckpointError`, and
-    ``ValueError`` for a checkpoint of another config.
+    SIGTERM, SIGUSR1, SIGUSR2 or Ctrl-C, to any process, end it on all of them after the running
+    step with a checkpoint; so does what goes wrong with the data. Raises
+    :class:`NonFiniteLossError`, :class:`flamingo.training.checkpoint.CheckpointError`,
+    :class:`flamingo.training.failures.TrainingError`, and ``ValueError`` for a checkpoint of
+    another config.
     """
-    # Mixed precision is torch's autocast, below: accelerate's setting is shared by the whole
-    # interpreter, and two runs in one notebook may differ in it.
-    accelerator = accelerator or Accelerator(mixed_precision="no")
+    accelerator = accelerator or build_accelerator(config.training.timeout_minutes)
     check_distributed(accelerator)
-    loop = _Loop(config, model, tokenizer, mixture, load_media, run, accelerator, beside)
-    if callback is not None:
-        loop.callback = callback
-    elif config.training.eval_every:
-        batches = config.training.eval_batches
-        loop.callback = ValidationLoss(mixture, loop.data, accelerator, batches, load_media)
-    loop.timing = Timing(accelerator, utilisation)
-    return loop.run_steps()
+    try:
+        loop = _Loop(config, model, tokenizer, mixture, load_media, run, accelerator, beside)
+        if callback is not None:
+            loop.callback = callback
+        elif config.training.eval_every:
+            loop.callback = loop.validation(load_media)
+        loop.timing = Timing(accelerator, utilisation)
+        return loop.run_steps()
+    except Exception as error:
+        if (told := explained(error, run.checkpoints)) is error:
+            raise
+        raise told from error
 
 
 class _Loop:
@@ -140,7 +162,9 @@ class _Loop:
         self.config, self.settings, self.run = config, config.training, run
         self.mixture, self.accelerator, self.beside = mixture, accelerator, beside
         self.model = model
-        model.to(accelerator.device)
+        checkpoint = self._load_weights()
+        place(model, self.settings, accelerator)
+        self.sharded = is_sharded(self.settings, accelerator)
         pad_id = tokenizer.pad_token_id
         if not isinstance(pad_id, int):
             raise ValueError(f"tokenizer.pad_token_id: expected an id, got {pad_id!r}")
@@ -151,6 +175,8 @@ class _Loop:
             accelerator.process_index,
             accelerator.num_processes,
         )
+        # A sharded model asks every process for the same calls.
+        self.even = EvenWork.of(model, accelerator) if self.sharded else list
         self.parameters = self.model.trainable_parameters()
         self.dtype = resolve_dtype(self.settings.precision, accelerator.device)
         self.optimizer = build_optimizer(self.settings, self.model, self.parameters)
@@ -159,26 +185,39 @@ class _Loop:
         self.timing = Timing(accelerator, None)
         self.positions = StreamPositions(mixture, accelerator)
         self.done = 0
-        if self.settings.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        self._resume()
+        if checkpoint is None:
+            set_seed(self.config.seed, device_specific=True)
+        else:
+            self._resume(checkpoint)
+
+    def validation(self, load_media: MediaLoader) -> ValidationLoss:
+        """The default callback."""
+        batches = self.settings.eval_batches
+        return ValidationLoss(
+            self.mixture, self.data, self.accelerator, batches, load_media, self.even
+        )
 
     # ------------------------------------------------------------------ state
 
-    def _resume(self) -> None:
+    def _load_weights(self) -> Checkpoint | None:
+        """The checkpoint to go on from, its weights in the model; without one, all processes start
+        from the main one's."""
         checkpoint = latest_checkpoint(self.run.checkpoints)
         if checkpoint is None:
-            set_seed(self.config.seed, device_specific=True)
-            broadcast_parameters(list(self.parameters.values()), self.accelerator)
-            return
+            started = self.model.trainable_parameters().values()
+            broadcast_parameters(list(started), self.accelerator)
+            return None
         if checkpoint.config_hash != self.run.config_hash:
             raise ValueError(
                 f"{checkpoint.path}: expected a checkpoint of this run's config "
                 f"({self.run.config_hash}), got one of another ({checkpoint.config_hash})"
             )
         load_trained_weights(self.model, checkpoint)
+        return checkpoint
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state()
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
         self.window.restore(state["window"])
         self.positions.restore(state.get("streams", {}))  # earlier versions had no streams
         if self.accelerator.process_index < len(state["random"]):
@@ -188,23 +227,35 @@ class _Loop:
     def _save(self, tracker: Tracker | None) -> None:
         random = gather_object([random_state()])
         streams = self.positions.state()
-        if tracker is not None:  # the main process
-            tracker.sync()
-            state: dict[str, Any] = {
-                "optimizer": self.optimizer.state_dict(),
+        main = tracker is not None
+        model = whole_model(self.model, keep=main)
+        optimizer = whole_optimizer_state(self.optimizer, keep=main)
+        failure: Exception | None = None
+        if tracker is not None:
+            try:
+                tracker.sync()
+                self._write(model, optimizer, random, streams)
+            except (CheckpointError, OSError) as error:
+                failure = error
+        # Nobody goes on before it is written, or without it.
+        all_or_none(failure, self.accelerator, "the main process")
+
+    def _write(
+        self, model: Saveable, optimizer: Any, random: list[Any], streams: dict[str, Any]
+    ) -> None:
+        save_checkpoint(
+            self.run.checkpoints,
+            step=self.done,
+            models=[model, *self.beside],
+            state={
+                "optimizer": optimizer,
                 "window": self.window.state(),
                 "random": random,
                 "streams": streams,
-            }
-            save_checkpoint(
-                self.run.checkpoints,
-                step=self.done,
-                models=[self.model, *self.beside],
-                state=state,
-                config_hash=self.run.config_hash,
-                keep=self.settings.keep_checkpoints,
-            )
-        self.accelerator.wait_for_everyone()
+            },
+            config_hash=self.run.config_hash,
+            keep=self.settings.keep_checkpoints,
+        )
 
     def _last_checkpoint(self) -> Checkpoint | None:
         return latest_checkpoint(self.run.checkpoints)
@@ -231,21 +282,26 @@ class _Loop:
             steps = self.data.iterate(range(start, total), self.config.data.workers)
             self.model.train()
             began = time.perf_counter()
-            for part in steps:
+            for part in until_failure(steps):
                 waited = time.perf_counter() - began
                 # Counts and the wish to stop are agreed on before anyone starts the step.
-                counts, tokens, padded, images, stopping = self._agree(part, stop)
-                if stopping:
+                agreed = agree(part, stop, len(self.mixture.names), self.accelerator)
+                if agreed.signal or agreed.failed:
                     self._save_if_new(tracker)
-                    return TrainingResult(self.done, finished=False, signal=stopping)
-                self.window.add(self._step(part, counts))
+                if isinstance(part, Failed):
+                    raise part.error
+                if agreed.failed:
+                    raise OtherProcessError("another process has no data: see its message")
+                if agreed.signal:
+                    return TrainingResult(self.done, finished=False, signal=agreed.signal)
+                self.window.add(self._step(part, agreed))
                 self.positions.add(part.cursors)
                 self.done += 1
                 now = time.perf_counter()
                 self.timing.work.add(
-                    tokens=tokens,
-                    padded_tokens=padded,
-                    images=images,
+                    tokens=agreed.tokens,
+                    padded_tokens=agreed.padded_tokens,
+                    images=agreed.images,
                     seconds=now - began,
                     waited=waited,
                     flops=self.timing.flops(part.micro_batches),
@@ -269,32 +325,17 @@ class _Loop:
             )
         )
 
-    def _agree(self, part: Step, stop: StopRequest) -> tuple[Tensor, int, int, int, int]:
-        """Sums over processes: learned tokens by source, tokens without and with padding, images;
-        and the stop signal."""
-        work = [part.tokens, part.padded_tokens, part.images]
-        own = [*part.learned.tolist(), *work, stop.signal or 0]
-        numbers = torch.tensor(own, device=self.accelerator.device)
-        # Signal numbers of several processes add up: any that is not 0 means stop.
-        total = sum_over_processes(numbers, self.accelerator).tolist()
-        *counts, tokens, padded, images, stopping = total
-        number = stop.signal or signal.SIGTERM.value
-        return (
-            torch.tensor(counts, device=self.accelerator.device),
-            tokens,
-            padded,
-            images,
-            number if stopping else 0,
-        )
-
     def _autocast(self) -> torch.autocast:
         return torch.autocast(
-            self.accelerator.device.type, self.dtype, enabled=self.dtype is not torch.float32
+            self.accelerator.device.type,
+            self.dtype,
+            enabled=self.dtype is not torch.float32,
+            cache_enabled=not self.sharded,  # its copies would outlive the units they are of
         )
 
-    def _step(self, part: Step, counts: Tensor) -> dict[str, float]:
-        """One optimiser step; returns its numbers. ``counts``: learned tokens of the whole step."""
-        weights, names = self.mixture.loss_weights, self.mixture.names
+    def _step(self, part: Step, agreed: Agreed) -> dict[str, float]:
+        """One optimiser step; returns its numbers."""
+        weights, names, counts = self.mixture.loss_weights, self.mixture.names, agreed.learned
         if int(counts.sum()) == 0:
             raise ValueError(
                 f"training step {self.done}: expected text to learn in the sequences of "
@@ -302,7 +343,7 @@ class _Loop:
             )
         self.optimizer.zero_grad(set_to_none=True)
         sums = torch.zeros(len(names), device=self.accelerator.device)
-        for batch in part.micro_batches:
+        for batch in self.even(part.micro_batches):
             with self._autocast():
                 share, batch_sums = batch_loss(
                     self.model,
@@ -313,6 +354,8 @@ class _Loop:
             sums += batch_sums
         sums = sum_over_processes(sums, self.accelerator)
         sum_gradients(list(self.parameters.values()), self.accelerator)
+        if self.sharded and agreed.images == 0:
+            forget_unread_media(self.model)
         norms = gradient_norms(self.parameters)
         norm = clip_gradients(self.parameters.values(), self.settings.clip_norm).item()
         losses = dict(zip(names, (sums / counts.clamp(min=1)).tolist(), strict=True))
@@ -329,13 +372,12 @@ class _Loop:
     def _require_finite(self, loss: float, losses: dict[str, float], norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
             return
-        last = self._last_checkpoint()
-        where = f"the last good checkpoint is {last.path}" if last else "there is no checkpoint yet"
         values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         raise NonFiniteLossError(
             f"training step {self.done + 1}: expected a finite loss and gradient, got loss "
             f"{loss:.4g} ({values}) and gradient norm {norm:.4g}. The weights were not changed by "
-            f"this step; {where}. A lower training.lr or a longer training.warmup_steps may help."
+            f"this step; {last_good(self.run.checkpoints)}. A lower training.lr or a longer "
+            "training.warmup_steps may help."
         )
 
     def _report(self, tracker: Tracker | None, bar: tqdm) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from flamingo.choices import Schedule
 from flamingo.config import TrainingConfig
+from flamingo.model.sharded import whole
 
 
 def decayed_names(model: nn.Module) -> set[str]:
@@ -95,4 +96,4 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale gradients to a global norm of at most ``max_norm``; returns the norm before."""
-    return nn.utils.clip_grad_norm_(list(parameters), max_norm)
+    return whole(nn.utils.clip_grad_norm_(list(parameters), max_norm))

@@ -7,7 +7,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -76,7 +76,8 @@ class MetricsFile:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # only what an append could not write, and has told, is left
+            self._file.close()
 
 
 def check_tracking(config: TrackingConfig) -> None:

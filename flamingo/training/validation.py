@@ -4,6 +4,7 @@ how much of it the images are good for."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -17,7 +18,7 @@ from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.training.batches import Steps, StepSource, to_device
 from flamingo.training.distributed import sum_over_processes
 from flamingo.training.loss import batch_loss, combine
-from flamingo.types import Batch, Media, MediaLoader
+from flamingo.types import IGNORE_INDEX, Batch, Media, MediaLoader
 
 
 class ValidationLoss:
@@ -45,9 +46,10 @@ class ValidationLoss:
         accelerator: Accelerator,
         batches: int,
         load_media: MediaLoader,
+        even: Callable[[list[Batch]], list[Batch]] = list,
     ) -> None:
         self._mixture, self._steps = mixture, steps
-        self._accelerator, self._batches = accelerator, batches
+        self._accelerator, self._batches, self._even = accelerator, batches, even
         self._blank = load_media([Media((BLANK,))])[0]
 
     @torch.no_grad()
@@ -57,7 +59,7 @@ class ValidationLoss:
         sums = torch.zeros(3, len(names), device=device)
         for part in self._steps.iterate(range(UNSEEN, UNSEEN + self._batches), workers=0):
             counts += part.learned.to(device)
-            for batch in part.micro_batches:
+            for batch in self._even(part.micro_batches):
                 sums += self._sums(model, to_device(batch, device))
         counts = sum_over_processes(counts, self._accelerator)
         real, blank, media = sum_over_processes(sums, self._accelerator)
@@ -78,6 +80,7 @@ class ValidationLoss:
         ones = torch.ones(sources, device=batch.input_ids.device)
         real = batch_loss(model, batch, ones)[1]
         is_image = model.is_image_token(batch.input_ids, batch.attention_mask)
+        is_image &= (batch.labels != IGNORE_INDEX).any(dim=1, keepdim=True)  # no stand-ins
         media = torch.bincount(batch.source[is_image], minlength=sources).to(real)
         blank = real
         if batch.vision_features is not None or batch.pixel_values is not None:

@@ -59,13 +59,16 @@ def tiny_config(folder: Path | str, **training) -> RunConfig:
     )
 
 
-def tiny_parts(config: RunConfig, family: str = "llama"):
-    """Model, tokenizer, mixture of two sources (of 4 and 2 sequences), and media loader."""
+def tiny_parts(config: RunConfig, family: str = "llama", **language):
+    """Model, tokenizer, mixture of two sources (of 4 and 2 sequences), and media loader.
+
+    ``language`` goes to :func:`tiny_language_model`.
+    """
     encoder = tiny_vision_encoder()
     torch.manual_seed(config.seed)
     model = FlamingoForConditionalGeneration.from_backbones(
         vision=encoder,
-        language=tiny_language_model(family),
+        language=tiny_language_model(family, **language),
         resampler=config.model.resampler,
         cross_attention=config.model.cross_attention,
     )

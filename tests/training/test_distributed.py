@@ -1,0 +1,59 @@
+"""Sums of gradients over processes, without processes: what the others send is made up."""
+
+from unittest.mock import create_autospec
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from flamingo.training import distributed
+from flamingo.training.distributed import sum_gradients
+
+
+@pytest.fixture
+def accelerator() -> Accelerator:
+    return create_autospec(Accelerator, instance=True, num_processes=2, device=torch.device("cpu"))
+
+
+def parameters() -> list[nn.Parameter]:
+    """Of two types, of different sizes, one without a gradient."""
+    shapes = [(3,), (2, 2), (5,), (1,), (4,)]
+    dtypes = [torch.float32, torch.float32, torch.bfloat16, torch.float32, torch.float32]
+    made = [nn.Parameter(torch.zeros(s, dtype=d)) for s, d in zip(shapes, dtypes, strict=True)]
+    for number, parameter in enumerate(made[:-1]):
+        parameter.grad = torch.full_like(parameter, number + 1.0)
+    return made
+
+
+@pytest.mark.parametrize("bucket", [1, 6, 1000])
+def test_gradients_are_summed_in_buckets_of_one_type(monkeypatch, accelerator, bucket):
+    sent: list[torch.Tensor] = []
+
+    def double(values, _):
+        sent.append(values)
+        return 2 * values  # the other process has the same
+
+    monkeypatch.setattr(distributed, "sum_over_processes", double)
+    monkeypatch.setattr(distributed, "BUCKET_ELEMENTS", bucket)
+    made = parameters()
+    sum_gradients(made, accelerator)
+    for number, parameter in enumerate(made[:-1]):
+        assert parameter.grad is not None and parameter.grad.dtype is parameter.dtype
+        assert torch.equal(parameter.grad, torch.full_like(parameter, 2 * (number + 1.0)))
+    assert made[-1].grad is None  # no process has one
+    sizes = [values.numel() for values in sent[1:]]  # the first says who has gradients
+    assert sizes == {1: [3, 4, 5, 1], 6: [3, 4, 5, 1], 1000: [7, 5, 1]}[bucket]
+
+
+def test_a_gradient_that_only_another_process_has_is_taken_over(monkeypatch, accelerator):
+    calls: list[int] = []
+
+    def other(values, _):
+        calls.append(1)
+        return values + 1 if len(calls) == 1 else values + 3
+
+    monkeypatch.setattr(distributed, "sum_over_processes", other)
+    parameter = nn.Parameter(torch.zeros(2))
+    sum_gradients([parameter], accelerator)
+    assert parameter.grad is not None and parameter.grad.tolist() == [3, 3]
