@@ -490,39 +490,18 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
                 features of another width; a cache that is not a ``FlamingoCache``; ``documents``
                 with a cache, or with an LM that cannot keep them apart (BLOOM).
         """
-        rows, tokens = input_ids.shape
         if documents is not None and use_cache is None:
             use_cache = False
         cache = self._cache(past_key_values, use_cache)
-        state = None if cache is None else cache.media
-        state = state or MediaState.empty(rows, input_ids.device)
-        state = state.for_text_rows(rows)
         is_image = self.is_image_token(input_ids, attention_mask)
         counts = is_image.sum(dim=1)
-        new = self.real_media(counts, pixel_values, vision_features, media_latents)
-        if new is not None:
-            state = state.append(*new, self._blocks)
-        check_media_counts(state.seen + counts, state.available_by_text_row)
-
-        call = ConditionedCall(
-            owner=self.conditioning,
-            keys_values=state.keys_values,
-            reading=state.reading(
-                text_time(is_image, state.seen),
-                self.visibility,
-                before=None if documents is None else media_before(is_image, documents),
-            ),
+        state = self._media_state(cache, counts, pixel_values, vision_features, media_latents)
+        before = None if documents is None else media_before(is_image, documents)
+        reading = state.reading(text_time(is_image, state.seen), self.visibility, before)
+        call = ConditionedCall(self.conditioning, state.keys_values, reading)
+        position_ids, attention_mask = self._positions_and_mask(
+            position_ids, attention_mask, documents, input_ids.shape[1], cached=cache is not None
         )
-        if documents is not None:
-            if cache is not None or position_ids is not None:
-                raise ValueError(
-                    "documents: expected packed rows without a cache and with positions that "
-                    "follow from them, got past_key_values, use_cache or position_ids"
-                )
-            position_ids = document_positions(documents)
-            attention_mask = lm.packed_mask(self.language_model, documents)
-        elif position_ids is None and attention_mask is not None:
-            position_ids = lm.explicit_positions(self.language_model, attention_mask, tokens)
         if position_ids is not None:
             decoder_inputs["position_ids"] = position_ids
         output = self.conditioning.run(
@@ -538,19 +517,47 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         if cache is not None:
             cache.media = state.after(counts, self.visibility)
             cache.note(is_image)
-        found: dict[str, Any] = {
-            "past_key_values": cache,
-            "hidden_states": output.get("hidden_states"),
-            "attentions": output.get("attentions"),
-        }
-        if label_weights is not None:
-            if labels is None:
-                raise ValueError("label_weights: expected labels with them, got none")
-            loss, losses = self._weighted_loss(output.last_hidden_state, labels, label_weights)
-            return FlamingoOutput(loss=loss, token_losses=losses, **found)
-        logits = self._logits(output.last_hidden_state, logits_to_keep)
-        loss = None if labels is None else next_token_loss(logits, labels)
-        return FlamingoOutput(loss=loss, logits=logits, **found)  # type: ignore[arg-type]
+        return FlamingoOutput(
+            **self._answer(output.last_hidden_state, logits_to_keep, labels, label_weights),
+            past_key_values=cache,
+            hidden_states=output.get("hidden_states"),
+            attentions=output.get("attentions"),
+        )
+
+    def _media_state(
+        self, cache: FlamingoCache | None, counts: Int[Tensor, " row"], *media: Tensor | None
+    ) -> MediaState:
+        """The media of the cache and the new ones; ``counts`` says how many each row names."""
+        state = None if cache is None else cache.media
+        state = state or MediaState.empty(len(counts), counts.device)
+        state = state.for_text_rows(len(counts))
+        new = self.real_media(counts, *media)
+        if new is not None:
+            state = state.append(*new, self._blocks)
+        check_media_counts(state.seen + counts, state.available_by_text_row)
+        return state
+
+    def _positions_and_mask(
+        self,
+        position_ids: Int[Tensor, "row token"] | None,
+        attention_mask: Int[Tensor, "row all"] | None,
+        documents: Int[Tensor, "row token"] | None,
+        tokens: int,
+        *,
+        cached: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What the language model is told of positions, and of who sees whom."""
+        if documents is not None:
+            if cached or position_ids is not None:
+                raise ValueError(
+                    "documents: expected packed rows without a cache and with positions that "
+                    "follow from them, got past_key_values, use_cache or position_ids"
+                )
+            mask = lm.packed_mask(self.language_model, documents)
+            return document_positions(documents), mask
+        if position_ids is None and attention_mask is not None:
+            position_ids = lm.explicit_positions(self.language_model, attention_mask, tokens)
+        return position_ids, attention_mask
 
     def _cache(self, past_key_values: Cache | None, use_cache: bool | None) -> FlamingoCache | None:
         if past_key_values is not None and not isinstance(past_key_values, FlamingoCache):
@@ -574,6 +581,23 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
     def _head(self, hidden: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape vocabulary"]:
         own, new = lm.head_logits(self.language_model, hidden, self.new_tokens.output_rows)
         return self.new_tokens.join_logits(own, new)
+
+    def _answer(
+        self,
+        hidden: Float[Tensor, "row token dim"],
+        keep: int | Bool[Tensor, "row token"],
+        labels: Int[Tensor, "row token"] | None,
+        weights: Float[Tensor, "row token"] | None,
+    ) -> dict[str, Any]:
+        """What of loss, logits and token losses was asked for."""
+        if weights is not None:
+            if labels is None:
+                raise ValueError("label_weights: expected labels with them, got none")
+            loss, token_losses = self._weighted_loss(hidden, labels, weights)
+            return {"loss": loss, "token_losses": token_losses}
+        logits = self._logits(hidden, keep)
+        loss = None if labels is None else next_token_loss(logits, labels)
+        return {"loss": loss, "logits": logits}
 
     def _weighted_loss(
         self,

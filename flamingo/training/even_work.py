@@ -35,8 +35,11 @@ class EvenWork:
 
     def __call__(self, batches: list[Batch]) -> list[Batch]:
         """Every process must call it."""
-        missing = max_over_processes(len(batches), self.accelerator) - len(batches)
-        filled = [*batches, *(self._stand_in() for _ in range(missing))]
+        return self.fill(batches, max_over_processes(len(batches), self.accelerator))
+
+    def fill(self, batches: list[Batch], count: int) -> list[Batch]:
+        """``batches`` and stand-ins, ``count`` in all."""
+        filled = [*batches, *(self._stand_in() for _ in range(count - len(batches)))]
         return [batch if self._has_media(batch) else self._with_medium(batch) for batch in filled]
 
     def _has_media(self, batch: Batch) -> bool:

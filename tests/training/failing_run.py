@@ -31,7 +31,7 @@ def failing_train(folder: Path, what: str, process: int = 0) -> TrainingResult:
     if int(os.environ.get("RANK", "0")) == process:
         match what:
             case "nan":
-                _replace(loop, "batch_loss_sums", lambda sums: sums * torch.nan)
+                _replace(loop, "batch_loss", lambda found: (found[0], found[1] * torch.nan))
             case "data":
                 error = ValueError("source short: no such shard")
                 _replace(Steps, "__getitem__", _raise(error), 6)  # the fifth is for validation
@@ -39,11 +39,11 @@ def failing_train(folder: Path, what: str, process: int = 0) -> TrainingResult:
                 full = OSError(28, "No space left on device")
                 _replace(loop, "save_checkpoint", _raise(full), 2)
             case "kill":
-                _replace(loop, "batch_loss_sums", _signal(signal.SIGKILL))
+                _replace(loop, "batch_loss", _signal(signal.SIGKILL))
             case "freeze":
-                _replace(loop, "batch_loss_sums", _signal(signal.SIGSTOP))
+                _replace(loop, "batch_loss", _signal(signal.SIGSTOP))
             case "usr1":
-                _replace(loop, "batch_loss_sums", _signal(signal.SIGUSR1))
+                _replace(loop, "batch_loss", _signal(signal.SIGUSR1))
             case _:
                 assert what == "nothing"
     return train(config, model, *others, RunDirectory.open(config))

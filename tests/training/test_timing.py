@@ -24,8 +24,8 @@ def accelerator() -> Accelerator:
 
 
 def numbers_of(of: Timing) -> dict[str, float]:
-    of.work.add(tokens=100, images=8, seconds=1.5, waited=0.5, flops=10**12)
-    of.work.add(tokens=300, images=4, seconds=0.5, waited=0.1, flops=3 * 10**12)
+    of.work.add(tokens=100, padded_tokens=150, images=8, seconds=1.5, waited=0.5, flops=10**12)
+    of.work.add(tokens=300, padded_tokens=350, images=4, seconds=0.5, waited=0.1, flops=3 * 10**12)
     return of.flush()
 
 
@@ -37,6 +37,7 @@ def test_rates_are_over_all_steps_since_the_last_entry():
     assert numbers == pytest.approx(
         {
             "time/tokens_per_second": 200,
+            "time/token_efficiency": 0.8,
             "time/images_per_second": 6,
             "time/step_seconds": 1.0,
             "time/data_seconds": 0.3,
@@ -45,7 +46,7 @@ def test_rates_are_over_all_steps_since_the_last_entry():
             "time/mfu": 0.5,
         }
     )
-    of.work.add(tokens=7, images=0, seconds=1.0, waited=0.0)
+    of.work.add(tokens=7, padded_tokens=2 * 7, images=0, seconds=1.0, waited=0.0)
     assert of.flush()["time/tokens_per_second"] == 7
 
 
@@ -77,7 +78,7 @@ def test_of_two_processes_operations_add_up_and_the_longest_wait_and_most_memory
 @pytest.mark.parametrize(("waited", "shown"), [(0.09, None), (0.25, "25%")])
 def test_the_bar_tells_of_waiting_only_where_it_matters(waited, shown):
     of = Timing(accelerator(), None)
-    of.work.add(tokens=1234, images=5, seconds=1.0, waited=waited)
+    of.work.add(tokens=1234, padded_tokens=2 * 1234, images=5, seconds=1.0, waited=waited)
     bar = {"tok/s": "1234", "img/s": "5.0"}
     assert of.bar() == (bar if shown is None else bar | {"waits": shown})
 
