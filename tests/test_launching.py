@@ -14,7 +14,7 @@ from flamingo.config import RunConfig
 from flamingo.launching import circumstances_of_launch, first_host, process_environment
 from flamingo.runs import load_run
 from flamingo.sweeps import check_folders, compose_jobs
-from flamingo.training.tracking import TIMING_PREFIX, read_metrics
+from flamingo.training.tracking import VARYING, read_metrics
 from tests.tiny_world import save_world
 
 ROOT = Path(__file__).parents[1]
@@ -173,7 +173,7 @@ def run(world: Path, runs: Path, *overrides: str, **more: str) -> subprocess.Com
 
 def metrics(folder: Path) -> list[dict[str, float]]:
     return [
-        {name: value for name, value in entry.items() if not name.startswith(TIMING_PREFIX)}
+        {name: value for name, value in entry.items() if not name.startswith(VARYING)}
         for entry in read_metrics(folder / "metrics.jsonl")
     ]
 

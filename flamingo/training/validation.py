@@ -93,7 +93,9 @@ def blanked(batch: Batch, blank: Tensor) -> Batch:
     ``(1, patch, dim)`` or ``(1, 3, height, width)``."""
 
     def fill(media: Tensor | None) -> Tensor | None:
-        return None if media is None else blank.to(media).expand_as(media)
+        if media is None:
+            return None
+        return blank.to(media).expand(*media.shape[:3], *blank.shape[1:])
 
     return replace(
         batch,

@@ -15,7 +15,7 @@ from several_runs import RUNS, generated, train_named
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.runs import RunDirectory
 from flamingo.training.checkpoint import Checkpoint, latest_checkpoint
-from flamingo.training.tracking import TIMING_PREFIX, read_metrics
+from flamingo.training.tracking import VARYING, read_metrics
 
 SCRIPT = Path(__file__).with_name("several_runs.py")
 ROOT = SCRIPT.parents[2]
@@ -60,7 +60,7 @@ def directory_of(name: str, folder: Path) -> RunDirectory:
 def numbers_of(run: RunDirectory) -> list[dict]:
     """All metrics but timings."""
     entries = [
-        {k: v for k, v in entry.items() if not k.startswith(TIMING_PREFIX)}
+        {k: v for k, v in entry.items() if not k.startswith(VARYING)}
         for entry in read_metrics(run.metrics)
     ]
     assert entries
