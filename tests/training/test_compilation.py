@@ -54,6 +54,10 @@ def test_without_a_compiler_training_is_refused_before_any_work(tmp_path, monkey
         tiny_train(tiny_config(tmp_path, compile=True))
 
 
+def without_varying(entry: dict) -> dict:
+    return {name: value for name, value in entry.items() if not name.startswith(VARYING)}
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(CPU), reason="no C++ compiler on this machine")
 @pytest.mark.parametrize("recomputed", [False, True])
