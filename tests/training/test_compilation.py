@@ -77,9 +77,7 @@ def test_compiled_training_is_eager_training(tmp_path, recomputed):
     compiled = RunDirectory(config.directory, config)
     numbers = [read_metrics(run.metrics) for run in (compiled, eager)]
     for one, other in zip(*numbers, strict=True):
-        one, other = (
-            {k: v for k, v in e.items() if not k.startswith(VARYING)} for e in (one, other)
-        )
+        one, other = without_varying(one), without_varying(other)
         assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
     saved = [latest_checkpoint(run.checkpoints) for run in (compiled, eager)]
     names = [set(load_file(c.path / "model.safetensors")) for c in saved if c is not None]
