@@ -221,19 +221,26 @@ def write(config: BenchmarkConfig, settings: dict[str, Any], device: torch.devic
     agreement, notes = (
         {Who[name]: value for name, value in told[key].items()} for key in ("agreement", "notes")
     )
-    text = table(results, heading(results[-1].machine, where(device), agreement, notes))
+    text = table(results, heading(results[-1].machine, where(config, device), agreement, notes))
     write_atomically(config.folder / "table.md", text)
     plot(results, config.folder / "speed.png")
     print(f"{config.folder / 'table.md'}, speed.png")
 
 
-def where(device: torch.device) -> str:
-    """The machine in words."""
+def where(config: BenchmarkConfig, device: torch.device) -> str:
+    """Machine and sizes in words."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    return f"{name}, torch {torch.__version__}"
+        threads = torch.get_num_threads()
+        name = f"{platform.machine()} CPU, {threads} thread{'s' * (threads > 1)}"
+    sizes = config.sizes
+    return (
+        f"{config.language_model}, blocks before every {config.every}th layer, "
+        f"{resolve_dtype(config.precision, device)}, features of {sizes.patches} x "
+        f"{sizes.vision_dim}, prompts of {sizes.shot_tokens} tokens a shot; {name}, torch "
+        f"{torch.__version__}"
+    )
 
 
 if __name__ == "__main__":

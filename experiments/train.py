@@ -21,6 +21,8 @@ from flamingo.choices import Mixing
 from flamingo.composition import entry_point
 from flamingo.config import RunConfig
 from flamingo.data.mixture import source_configs
+from flamingo.data.sources.documents import check_documents
+from flamingo.evaluation.benchmarks.training import training_questions
 from flamingo.launching import circumstances_of_launch, hand_over, in_launched_job, join_processes
 from flamingo.planning.utilisation import run_utilisation
 from flamingo.runs import RunDirectory
@@ -81,13 +83,15 @@ def run(config: RunConfig, accelerator: Accelerator) -> TrainingResult:
     if directory.finished:
         say(accelerator, f"{directory.path}: finished, {config.training.steps} steps are done.")
         return TrainingResult(config.training.steps, finished=True)
+    check_documents(config.data, training_questions)  # before minutes of loading weights
     with directory.locked() if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             check_access(config.tracking)
-        directory = RunDirectory.open(config, write=accelerator.is_main_process)
         checkpoint = latest_checkpoint(directory.checkpoints)
         done = checkpoint.step if checkpoint else 0
         parts = build_parts(config, accelerator.device, resume=checkpoint is not None)
+        # The folder is this config's only now: what could not be built left nothing in it.
+        directory = RunDirectory.open(config, write=accelerator.is_main_process)
         if accelerator.is_main_process:
             directory.record_launch(
                 {

@@ -43,7 +43,7 @@ from flamingo.structured import (
     refuse,
     section,
 )
-from flamingo.sweeps import JobFailed, check_folders, compose_jobs, is_sweep
+from flamingo.sweeps import Job, JobFailed, check_folders, compose_jobs, is_sweep
 
 logger = logging.getLogger(__name__)
 
@@ -229,6 +229,7 @@ def entry_point(
             traceback.print_exc()
             sys.exit(1)
 
+    jobs: list[Job] = []
     try:
         checked = checked_overrides(overrides, schema, config_name)
         if is_sweep(checked):
@@ -246,6 +247,8 @@ def entry_point(
     decorate = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     try:
         decorate(with_dataclasses)()
+        if jobs:
+            print(f"All {len(jobs)} jobs have ended.")
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {explain_composition(error, schema)}")
     except JobFailed:

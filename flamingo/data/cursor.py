@@ -54,6 +54,11 @@ def dropped(cursors: Cursors) -> dict[str, dict[str, int]]:
     return {name: dict(sorted(count.items())) for name, count in counts.items()}
 
 
+def given(cursors: Cursors) -> dict[str, int]:
+    """Source -> documents that became rows, of all lanes."""
+    return {name: sum(c.given for c in lanes.values()) for name, lanes in cursors.items()}
+
+
 def to_plain(lanes: Mapping[int, Cursor]) -> dict[str, dict[str, Any]]:
     """A source's cursors as JSON has them (its keys are text), lanes in order."""
     return {

@@ -28,6 +28,16 @@ BROKEN_IMAGE = Dropped("broken image")
 BROKEN_SHARD = Dropped("broken shard")
 WARN_AFTER = 10_000
 """Documents dropped in a row that a warning is due for: a wrong setting may drop all of them."""
+_told: set[tuple[str, str]] = set()
+
+
+def tell_once(key: tuple[str, str], message: str) -> None:
+    """Log ``message``, unless this process did so under the same ``key``."""
+    if key not in _told:
+        _told.add(key)
+        logger.warning(message)
+
+
 _SHARDS, _BLOCK, _RECORD = 0, 1, 2
 """What a generator is for: draws for different things are independent."""
 
@@ -107,10 +117,20 @@ class Stream:
                 for number, row in enumerate(self.read(self.shards[share.shard])):
                     if number >= start and number % share.every == share.first:
                         generator = self.generator(_RECORD, epoch, share.shard, number)
-                        yield (place, number + 1), self.parse(row, generator)
+                        made = self.parse(row, generator)
+                        if isinstance(made, Dropped):
+                            where = f"record {number} of {self.shards[share.shard]}"
+                            tell_once(
+                                (self.name, made.reason),
+                                f"{self.name}: dropped as {made.reason}: {where} (the first one "
+                                "here; metrics.jsonl counts all)",
+                            )
+                        yield (place, number + 1), made
             except BrokenShard as error:
                 if share.first == 0:  # one of those that share it speaks for all
-                    logger.warning("%s: broken shard passed over: %s", self.name, error)
+                    tell_once(
+                        (self.name, str(error)), f"{self.name}: broken shard passed over: {error}"
+                    )
                     yield (place + 1, 0), BROKEN_SHARD
 
     def order(self, lane: int, cursor: Cursor, documents: int) -> list[int]:

@@ -15,7 +15,6 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from flamingo.evaluation.decoding import Decoding
 from flamingo.evaluation.prefix import read_prompts
 from flamingo.evaluation.scoring import Reader
-from flamingo.model.media import FlamingoCache
 from flamingo.types import Media, TokenizedSequence
 
 
@@ -81,7 +80,7 @@ def search(
 
 def _all_but_the_last(
     reader: Reader, prompts: Sequence[TokenizedSequence], beams: int
-) -> dict[str, Tensor | FlamingoCache]:
+) -> dict[str, Any]:
     """What ``generate`` needs to go on behind all but the last token of each prompt."""
     image = reader.model.config.image_token_id
     read: list[tuple[Sequence[int], Sequence[Media]]] = []
@@ -93,10 +92,8 @@ def _all_but_the_last(
     cache = read_prompts(reader, read, keep=True).cache
     assert cache is not None
     cache.batch_repeat_interleave(beams)
-    rest: dict[str, Tensor | FlamingoCache] = {"past_key_values": cache}
-    if any(left):
-        rest["media_latents"] = reader.latents.rows(left).to(reader.device)
-    return rest
+    rest: dict[str, Any] = {"past_key_values": cache}
+    return rest | reader.media(left)
 
 
 class _Steps(LogitsProcessor):

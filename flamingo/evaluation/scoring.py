@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flamingo.evaluation.latents import MediaLatents
@@ -61,8 +60,8 @@ class Reader:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
-    def inputs(self, rows: Sequence[tuple[Sequence[int], Sequence[Media]]]) -> dict[str, Tensor]:
-        """Ids (padded on the left), mask and latents of ``rows`` for the model."""
+    def inputs(self, rows: Sequence[tuple[Sequence[int], Sequence[Media]]]) -> dict[str, Any]:
+        """Ids (padded on the left), mask and media of ``rows`` for the model."""
         length = max(len(ids) for ids, _ in rows)
         pad = self.tokenizer.pad_token_id
         assert isinstance(pad, int)  # prepare_tokenizer sees to it
@@ -72,6 +71,18 @@ class Reader:
             input_ids[row, length - len(ids) :] = torch.tensor(ids, dtype=torch.long)
             mask[row, length - len(ids) :] = 1
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
-        if any(media for _, media in rows):
-            inputs["media_latents"] = self.latents.rows([media for _, media in rows])
-        return {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        return inputs | self.media([media for _, media in rows])
+
+    def media(self, rows: Sequence[Sequence[Media]]) -> dict[str, Any]:
+        """Each row's media for the model, in the cheapest form.
+
+        On a CPU keys and values are kept: to work them out anew for 32 shots costs as much as half
+        of what the language model does. A GPU does it sooner than it would fetch them.
+        """
+        if not any(rows):
+            return {}
+        if self.device.type == "cpu":
+            with self.autocast():
+                return {"projected_media": self.latents.projected(rows)}
+        return {"media_latents": self.latents.rows(rows).to(self.device)}

@@ -33,7 +33,14 @@ from flamingo.model.embedding import NewTokenEmbedding
 from flamingo.model.generation import FlamingoGeneration, default_generation_config
 from flamingo.model.loss import weighted_loss
 from flamingo.model.masking import document_positions, media_before, text_time
-from flamingo.model.media import FlamingoCache, MediaState, check_media_counts
+from flamingo.model.media import (
+    FlamingoCache,
+    MediaState,
+    ProjectedMedia,
+    check_media_counts,
+    check_projected,
+)
+from flamingo.model.reading import KeysValues
 from flamingo.model.resampler import build_resampler
 from flamingo.model.sharded import whole
 from flamingo.types import IGNORE_INDEX
@@ -401,6 +408,15 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             )
         return self.resampler(media)
 
+    @torch.no_grad()
+    def project_media(self, latents: Float[Tensor, "medium latent dim"]) -> dict[int, KeysValues]:
+        """Keys and values of media for every gated block, by its decoder layer.
+
+        For media that are read again and again: as ``projected_media``
+        (:class:`flamingo.model.media.ProjectedMedia`) they are neither encoded nor projected again.
+        """
+        return {index: block.project_media(latents) for index, block in self._blocks.items()}
+
     def real_media(
         self,
         counts: Int[Tensor, " row"],
@@ -454,6 +470,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         pixel_values: Float[Tensor, "media_row image frame 3 height width"] | None = None,
         vision_features: Float[Tensor, "media_row image frame patch vision_dim"] | None = None,
         media_latents: Float[Tensor, "media_row image latent vision_dim"] | None = None,
+        projected_media: ProjectedMedia | None = None,
         labels: Int[Tensor, "row token"] | None = None,
         label_weights: Float[Tensor, "row token"] | None = None,
         past_key_values: Cache | None = None,
@@ -472,6 +489,8 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
                 cached tokens too.
             pixel_values, vision_features, media_latents: the media, at most one of the three; media
                 beyond a row's ``<image>`` tokens are padding. With a cache only new media.
+            projected_media: instead of these, exactly the media that each row names, as
+                :meth:`project_media` gives them; without gradients.
             labels: adds ``loss``, the mean cross-entropy of the next tokens (-100: not counted).
             label_weights: with them ``loss`` is the sum of each label's cross-entropy (nats) times
                 its weight, computed without all logits at once (:mod:`flamingo.model.loss`);
@@ -495,7 +514,8 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         cache = self._cache(past_key_values, use_cache)
         is_image = self.is_image_token(input_ids, attention_mask)
         counts = is_image.sum(dim=1)
-        state = self._media_state(cache, counts, pixel_values, vision_features, media_latents)
+        media = (pixel_values, vision_features, media_latents)
+        state = self._media_state(cache, counts, projected_media, *media)
         before = None if documents is None else media_before(is_image, documents)
         reading = state.reading(text_time(is_image, state.seen), self.visibility, before)
         call = ConditionedCall(self.conditioning, state.keys_values, reading)
@@ -525,14 +545,20 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         )
 
     def _media_state(
-        self, cache: FlamingoCache | None, counts: Int[Tensor, " row"], *media: Tensor | None
+        self,
+        cache: FlamingoCache | None,
+        counts: Int[Tensor, " row"],
+        projected: ProjectedMedia | None,
+        *media: Tensor | None,
     ) -> MediaState:
         """The media of the cache and the new ones; ``counts`` says how many each row names."""
         state = None if cache is None else cache.media
         state = state or MediaState.empty(len(counts), counts.device)
         state = state.for_text_rows(len(counts))
-        new = self.real_media(counts, *media)
-        if new is not None:
+        if projected is not None:
+            check_projected(projected, counts, media)
+            state = state.append_projected(projected)
+        elif (new := self.real_media(counts, *media)) is not None:
             state = state.append(*new, self._blocks)
         check_media_counts(state.seen + counts, state.available_by_text_row)
         return state

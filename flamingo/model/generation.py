@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from flamingo.model.assistance import Assistant
-from flamingo.model.media import FlamingoCache, MediaState
+from flamingo.model.media import FlamingoCache, MediaState, check_projected
 
 if TYPE_CHECKING:
     from flamingo.model.flamingo import FlamingoForConditionalGeneration
@@ -66,6 +66,7 @@ class FlamingoGeneration:
         options = generation_config or self.generation_config
         _refuse_other_caches(kwargs.get("cache_implementation", options.cache_implementation))
         given = {name: kwargs.pop(name, None) for name in MEDIA_INPUTS}
+        projected = kwargs.pop("projected_media", None)
         if kwargs.get("assistant_model") is not None:
             kwargs["assistant_model"] = Assistant.of(kwargs["assistant_model"], self, given)
         attention_mask = kwargs.get("attention_mask")
@@ -75,10 +76,19 @@ class FlamingoGeneration:
             cache = FlamingoCache(config=self.language_model.config)
 
         new_ids = _new_tokens(input_ids, attention_mask, cache)
-        is_image = self.is_image_token(new_ids, attention_mask)
-        media = self.real_media(is_image.sum(dim=1), *given.values())
+        counts = self.is_image_token(new_ids, attention_mask).sum(dim=1)
+        media = self.real_media(counts, *given.values())
+        if projected is not None:
+            check_projected(projected, counts, list(given.values()))
+            if cache is None or kwargs.get("assistant_model") is not None:
+                raise ValueError(
+                    "projected_media: expected a cache and no assistant_model, which would read "
+                    "the media by itself"
+                )
         if cache is not None:
             state = cache.media or MediaState.empty(len(input_ids), input_ids.device)
+            if projected is not None:
+                state = state.append_projected(projected)
             cache.media = state if media is None else state.append(*media, self._blocks)
             kwargs["past_key_values"] = cache
         elif media is not None:

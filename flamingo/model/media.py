@@ -7,7 +7,7 @@ immutable value: appending media or dropping those that no later token can see g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +20,23 @@ from flamingo.choices import MediaVisibility
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
 from flamingo.model.masking import media_mask
 from flamingo.model.reading import AllMedia, KeysValues, OwnMedium, Reading
+
+
+@dataclass(frozen=True, eq=False)
+class ProjectedMedia:
+    """Media as the gated blocks read them, worked out beforehand (``project_media``)."""
+
+    keys_values: Mapping[int, KeysValues]
+    """By decoder layer; media of all rows, one after the other."""
+    counts: tuple[int, ...]
+    """Media of each row."""
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Sequence[Mapping[int, KeysValues]]]) -> ProjectedMedia:
+        """From each row's media, each projected alone; at least one in all."""
+        media = [medium for row in rows for medium in row]
+        together = {i: torch.cat([medium[i] for medium in media], dim=1) for i in media[0]}
+        return cls(together, tuple(len(row) for row in rows))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,22 +99,36 @@ class MediaState:
         """Add media: ``latents`` of the real ones in reading order, ``present`` marks them."""
         if len(latents) == 0:
             return self
-        counts = present.sum(dim=1)
-        new_row = present.nonzero()[:, 0]
+        added = {index: block.project_media(latents) for index, block in blocks.items()}
+        return self._append(added, present.sum(dim=1), present.shape[1])
+
+    def append_projected(self, media: ProjectedMedia) -> MediaState:
+        """Add media that were projected before, wherever they are."""
+        device = self.seen.device
+        added = {index: kv.to(device) for index, kv in media.keys_values.items()}
+        return self._append(added, torch.tensor(media.counts, device=device), max(media.counts))
+
+    def _append(
+        self, added: Mapping[int, KeysValues], counts: Int[Tensor, " row"], width: int
+    ) -> MediaState:
+        media = next(iter(added.values())).shape[1]
+        rows = torch.arange(len(counts), device=counts.device)
+        new_row = rows.repeat_interleave(counts, output_size=media)
         first = counts.cumsum(0) - counts
-        place = torch.arange(len(new_row), device=new_row.device) - first[new_row]
-        keys_values = {}
-        for index, block in blocks.items():
-            added = block.project_media(latents)
-            old = self.keys_values.get(index)
-            keys_values[index] = added if old is None else torch.cat([old, added], dim=1)
+        place = torch.arange(media, device=counts.device) - first[new_row]
+        keys_values = dict(added)
+        if self.keys_values:
+            keys_values = {
+                index: torch.cat([self.keys_values[index], new], dim=1)
+                for index, new in added.items()
+            }
         return MediaState(
             keys_values,
             torch.cat([self.row, new_row]),
             torch.cat([self.time, place + 1 + self.available[new_row]]),
             available=self.available + counts,
             seen=self.seen,
-            width=self.width + present.shape[1],
+            width=self.width + width,
         )
 
     def after(
@@ -169,6 +200,20 @@ def check_media_counts(named: Int[Tensor, " row"], given: Int[Tensor, " row"]) -
         raise ValueError(
             f"row {row}: expected a medium for each of its {int(named[row])} <image> tokens, "
             f"got {int(given[row])} media"
+        )
+
+
+def check_projected(
+    projected: ProjectedMedia, named: Int[Tensor, " row"], others: Sequence[Tensor | None]
+) -> None:
+    """Raise ``ValueError`` unless ``projected`` are exactly the media that rows name, and all."""
+    if any(other is not None for other in others):
+        raise ValueError("projected_media: expected no other form of media beside it, got one")
+    counts = named.tolist()
+    if counts != list(projected.counts):
+        raise ValueError(
+            f"projected_media: expected {counts} media, as many as the rows have <image> tokens, "
+            f"got {list(projected.counts)}"
         )
 
 

@@ -36,8 +36,8 @@ class PlanConfig(RunConfig):
     sequences: int | None = None
     """Of a step, over all devices; null: the sources', without sources 256."""
     tokens: int | None = None
-    """Of a sequence; null: the mean of the streams' ``max_tokens``, without streams 256
-    (OpenFlamingo's documents)."""
+    """Of a sequence; null: a stream's ``max_tokens``, without one 256 (OpenFlamingo's documents)
+    or ``data.max_tokens``, if that is less."""
     images: int | None = None
     """Of a sequence; null: 1 in a captioned one, else 4 (OpenFlamingo's documents have up to 6)."""
     frames: int = 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +12,6 @@ from transformers import ViTImageProcessorPil
 from flamingo.backbones.language import load_tokenizer
 from flamingo.build import build_mixture, parameter_counts
 from flamingo.choices import Precision
-from flamingo.config import DataConfig
 from flamingo.data.mixture import Mixture
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.model.processor import FlamingoProcessor, place_special_tokens
@@ -22,12 +20,12 @@ from flamingo.planning.memory import Layout, device_memory
 from flamingo.planning.options import PlanConfig
 from flamingo.planning.shapes import Shapes, build_shapes
 from flamingo.planning.workload import (
+    SequenceShape,
     Workload,
     assumed_workload,
     measured_workload,
-    sequences_of,
 )
-from flamingo.source_config import CaptionedSourceConfig, StreamSourceConfig
+from flamingo.source_config import CaptionedSourceConfig, SourceConfig, StreamSourceConfig
 from flamingo.training.batches import division_of
 
 SEQUENCES = 256
@@ -103,9 +101,7 @@ def workload(config: PlanConfig, shapes: Shapes) -> Workload:
             steps=config.measured_steps,
         )
     return assumed_workload(
-        sequences=config.sequences or sequences_of(config.data) or SEQUENCES,
-        tokens=config.tokens or mean_tokens(config.data),
-        images=mean_images(config.data) if config.images is None else config.images,
+        assumed_sequences(config),
         frames=config.frames,
         learned=config.learned,
         gpus=config.gpus,
@@ -113,24 +109,28 @@ def workload(config: PlanConfig, shapes: Shapes) -> Workload:
     )
 
 
-def mean_tokens(data: DataConfig) -> int:
-    """Of the sequences of a step, as long as their sources let them be."""
-    return _mean(data, lambda stream: stream.max_tokens or TOKENS, TOKENS)
+def assumed_sequences(config: PlanConfig) -> list[SequenceShape]:
+    """A step's sequences: as long as their sources let them be, unless the options say otherwise.
+
+    With another number than the sources', in the same shares.
+    """
+    data = config.data
+    own = [_shape(config, source) for source in data.sources for _ in range(source.sequences)]
+    own = own or [_shape(config, None)] * SEQUENCES
+    count = config.sequences or sequences_of(data) or SEQUENCES
+    return [own[index * len(own) // count] for index in range(count)]
 
 
-def mean_images(data: DataConfig) -> int:
-    """Of the sequences of a step: one where a source has captions, else :data:`IMAGES`."""
-    captioned = CaptionedSourceConfig
-    return _mean(data, lambda stream: 1 if isinstance(stream, captioned) else IMAGES, IMAGES)
-
-
-def _mean(data: DataConfig, of: Callable[[StreamSourceConfig], int], otherwise: int) -> int:
-    """Over a step's sequences, rounded up, of what ``of`` gives for their streams."""
-    values = [(s, of(s) if isinstance(s, StreamSourceConfig) else otherwise) for s in data.sources]
-    if not values:
-        return otherwise
-    total = sum(source.sequences * value for source, value in values)
-    return math.ceil(total / sum(source.sequences for source, _ in values))
+def _shape(config: PlanConfig, source: SourceConfig | None) -> SequenceShape:
+    tokens, images = min(TOKENS, config.data.max_tokens), IMAGES
+    if isinstance(source, StreamSourceConfig) and source.max_tokens is not None:
+        tokens = source.max_tokens
+    if isinstance(source, CaptionedSourceConfig):
+        images = 1
+    return SequenceShape(
+        tokens=config.tokens or tokens,
+        images=images if config.images is None else config.images,
+    )
 
 
 def mixture_of(config: PlanConfig, model: FlamingoForConditionalGeneration) -> Mixture:

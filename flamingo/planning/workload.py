@@ -80,49 +80,65 @@ class Workload:
         return max(self.batches, key=lambda batch: (batch.rows * batch.tokens, batch.media))
 
 
+@dataclass(frozen=True)
+class SequenceShape:
+    """A training sequence, in numbers."""
+
+    tokens: int
+    images: int
+
+
 def assumed_workload(
+    sequences: Sequence[SequenceShape],
     *,
-    sequences: int,
-    tokens: int,
-    images: int,
     frames: int,
     learned: float,
     gpus: int,
     division: Division,
 ) -> Workload:
-    """One step of equal sequences, divided over devices, and there as ``division`` says.
+    """One step of ``sequences``, divided over devices, and there as ``division`` says.
 
     ``learned`` is the share of positions that are learned. Raises ``ValueError`` for fewer
     sequences than devices times micro-batches, and for longer ones than ``division`` takes.
     """
     parts = gpus * division.micro_batches
-    if sequences < parts:
+    if len(sequences) < parts:
         raise ValueError(
             f"sequences: expected at least one for each of {parts} micro-batches (gpus times "
-            f"training.micro_batches), got {sequences}"
+            f"training.micro_batches), got {len(sequences)}"
         )
-    one = TokenizedSequence((0,) * tokens, (IGNORE_INDEX,) * tokens, ())
-    batches: list[BatchShape] = []
-    for rank in range(gpus):
-        own = [(0, one)] * len(range(rank, sequences, gpus))
-        for rows in division(own):
-            longest, count = max(map(len, rows)), sum(map(len, rows))
-            batches.append(
-                BatchShape(
-                    rows=len(rows),
-                    tokens=longest * tokens,
-                    images=longest * images,
-                    media=count * images,
-                    frames=frames,
-                    learned=round(count * tokens * learned),
-                    packed=count if longest > 1 else None,
-                )
-            )
+    # Division reads lengths alone; the number in a source's place says which sequence it is.
+    rows = [
+        (index, TokenizedSequence((0,) * shape.tokens, (IGNORE_INDEX,) * shape.tokens, ()))
+        for index, shape in enumerate(sequences)
+    ]
+    batches = [
+        _batch_of([[sequences[index] for index, _ in row] for row in part], frames, learned)
+        for rank in range(gpus)
+        for part in division(rows[rank::gpus])
+    ]
+    kinds = ", ".join(
+        f"{sequences.count(shape)} of {shape.tokens} tokens and {shape.images} images"
+        for shape in dict.fromkeys(sequences)
+    )
     return Workload(
         tuple(batches),
         1,
-        f"assumed: sequences of {tokens} tokens, {images} images of {frames} "
-        f"frame{'s' * (frames > 1)}, {learned:.0%} of the tokens learned",
+        f"assumed: sequences of {frames} frame{'s' * (frames > 1)} an image, {kinds}; "
+        f"{learned:.0%} of the tokens learned",
+    )
+
+
+def _batch_of(rows: list[list[SequenceShape]], frames: int, learned: float) -> BatchShape:
+    every = [shape for row in rows for shape in row]
+    return BatchShape(
+        rows=len(rows),
+        tokens=max(sum(shape.tokens for shape in row) for row in rows),
+        images=max(sum(shape.images for shape in row) for row in rows),
+        media=sum(shape.images for shape in every),
+        frames=frames,
+        learned=round(sum(shape.tokens for shape in every) * learned),
+        packed=len(every) if len(every) > len(rows) else None,
     )
 
 

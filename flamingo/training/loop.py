@@ -389,7 +389,7 @@ class _Loop:
         entry: dict[str, float] = {}
         if self.done % settings.log_every == 0 or last:
             entry |= self.window.flush() | self.timing.flush()
-            entry |= self._gates() | self.positions.dropped()
+            entry |= self._gates() | self.positions.documents()
         if self.callback and settings.eval_every and (self.done % settings.eval_every == 0 or last):
             entry |= self._call_back(self.callback)
         if entry and tracker is not None:

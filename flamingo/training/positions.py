@@ -8,7 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from flamingo.data.cursor import Cursors, dropped, furthest
+from flamingo.data.cursor import Cursors, dropped, furthest, given
 from flamingo.training.batches import StepSource
 
 
@@ -34,11 +34,14 @@ class StreamPositions:
         self._all, self._moved = furthest([self._all, *moved]), {}
         return self._all
 
-    def dropped(self) -> dict[str, float]:
-        """``data/<source>/dropped/<reason>``: documents since the start of training."""
-        return {
+    def documents(self) -> dict[str, float]:
+        """``data/<source>/given`` and ``data/<source>/dropped/<reason>``: documents since the start
+        of training."""
+        cursors = self._gathered()
+        rows = {f"data/{name}/given": float(count) for name, count in given(cursors).items()}
+        return rows | {
             f"data/{name}/dropped/{reason}": float(count)
-            for name, reasons in dropped(self._gathered()).items()
+            for name, reasons in dropped(cursors).items()
             for reason, count in reasons.items()
         }
 

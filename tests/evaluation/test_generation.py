@@ -133,7 +133,8 @@ def test_beams_find_a_likelier_answer_than_greedy(
 ) -> None:
     pairs = list(zip(generate(reader, prompts), generate(reader, prompts, BEAMS), strict=True))
     assert any(beam.text != greedy.text for greedy, beam in pairs)
-    assert all(beam.probability >= greedy.probability for greedy, beam in pairs)
+    # Where both say the same, the sums of probabilities differ in their last digits.
+    assert all(beam.probability >= greedy.probability * (1 - 1e-5) for greedy, beam in pairs)
 
 
 def test_beams_read_a_prompt_once_and_its_media_once(monkeypatch) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.choices import MediaVisibility
+from flamingo.model.media import ProjectedMedia
 from flamingo.testing import FAMILIES
 from tests.model.conftest import features, prompt
 
@@ -119,3 +120,33 @@ def test_a_foreign_cache_is_an_error(build: Build):
     model = build()
     with pytest.raises(ValueError, match="expected a FlamingoCache"):
         model(prompt(model, 4, [], seed=0), past_key_values=DynamicCache())
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("mode", list(MediaVisibility))
+def test_media_projected_beforehand_give_the_same_answer(build: Build, mode, beams: int):
+    model = build(media=mode)
+    ids = torch.cat([prompt(model, 8, [1, 3, 5], seed=1), prompt(model, 8, [2, 4], seed=2)])
+    given = features(2, 3, seed=1)
+    latents = model.encode_media(vision_features=given).detach()
+    alone = [[model.project_media(latents[row, i][None]) for i in range(3 - row)] for row in (0, 1)]
+    projected = ProjectedMedia.of_rows(alone)
+    options = {"num_beams": beams, "max_new_tokens": 5, "do_sample": False, **NEVER}
+    expected = model.generate(ids, vision_features=given, **options)
+    assert torch.equal(model.generate(ids, projected_media=projected, **options), expected)
+    with torch.no_grad():
+        logits = model(ids, projected_media=projected).logits
+        torch.testing.assert_close(logits, model(ids, vision_features=given).logits)
+
+
+def test_projected_media_are_exactly_those_that_are_named(build: Build):
+    model = build()
+    ids = prompt(model, 8, [1, 3], seed=1)
+    medium = model.project_media(model.encode_media(vision_features=features(1, 1))[0])
+    with pytest.raises(ValueError, match=r"projected_media: expected \[2\] media.*got \[1\]"):
+        model(ids, projected_media=ProjectedMedia.of_rows([[medium]]))
+    both = ProjectedMedia.of_rows([[medium, medium]])
+    with pytest.raises(ValueError, match="projected_media: expected no other form"):
+        model(ids, projected_media=both, vision_features=features(1, 2))
+    with pytest.raises(ValueError, match="projected_media: expected a cache"):
+        model.generate(ids, projected_media=both, use_cache=False, max_new_tokens=2)

@@ -18,7 +18,13 @@ from flamingo.planning.options import PlanConfig
 from flamingo.planning.plan import make_plan, plan_values
 from flamingo.planning.shapes import build_shapes
 from flamingo.planning.table import duration, plan_text, quantity
-from flamingo.planning.workload import BatchShape, Workload, assumed_workload, measured_workload
+from flamingo.planning.workload import (
+    BatchShape,
+    SequenceShape,
+    Workload,
+    assumed_workload,
+    measured_workload,
+)
 from flamingo.testing import (
     VOCABULARY,
     SyntheticSource,
@@ -67,9 +73,9 @@ def test_the_sources_say_how_many_sequences_a_step_has():
     assert make_plan(plan_config("experiment=quickstart", "sequences=22")).work.sequences == 22
 
 
-def assumed(**options) -> Workload:
-    values = {"tokens": 8, "images": 3, "frames": 1, "learned": 0.5, "gpus": 1}
-    return assumed_workload(**({**values, "division": Division()} | options))
+def assumed(sequences: int = 3, **options) -> Workload:
+    values = {"frames": 1, "learned": 0.5, "gpus": 1, "division": Division()} | options
+    return assumed_workload([SequenceShape(8, 3)] * sequences, **values)
 
 
 def test_cached_features_leave_the_encoder_out_of_a_step():
@@ -96,6 +102,27 @@ def test_an_assumed_step_is_packed_and_divided_by_tokens():
     work = assumed(sequences=10, division=Division(packing=30, micro_batch_tokens=50))
     assert [(b.rows, b.tokens, b.images) for b in work.batches] == [(2, 24, 9), (2, 24, 9)]
     assert (work.sequences, work.tokens, work.media, work.learned) == (10, 96, 30, 40)
+
+
+def test_sources_of_different_lengths_are_planned_apart():
+    """The largest micro-batch has the pages alone, and decides the memory."""
+    config = plan_config(
+        "experiment=openflamingo_3b_training", "training.micro_batches=24", "gpus=8"
+    )
+    work = make_plan(config).work
+    pages, captions = (
+        source.sequences for source in (config.data.mmc4, config.data.captions) if source
+    )
+    assert (work.sequences, work.tokens) == (pages + captions, 256 * pages + 32 * captions)
+    assert (work.largest.tokens, work.largest.images) == (256, 4)
+    assert min(batch.tokens for batch in work.batches) == 32
+
+
+def test_no_sequence_is_planned_that_a_run_would_drop():
+    config = plan_config(
+        "experiment=openflamingo_3b", "data.max_tokens=100", "training.packing=100"
+    )
+    assert make_plan(config).work.largest.tokens == 100
 
 
 def test_a_measured_step_has_the_lengths_images_and_learned_tokens_of_its_sources():

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from transformers import PreTrainedTokenizerBase
 
 from flamingo.choices import ClipStorage
+from flamingo.config import DataConfig
 from flamingo.data.documents import Fitting, Parser
 from flamingo.data.shards import Shards, open_shards
 from flamingo.data.sources.captions import CaptionParser
@@ -86,6 +87,15 @@ def open_unseen(
             return None
 
 
+def check_documents(config: DataConfig, read_questions: QuestionReader) -> None:
+    """Raise ``ValueError``, naming the section, for a stream whose data is not there.
+
+    Opens what the streams would open, and no document of it.
+    """
+    for name, own in config.streams.items():
+        _opened(name, own, _once(read_questions))
+
+
 def stream_source(
     name: str,
     config: StreamSourceConfig,
@@ -98,11 +108,7 @@ def stream_source(
 
     Raises ``ValueError`` naming the section (``data.<name>``) as :func:`open_documents`.
     """
-    read_questions = _once(read_questions)
-    with _named(f"data.{name}"):
-        seen = open_documents(config, read_questions)
-    with _named(f"data.{name}.validation" if hasattr(config, "validation") else f"data.{name}"):
-        unseen = open_unseen(config, seen[1], read_questions)
+    seen, unseen = _opened(name, config, _once(read_questions))
 
     def stream(
         of: tuple[Shards, Parser], lanes: int, shuffle: int, held_out: StreamSource | None = None
@@ -118,6 +124,16 @@ def stream_source(
     # One lane a row and no shuffling: each validation reads only what it uses.
     held_out = None if unseen is None else stream(unseen, config.sequences, 1)
     return stream(seen, config.lanes * config.sequences, config.shuffle, held_out)
+
+
+def _opened(
+    name: str, config: StreamSourceConfig, read_questions: QuestionReader
+) -> tuple[tuple[Shards, Parser], tuple[Shards, Parser] | None]:
+    """What is trained on, and what is held out."""
+    with _named(f"data.{name}"):
+        seen = open_documents(config, read_questions)
+    with _named(f"data.{name}.validation" if hasattr(config, "validation") else f"data.{name}"):
+        return seen, open_unseen(config, seen[1], read_questions)
 
 
 def _once(read: QuestionReader) -> QuestionReader:
