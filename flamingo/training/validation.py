@@ -59,8 +59,10 @@ class ValidationLoss:
         sums = torch.zeros(3, len(names), device=device)
         for part in self._steps.iterate(range(UNSEEN, UNSEEN + self._batches), workers=0):
             counts += part.learned.to(device)
-            for batch in self._even(part.micro_batches):
-                sums += self._sums(model, to_device(batch, device))
+            # Blank before they are made even: stand-ins have media of another shape.
+            blanks = self._even([blanked(batch, self._blank) for batch in part.micro_batches])
+            for batch, blank in zip(self._even(part.micro_batches), blanks, strict=True):
+                sums += self._sums(model, to_device(batch, device), to_device(blank, device))
         counts = sum_over_processes(counts, self._accelerator)
         real, blank, media = sum_over_processes(sums, self._accelerator)
         metrics = {"validation/loss": combine(real, counts, self._mixture.loss_weights).item()}
@@ -73,7 +75,7 @@ class ValidationLoss:
         return metrics
 
     def _sums(
-        self, model: FlamingoForConditionalGeneration, batch: Batch
+        self, model: FlamingoForConditionalGeneration, batch: Batch, blanked: Batch
     ) -> Float[Tensor, "3 source"]:
         """Of each source: summed loss, summed loss with blank images, media."""
         sources = len(self._mixture.names)
@@ -84,7 +86,7 @@ class ValidationLoss:
         media = torch.bincount(batch.source[is_image], minlength=sources).to(real)
         blank = real
         if batch.vision_features is not None or batch.pixel_values is not None:
-            blank = batch_loss(model, blanked(batch, self._blank), ones)[1]
+            blank = batch_loss(model, blanked, ones)[1]
         return torch.stack([real, blank, media])
 
 
