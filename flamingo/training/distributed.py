@@ -94,7 +94,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter], accelerator: Accelerator) 
     for parameter in chosen:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    for bucket in _buckets(chosen):
+    for bucket in buckets(chosen):
         gradients = [p.grad for p in bucket if p.grad is not None]
         flat = sum_over_processes(torch.cat([g.flatten() for g in gradients]), accelerator)
         for gradient, part in zip(
@@ -103,7 +103,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter], accelerator: Accelerator) 
             gradient.copy_(part.view_as(gradient))
 
 
-def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+def buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
     """In order, of one type each, up to :data:`BUCKET_ELEMENTS` (a larger parameter is alone)."""
     bucket: list[nn.Parameter] = []
     elements = 0
