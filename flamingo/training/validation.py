@@ -15,8 +15,9 @@ from torch import Tensor
 from flamingo.data.mixture import UNSEEN
 from flamingo.images import BLANK
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
-from flamingo.training.batches import Steps, StepSource, to_device
+from flamingo.training.batches import Step, Steps, StepSource, to_device
 from flamingo.training.distributed import sum_over_processes
+from flamingo.training.failures import Failed, all_or_none, until_failure
 from flamingo.training.loss import batch_loss, combine
 from flamingo.types import IGNORE_INDEX, Batch, Media, MediaLoader
 
@@ -57,7 +58,11 @@ class ValidationLoss:
         names, device = self._mixture.names, self._accelerator.device
         counts = torch.zeros(len(names), dtype=torch.long, device=device)
         sums = torch.zeros(3, len(names), device=device)
-        for part in self._steps.iterate(range(UNSEEN, UNSEEN + self._batches), workers=0):
+        indices = range(UNSEEN, UNSEEN + self._batches)
+        for part in until_failure(self._steps.iterate(indices, workers=0)):
+            failure = part.error if isinstance(part, Failed) else None
+            all_or_none(failure, self._accelerator, "another process")
+            assert isinstance(part, Step)
             counts += part.learned.to(device)
             # Blank before they are made even: stand-ins have media of another shape.
             blanks = self._even([blanked(batch, self._blank) for batch in part.micro_batches])

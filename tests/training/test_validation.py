@@ -18,8 +18,10 @@ from flamingo.data.mixture import UNSEEN, Mixture
 from flamingo.images import BLANK
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.testing import SyntheticSource, synthetic_images, tiny_vision_encoder
+from flamingo.training import failures
 from flamingo.training.batches import Steps
 from flamingo.training.even_work import EvenWork
+from flamingo.training.failures import OtherProcessError
 from flamingo.training.loss import keep_mask, learned_tokens
 from flamingo.training.validation import ValidationLoss
 from flamingo.types import END_OF_CHUNK_TOKEN, InterleavedSequence, Media, Text
@@ -162,6 +164,14 @@ def test_cached_features_and_pixels_give_the_same(parts, metrics, tmp_path):
     seeing.load_state_dict(model.state_dict(), strict=False)
     pixels = validation(mixture, PixelLoader(encoder.transform))(0, seeing.eval())
     assert pixels == pytest.approx(metrics, rel=1e-2, abs=1e-3)  # features not rounded to fp16
+
+
+def test_data_that_fail_on_another_process_stop_this_one_too(parts, monkeypatch):
+    model, mixture = parts
+    callback = validation(mixture, EncodingLoader(tiny_vision_encoder()))
+    monkeypatch.setattr(failures, "sum_over_processes", lambda own, _: own + 1)
+    with pytest.raises(OtherProcessError, match="another process could not go on"):
+        callback(0, model)
 
 
 def test_a_cache_without_the_blank_image_is_refused_before_training(parts, tmp_path):
