@@ -165,13 +165,9 @@ def packed_mask(
     by itself, for whichever attention kernel runs. Those that do not look at positions for it get
     the mask: zero where a token looks, the lowest number where not.
 
-    Raises ``ValueError`` for language models of which :func:`_mixing` knows that they would.
+    Raises ``ValueError`` as :func:`require_separate_documents`.
     """
-    if mixing := _mixing(language_model):
-        raise ValueError(
-            "documents: expected a language model that keeps packed documents apart, got "
-            f"{mixing}: train it without packing"
-        )
+    require_separate_documents(language_model)
     family = language_model.config.model_type
     if family not in ("opt", "mpt", "falcon", "mosaic_gpt"):
         return None
@@ -182,8 +178,18 @@ def packed_mask(
     return mask.masked_fill(~visible, torch.finfo(dtype).min)
 
 
+def require_separate_documents(language_model: PreTrainedModel) -> None:
+    """Raise ``ValueError`` for an LM that is known to carry one document of a packed row into the
+    next."""
+    if mixing := _mixing(language_model):
+        raise ValueError(
+            "documents: expected a language model that keeps packed documents apart, got "
+            f"{mixing}: train it with training.packing=null"
+        )
+
+
 def _mixing(language_model: PreTrainedModel) -> str | None:
-    """What of the LM would carry one document of a packed row into the next; None: nothing."""
+    """What of the LM mixes documents; None: nothing that is known."""
     config = language_model.config.get_text_config()
     family = config.model_type
     if family == "bloom" or (family == "falcon" and config.alibi):
