@@ -28,7 +28,7 @@ from flamingo.planning.utilisation import run_utilisation
 from flamingo.runs import RunDirectory
 from flamingo.sweeps import own_overrides
 from flamingo.training.checkpoint import CheckpointError, latest_checkpoint
-from flamingo.training.distributed import build_accelerator, check_distributed
+from flamingo.training.distributed import build_accelerator, check_distributed, leave_processes
 from flamingo.training.failures import OtherProcessError, TrainingError
 from flamingo.training.loop import NonFiniteLossError, TrainingResult, train
 from flamingo.training.sharding import is_sharded
@@ -47,12 +47,14 @@ def main(config: RunConfig) -> None:
         logger.debug("where it happened", exc_info=True)  # hydra.verbose=true
         # Without a farewell to the other processes: they may be gone, or never answer.
         sys.exit(message(error, accelerator))
-    accelerator.end_training()
+    is_main = accelerator.is_main_process
+    leave_processes(accelerator)
     if not result.finished:
-        say(accelerator, f"Stopped at step {result.steps}, saved. The same command continues.")
+        if is_main:
+            print(f"Stopped at step {result.steps}, saved. The same command continues.")
         if result.signal is not None:
             hand_over(result.signal)
-        if in_launched_job() and not accelerator.is_main_process:
+        if in_launched_job() and not is_main:
             sys.exit(0)  # an error here would end the main process, which asks for another turn
         sys.exit(128 + (result.signal or 0))
 

@@ -165,15 +165,10 @@ def packed_mask(
     by itself, for whichever attention kernel runs. Those that do not look at positions for it get
     the mask: zero where a token looks, the lowest number where not.
 
-    Raises ``ValueError`` for families whose ALiBi needs the plain mask.
+    Raises ``ValueError`` as :func:`require_separate_documents`.
     """
-    config = language_model.config
-    family = config.model_type
-    if family == "bloom" or (family == "falcon" and config.alibi):
-        raise ValueError(
-            "documents: expected a language model that keeps packed documents apart, got "
-            f"{family} with ALiBi positions: train it without packing"
-        )
+    require_separate_documents(language_model)
+    family = language_model.config.model_type
     if family not in ("opt", "mpt", "falcon", "mosaic_gpt"):
         return None
     own = documents[:, :, None] == documents[:, None, :]
@@ -181,6 +176,34 @@ def packed_mask(
     dtype = next(p.dtype for p in language_model.parameters() if p.is_floating_point())
     mask = torch.zeros(visible.shape, dtype=dtype, device=documents.device)
     return mask.masked_fill(~visible, torch.finfo(dtype).min)
+
+
+def require_separate_documents(language_model: PreTrainedModel) -> None:
+    """Raise ``ValueError`` for an LM that is known to carry one document of a packed row into the
+    next."""
+    if mixing := _mixing(language_model):
+        raise ValueError(
+            "documents: expected a language model that keeps packed documents apart, got "
+            f"{mixing}: train it with training.packing=null"
+        )
+
+
+def _mixing(language_model: PreTrainedModel) -> str | None:
+    """What of the LM mixes documents; None: nothing that is known."""
+    config = language_model.config.get_text_config()
+    family = config.model_type
+    if family == "bloom" or (family == "falcon" and config.alibi):
+        return f"{family} with ALiBi positions"
+    if family in ("biogpt", "xglm", "cpmant"):
+        return f"{family}, whose positions and mask take a row for one text"
+    kinds = {*(getattr(config, "layer_types", None) or ())}
+    other = sorted(kinds - {"full_attention", "sliding_attention", "chunked_attention"})
+    if other or language_model._is_stateful:
+        return f"{family} with layers that are no attention {other or ''}".strip()
+    kernel = str(config._attn_implementation)
+    if "flash" in kernel and "flex" not in kernel:
+        return f"attention by {kernel}, which does so for a single row only"
+    return None
 
 
 def head_logits(

@@ -118,7 +118,8 @@ class Mixture:
 
         Each row comes with the index of its source. Over the ranks every row appears once; a rank
         takes every ``world``-th row, so that its share holds all sources and, as far as possible,
-        as many rows as the others'. Raises ``ValueError`` if there are fewer rows than processes.
+        as many rows as the others'. Raises ``ValueError`` if there are fewer rows than processes;
+        in validation some then have none.
         """
         supply = self._seen() if index < UNSEEN else self._unseen()
         return [
@@ -173,7 +174,7 @@ class Mixture:
             held_out = index >= UNSEEN and isinstance(chosen, StreamSource)
             start = (index - UNSEEN if held_out else index) * count
             rows += [(source, start + offset) for offset in range(count)]
-        if len(rows) < world:
+        if len(rows) < world and index < UNSEEN:
             raise ValueError(
                 f"sequences: expected at least one a process and step, got {len(rows)} for "
                 f"{world} processes"

@@ -507,7 +507,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         Raises:
             ValueError: a row with more ``<image>`` tokens than media; several forms of media;
                 features of another width; a cache that is not a ``FlamingoCache``; ``documents``
-                with a cache, or with an LM that cannot keep them apart (BLOOM).
+                with a cache, or with an LM that cannot keep them apart (BLOOM, Mamba).
         """
         if documents is not None and use_cache is None:
             use_cache = False

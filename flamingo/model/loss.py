@@ -42,6 +42,8 @@ def weighted_loss(
     get gradients. ``vocabulary`` (the width of the logits) decides how many rows go at a time.
     """
     size = rows_at_a_time(vocabulary, hidden.device)
+    if not torch.is_grad_enabled():  # autograd would still ask for the parameters' gradients
+        hidden, parameters = hidden.detach(), [parameter.detach() for parameter in parameters]
     return _WeightedLoss.apply(logits_of, targets, weights, size, hidden, *parameters)  # type: ignore[return-value]
 
 

@@ -93,10 +93,14 @@ class MediaState:
     def append(
         self,
         latents: Float[Tensor, "medium latent dim"],
-        present: Bool[Tensor, "row image"],
+        present: Bool[Tensor, "given_row image"],
         blocks: Mapping[int, GatedCrossAttentionBlock],
     ) -> MediaState:
-        """Add media: ``latents`` of the real ones in reading order, ``present`` marks them."""
+        """Add media: ``latents`` of the real ones in reading order, ``present`` marks them.
+
+        They are the prompts' or, where ``present`` has as many rows, each text row's own: then
+        beams share media no longer.
+        """
         if len(latents) == 0:
             return self
         added = {index: block.project_media(latents) for index, block in blocks.items()}
@@ -109,8 +113,10 @@ class MediaState:
         return self._append(added, torch.tensor(media.counts, device=device), max(media.counts))
 
     def _append(
-        self, added: Mapping[int, KeysValues], counts: Int[Tensor, " row"], width: int
+        self, added: Mapping[int, KeysValues], counts: Int[Tensor, " given_row"], width: int
     ) -> MediaState:
+        if len(counts) != len(self.available):
+            return self._apart()._append(added, counts, width)
         media = next(iter(added.values())).shape[1]
         rows = torch.arange(len(counts), device=counts.device)
         new_row = rows.repeat_interleave(counts, output_size=media)
@@ -178,8 +184,19 @@ class MediaState:
             (prompts == torch.arange(len(rows), device=rows.device) // self.beams).all()
         ):
             return replace(self, seen=self.seen[rows])  # beams changed places within their prompts
+        return self._of_prompts(prompts, seen=self.seen[rows])
+
+    def _apart(self) -> MediaState:
+        """Each text row a prompt of its own, with a copy of the media."""
+        prompts = torch.arange(len(self.seen), device=self.seen.device) // self.beams
+        return self._of_prompts(prompts, seen=self.seen)
+
+    def _of_prompts(
+        self, prompts: Int[Tensor, " selected"], seen: Int[Tensor, " selected"]
+    ) -> MediaState:
+        """A prompt for each of ``prompts``, with its media."""
         row, medium = (self.row[None, :] == prompts[:, None]).nonzero().unbind(dim=1)
-        state = replace(self, available=self.available[prompts], seen=self.seen[rows])
+        state = replace(self, available=self.available[prompts], seen=seen)
         return state._with(medium, row)
 
     def _with(self, media: Int[Tensor, " chosen"], row: Int[Tensor, " chosen"]) -> MediaState:

@@ -24,6 +24,7 @@ from flamingo.model.resampler import MLPResampler, PerceiverResampler
 from flamingo.planning.flops import blocks_of, dense_weights, latents_of
 from flamingo.planning.shapes import Shapes
 from flamingo.planning.workload import BatchShape
+from flamingo.training.distributed import buckets
 
 FP32 = 4
 
@@ -34,8 +35,8 @@ class Layout:
 
     devices: int
     sharded: bool
-    """Weights, gradients and optimiser states divided over the devices (FSDP2), instead of a copy
-    of all on each (DDP)."""
+    """Weights, gradients and optimiser states divided over the devices
+    (``training.sharding=full``; the vision encoder is whole), instead of a copy of all on each."""
     checkpointing: bool
     dtype: torch.dtype
     """Of the frozen weights and of what is computed."""
@@ -56,7 +57,7 @@ def device_memory(shapes: Shapes, batch: BatchShape, layout: Layout) -> dict[str
     shards, itemsize = layout.shards, layout.itemsize
     weights = FP32 * sum(p.numel() for p in trained)
     parts = {
-        "frozen weights": frozen_bytes(shapes, layout.dtype) // shards,
+        "frozen weights": frozen_bytes(shapes, layout),
         "trained weights, fp32": weights // shards,
         "gradients": weights // shards,
         "Adam states": adam_bytes(model) // shards,
@@ -78,12 +79,11 @@ def loss_bytes(model: FlamingoForConditionalGeneration, batch: BatchShape, items
 # ---------------------------------------------------------------------------- weights
 
 
-def frozen_bytes(shapes: Shapes, dtype: torch.dtype) -> int:
+def frozen_bytes(shapes: Shapes, layout: Layout) -> int:
     """Language model (a tied head once), unless it trains, and vision encoder."""
-    language = (
-        0 if shapes.model.config.trains_language_model else _numel(shapes.model.language_model)
-    )
-    return (language + shapes.encoder.parameters) * dtype.itemsize
+    trains = shapes.model.config.trains_language_model
+    language = 0 if trains else _numel(shapes.model.language_model) // layout.shards
+    return (language + shapes.encoder.parameters) * layout.itemsize
 
 
 def adam_bytes(model: FlamingoForConditionalGeneration) -> int:
@@ -111,21 +111,26 @@ def autocast_bytes(model: FlamingoForConditionalGeneration, layout: Layout) -> i
 
 
 def communication_bytes(model: FlamingoForConditionalGeneration, layout: Layout) -> int:
-    """DDP: gradients of all once more, to be summed. Sharded: the two largest units gathered, the
-    one at work and the next; a unit is a decoder layer with its block, or the embeddings."""
+    """Copies: the gradients that are summed together, twice (side by side, and their sum).
+
+    Sharded: what is gathered at a time, of the units of :mod:`flamingo.training.sharding`: the one
+    at work, the next, and the rest of the model (the head), which stays for all of a pass.
+    """
     if layout.devices == 1:
         return 0
-    trained = sum(p.numel() for p in model.trainable_parameters().values())
     if not layout.sharded:
-        return FP32 * trained
-    layers = lm.decoder_layers(model.language_model)
+        sums = buckets(list(model.trainable_parameters().values()))
+        return 2 * FP32 * max(sum(p.numel() for p in bucket) for bucket in sums)
+    language = model.language_model
     held = FP32 if model.config.trains_language_model else layout.itemsize
-    units = [_numel(layer) * held for layer in layers]
-    for index, block in blocks_of(model).items():
-        units[index] += _numel(block) * FP32
-    inside = sum(_numel(layer) for layer in layers)
-    units.append((_numel(model.language_model) - inside) * held)
-    return sum(sorted(units)[-2:])
+    layers = [_numel(layer) for layer in lm.decoder_layers(language)]
+    rest = (_numel(language) - sum(layers)) * held
+    units = [size * held for size in layers]
+    units += [FP32 * _numel(part) for part in (model.resampler, *blocks_of(model).values())]
+    if not lm.has_tied_head(language):
+        units.append(lm.input_matrix(language).numel() * held)
+        rest -= units[-1]
+    return rest + sum(sorted(units)[-2:])
 
 
 # ---------------------------------------------------------------------------- activations

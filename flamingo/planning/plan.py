@@ -11,7 +11,7 @@ from transformers import ViTImageProcessorPil
 
 from flamingo.backbones.language import load_tokenizer
 from flamingo.build import build_mixture, parameter_counts
-from flamingo.choices import Precision
+from flamingo.choices import Precision, Sharding
 from flamingo.data.mixture import Mixture
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.model.processor import FlamingoProcessor, place_special_tokens
@@ -70,6 +70,14 @@ class Plan:
         """At the assumed share of the peak; reading data is taken to cost nothing."""
         config = self.config
         return self.step_flops / (config.gpus * config.device.tflops * 1e12 * config.mfu)
+
+    @property
+    def configured(self) -> DevicePlan:
+        """Memory of the layout that the configuration has."""
+        training = self.config.training
+        sharded = training.sharding is Sharding.full and self.config.gpus > 1
+        wanted = (sharded, training.gradient_checkpointing)
+        return next(d for d in self.memory if (d.layout.sharded, d.layout.checkpointing) == wanted)
 
     @property
     def days(self) -> float:
@@ -184,6 +192,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
             {
                 "sharded": device.layout.sharded,
                 "checkpointing": device.layout.checkpointing,
+                "configured": device is plan.configured,
                 "bytes": device.bytes,
                 "total": device.total,
             }

@@ -77,6 +77,8 @@ def _memory(plan: Plan) -> str:
     return "\n".join(
         [
             _rows(rows),
+            f"  configured: {_layout_name(plan.configured)} (training.sharding, "
+            "training.gradient_checkpointing)",
             f"  micro-batch: {batch.rows} rows of {batch.tokens} tokens, {batch.media} media "
             f"({_division(plan)}); activations are an estimate",
         ]

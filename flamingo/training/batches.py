@@ -16,6 +16,7 @@ from flamingo.config import TrainingConfig
 from flamingo.data.cursor import Cursors
 from flamingo.data.division import Division
 from flamingo.data.packing import Collate, Rows, collate_packed
+from flamingo.training.interrupt import SIGNALS
 from flamingo.training.loss import learned_tokens
 from flamingo.types import Batch
 
@@ -104,8 +105,8 @@ class Steps(Dataset[Step]):
 
 def _ignore_signals(_: int) -> None:
     """Workers leave interruptions to the training process, which still needs them to stop well."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

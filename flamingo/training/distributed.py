@@ -15,6 +15,7 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -42,6 +43,17 @@ def build_accelerator(timeout_minutes: float) -> Accelerator:
     return Accelerator(
         mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)]
     )
+
+
+def leave_processes(accelerator: Accelerator) -> None:
+    """End this process's part among several; a next job in it (of a sweep) joins them anew.
+
+    ``accelerator`` is of no use afterwards.
+    """
+    several = accelerator.num_processes > 1
+    accelerator.end_training()
+    if several:  # accelerate would take the processes that were left for still there
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def check_distributed(accelerator: Accelerator) -> None:
@@ -94,7 +106,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter], accelerator: Accelerator) 
     for parameter in chosen:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    for bucket in _buckets(chosen):
+    for bucket in buckets(chosen):
         gradients = [p.grad for p in bucket if p.grad is not None]
         flat = sum_over_processes(torch.cat([g.flatten() for g in gradients]), accelerator)
         for gradient, part in zip(
@@ -103,7 +115,7 @@ def sum_gradients(parameters: Sequence[nn.Parameter], accelerator: Accelerator) 
             gradient.copy_(part.view_as(gradient))
 
 
-def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+def buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
     """In order, of one type each, up to :data:`BUCKET_ELEMENTS` (a larger parameter is alone)."""
     bucket: list[nn.Parameter] = []
     elements = 0

@@ -185,9 +185,11 @@ class _Loop:
         self.timing = Timing(accelerator, None)
         self.positions = StreamPositions(mixture, accelerator)
         self.done = 0
-        if checkpoint is None:
-            set_seed(self.config.seed, device_specific=True)
-        else:
+        self.saved = -1
+        """Step of the newest checkpoint. Processes must not look for it on a disk that may show
+        each of them another state."""
+        set_seed(self.config.seed, device_specific=True)
+        if checkpoint is not None:
             self._resume(checkpoint)
 
     def validation(self, load_media: MediaLoader) -> ValidationLoss:
@@ -203,6 +205,12 @@ class _Loop:
         """The checkpoint to go on from, its weights in the model; without one, all processes start
         from the main one's."""
         checkpoint = latest_checkpoint(self.run.checkpoints)
+        found = gather_object([-1 if checkpoint is None else checkpoint.step])
+        if len(set(found)) > 1:
+            raise ValueError(
+                f"{self.run.checkpoints}: expected a folder that all processes share, got steps "
+                f"{found} as the newest checkpoint of each (-1: none)"
+            )
         if checkpoint is None:
             started = self.model.trainable_parameters().values()
             broadcast_parameters(list(started), self.accelerator)
@@ -222,7 +230,7 @@ class _Loop:
         self.positions.restore(state.get("streams", {}))  # earlier versions had no streams
         if self.accelerator.process_index < len(state["random"]):
             restore_random_state(state["random"][self.accelerator.process_index])
-        self.done = checkpoint.step
+        self.done = self.saved = checkpoint.step
 
     def _save(self, tracker: Tracker | None) -> None:
         random = gather_object([random_state()])
@@ -239,6 +247,7 @@ class _Loop:
                 failure = error
         # Nobody goes on before it is written, or without it.
         all_or_none(failure, self.accelerator, "the main process")
+        self.saved = self.done
 
     def _write(
         self, model: Saveable, optimizer: Any, random: list[Any], streams: dict[str, Any]
@@ -256,9 +265,6 @@ class _Loop:
             config_hash=self.run.config_hash,
             keep=self.settings.keep_checkpoints,
         )
-
-    def _last_checkpoint(self) -> Checkpoint | None:
-        return latest_checkpoint(self.run.checkpoints)
 
     # ------------------------------------------------------------------ the loop
 
@@ -351,6 +357,7 @@ class _Loop:
                     token_weights(counts, weights),
                 )
             share.backward()
+            del share  # it holds gradients of the head's inputs
             sums += batch_sums
         sums = sum_over_processes(sums, self.accelerator)
         sum_gradients(list(self.parameters.values()), self.accelerator)
@@ -409,6 +416,5 @@ class _Loop:
         return {f"gate/{name}": value for name, value in self.model.gates().items()}
 
     def _save_if_new(self, tracker: Tracker | None) -> None:
-        last = self._last_checkpoint()
-        if last is None or last.step != self.done:
+        if self.saved != self.done:
             self._save(tracker)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from accelerate import Accelerator
 from torch import nn
 
+from flamingo.backbones.language import require_separate_documents
 from flamingo.config import TrainingConfig
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.training.compilation import compile_trained
@@ -19,6 +20,8 @@ def place(
     Its parameters may be other objects afterwards. Raises ``ValueError`` for what a setting cannot
     be had with, before any work is done.
     """
+    if settings.packing is not None:
+        require_separate_documents(model.language_model)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if settings.compile:

@@ -15,8 +15,9 @@ from torch import Tensor
 from flamingo.data.mixture import UNSEEN
 from flamingo.images import BLANK
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
-from flamingo.training.batches import Steps, StepSource, to_device
+from flamingo.training.batches import Step, Steps, StepSource, to_device
 from flamingo.training.distributed import sum_over_processes
+from flamingo.training.failures import Failed, all_or_none, until_failure
 from flamingo.training.loss import batch_loss, combine
 from flamingo.types import IGNORE_INDEX, Batch, Media, MediaLoader
 
@@ -57,10 +58,16 @@ class ValidationLoss:
         names, device = self._mixture.names, self._accelerator.device
         counts = torch.zeros(len(names), dtype=torch.long, device=device)
         sums = torch.zeros(3, len(names), device=device)
-        for part in self._steps.iterate(range(UNSEEN, UNSEEN + self._batches), workers=0):
+        indices = range(UNSEEN, UNSEEN + self._batches)
+        for part in until_failure(self._steps.iterate(indices, workers=0)):
+            failure = part.error if isinstance(part, Failed) else None
+            all_or_none(failure, self._accelerator, "another process")
+            assert isinstance(part, Step)
             counts += part.learned.to(device)
-            for batch in self._even(part.micro_batches):
-                sums += self._sums(model, to_device(batch, device))
+            # Blank before they are made even: stand-ins have media of another shape.
+            blanks = self._even([blanked(batch, self._blank) for batch in part.micro_batches])
+            for batch, blank in zip(self._even(part.micro_batches), blanks, strict=True):
+                sums += self._sums(model, to_device(batch, device), to_device(blank, device))
         counts = sum_over_processes(counts, self._accelerator)
         real, blank, media = sum_over_processes(sums, self._accelerator)
         metrics = {"validation/loss": combine(real, counts, self._mixture.loss_weights).item()}
@@ -73,7 +80,7 @@ class ValidationLoss:
         return metrics
 
     def _sums(
-        self, model: FlamingoForConditionalGeneration, batch: Batch
+        self, model: FlamingoForConditionalGeneration, batch: Batch, blanked: Batch
     ) -> Float[Tensor, "3 source"]:
         """Of each source: summed loss, summed loss with blank images, media."""
         sources = len(self._mixture.names)
@@ -84,7 +91,7 @@ class ValidationLoss:
         media = torch.bincount(batch.source[is_image], minlength=sources).to(real)
         blank = real
         if batch.vision_features is not None or batch.pixel_values is not None:
-            blank = batch_loss(model, blanked(batch, self._blank), ones)[1]
+            blank = batch_loss(model, blanked, ones)[1]
         return torch.stack([real, blank, media])
 
 

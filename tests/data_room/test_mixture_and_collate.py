@@ -54,6 +54,8 @@ def test_ranks_share_a_step_without_gaps_or_doubles(tokenizer: PreTrainedTokeniz
         assert all(parts[rank] == whole[rank::world] for rank in range(world))
     with pytest.raises(ValueError, match="got 5 for 6 processes"):
         mixture.step(7, 0, 6)
+    validation = [mixture.step(UNSEEN, rank, 6) for rank in range(6)]
+    assert [len(part) for part in validation] == [1, 1, 1, 1, 1, 0]
 
 
 def test_any_step_can_be_first(tokenizer: PreTrainedTokenizerFast) -> None:

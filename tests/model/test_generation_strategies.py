@@ -25,6 +25,7 @@ from transformers import (
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.choices import MediaVisibility
 from flamingo.model.assistance import Assistant
+from flamingo.model.media import FlamingoCache
 from flamingo.testing import tiny_language_model, tiny_tokenizer
 from tests.model.conftest import VISION_DIM, features, prompt
 
@@ -227,6 +228,30 @@ def test_a_conversation_goes_on_from_its_cache(build: Build, mode: MediaVisibili
     )  # fmt: skip
     scratch = model.generate(said, vision_features=torch.cat([media, more], dim=1), **options)
     assert torch.equal(second[:, -4:], scratch[:, -4:])
+
+
+@pytest.mark.parametrize("mode", list(MediaVisibility))
+def test_each_beam_that_was_returned_goes_on_with_an_image_of_its_own(
+    build: Build, mode: MediaVisibility
+):
+    model = build(media=mode)
+    ids, media = prompts(model)
+    beams = {"num_beams": 3, "num_return_sequences": 3}
+    first = model.generate(
+        ids, vision_features=media, return_dict_in_generate=True, max_new_tokens=4, **beams, **NEVER
+    )
+    turn = torch.cat([prompt(model, 5, [1], seed=3 + row) for row in range(6)])
+    said, more = torch.cat([first.sequences, turn], dim=1), features(6, 1, seed=7)
+    # The cache holds the beams in another order than they are returned in.
+    cache = FlamingoCache(config=model.language_model.config)
+    model(first.sequences[::3, : ids.shape[1]], vision_features=media, past_key_values=cache)
+    cache.batch_repeat_interleave(3)
+    second = model.generate(
+        said, vision_features=more, past_key_values=cache, max_new_tokens=4, **NEVER
+    )
+    every = torch.cat([media.repeat_interleave(3, dim=0), more], dim=1)
+    scratch = model.generate(said, vision_features=every, max_new_tokens=4, **NEVER)
+    assert torch.equal(second, scratch)
 
 
 # ---------------------------------------------------------------------------- assistance

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -74,12 +75,20 @@ def test_a_head_that_trains_gets_its_gradient(build: Build):
     torch.testing.assert_close(own, truth)
 
 
-def test_no_gradient_is_worked_out_where_none_is_wanted(build: Build):
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_no_gradient_is_worked_out_where_none_is_wanted(
+    build: Build, mode: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+):
     model = build()
-    with torch.no_grad():
+    truth = model(**example(model), label_weights=torch.ones(2, 9))
+    asked = []
+    monkeypatch.setattr(torch.autograd, "grad", lambda *_: asked.append(1))
+    with mode():
         output = model(**example(model), label_weights=torch.ones(2, 9))
+    assert not asked
     assert not output.loss.requires_grad
     assert not output.token_losses.requires_grad
+    torch.testing.assert_close(output.loss, truth.loss.detach())
 
 
 def test_weights_without_labels_are_refused(build: Build):

@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from transformers import MambaConfig, MambaForCausalLM
 
 from flamingo import FlamingoForConditionalGeneration
+from flamingo.backbones import language as lm
 from flamingo.choices import MediaVisibility
 from flamingo.model.masking import (
     document_positions,
@@ -96,6 +98,31 @@ def test_packing_before_alibi_is_refused_where_it_cannot_be_right(build: Build):
     ids = prompt(model, 6, [], 1)
     with pytest.raises(ValueError, match="packed documents apart, got bloom"):
         model(ids, documents=torch.zeros_like(ids), use_cache=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "xglm"}, "xglm, whose positions"),
+        ({"layer_types": ["full_attention", "conv"]}, "no attention.*conv"),
+        ({"_attn_implementation_internal": "flash_attention_2"}, "flash_attention_2"),
+    ],
+)
+def test_packing_is_refused_where_one_document_would_reach_the_next(
+    build: Build, change: dict[str, object], words: str
+):
+    model = build()
+    documents = torch.zeros(1, 6, dtype=torch.long)
+    for name, value in change.items():
+        object.__setattr__(model.language_model.config, name, value)
+    with pytest.raises(ValueError, match=f"packed documents apart, got .*{words}"):
+        lm.packed_mask(model.language_model, documents)
+
+
+def test_packing_is_refused_for_a_language_model_with_a_state():
+    config = MambaConfig(vocab_size=8, hidden_size=8, state_size=2, num_hidden_layers=1)
+    with pytest.raises(ValueError, match="got mamba with layers that are no attention"):
+        lm.packed_mask(MambaForCausalLM(config), torch.zeros(1, 6, dtype=torch.long))
 
 
 def test_packed_rows_go_without_a_cache(build: Build):

@@ -9,11 +9,12 @@ import torch
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.choices import Activation, LanguageTraining
 from flamingo.config import CrossAttentionConfig, LanguageConfig, ResamplerConfig, TrainingConfig
-from flamingo.planning.memory import Layout, device_memory
+from flamingo.planning.memory import Layout, communication_bytes, device_memory
 from flamingo.planning.shapes import EncoderShape, Shapes
 from flamingo.planning.trial import kept_bytes
 from flamingo.planning.workload import BatchShape
 from flamingo.testing import save_tiny_language_model, tiny_language_model
+from flamingo.training import distributed
 from flamingo.training.optim import build_optimizer
 
 PATCHES, VISION_DIM = 64, 96
@@ -113,11 +114,37 @@ def test_shards_divide_what_lies_and_checkpointing_what_is_kept():
     copies = device_memory(shapes, BATCH, replace(ONE, devices=4))
     sharded = device_memory(shapes, BATCH, replace(ONE, devices=4, sharded=True))
     lean = device_memory(shapes, BATCH, replace(ONE, devices=4, checkpointing=True))
-    for part in ("frozen weights", "trained weights, fp32", "gradients", "Adam states"):
+    for part in ("trained weights, fp32", "gradients", "Adam states"):
         assert sharded[part] == copies[part] // 4 == lean[part] // 4
-    assert copies["communication"] == copies["gradients"]
+    encoder = 2000  # each device's own
+    assert sharded["frozen weights"] - encoder == (copies["frozen weights"] - encoder) // 4
+    assert copies["communication"] == 2 * copies["gradients"]  # all of so few in one message
     assert 0 < sharded["communication"] < sum(copies[p] for p in ("frozen weights", "gradients"))
     assert sharded["activations"] == copies["activations"] > 2 * lean["activations"]
+
+
+def test_gradients_are_summed_in_messages_and_gathered_by_unit(monkeypatch: pytest.MonkeyPatch):
+    model = build("gpt_neox")  # whose head is not tied
+    monkeypatch.setattr(distributed, "BUCKET_ELEMENTS", 1)
+    largest = max(p.numel() for p in model.trainable_parameters().values())
+    assert communication_bytes(model, replace(ONE, devices=4)) == 2 * 4 * largest
+    language = model.language_model
+    layers = language.gpt_neox.layers
+    units = [2 * sum(p.numel() for p in layer.parameters()) for layer in layers]
+    units += [
+        4 * sum(p.numel() for p in part.parameters())
+        for part in (model.resampler, *model.cross_attention.values())
+    ]
+    table, head = (
+        language.get_input_embeddings().weight,
+        language.get_output_embeddings().weight,
+    )
+    units.append(2 * table.numel())
+    rest = 2 * head.numel() + 2 * sum(
+        p.numel() for p in language.gpt_neox.final_layer_norm.parameters()
+    )
+    gathered = communication_bytes(model, replace(ONE, devices=4, sharded=True))
+    assert gathered == rest + sum(sorted(units)[-2:])
 
 
 def test_in_fp32_nothing_is_copied_and_frozen_weights_are_twice_as_large():

@@ -61,6 +61,15 @@ def test_days_follow_from_operations_devices_and_the_share_of_their_peak():
     assert other.days == pytest.approx(expected * 5)
 
 
+@pytest.mark.parametrize(("gpus", "name"), [(1, "one, checkpointed"), (8, "sharded, checkpointed")])
+def test_the_plan_says_which_layout_is_configured(gpus: int, name: str):
+    options = ["training.sharding=full", "training.gradient_checkpointing=true", f"gpus={gpus}"]
+    plan = make_plan(plan_config("experiment=quickstart", "vision=clip_vit_l14", *options))
+    assert f"configured: {name} (" in plan_text(plan)
+    (configured,) = [d for d in plan_values(plan)["memory"] if d["configured"]]
+    assert (configured["sharded"], configured["checkpointing"]) == (gpus > 1, True)
+
+
 def test_a_number_of_tokens_decides_the_steps():
     plan = make_plan(
         plan_config("experiment=openflamingo_3b", "tokens=100", "sequences=10", "total_tokens=5001")

@@ -1,5 +1,9 @@
 """Sums of gradients over processes, without processes: what the others send is made up."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from unittest.mock import create_autospec
 
 import pytest
@@ -57,3 +61,33 @@ def test_a_gradient_that_only_another_process_has_is_taken_over(monkeypatch, acc
     parameter = nn.Parameter(torch.zeros(2))
     sum_gradients([parameter], accelerator)
     assert parameter.grad is not None and parameter.grad.tolist() == [3, 3]
+
+
+JOBS = """
+from accelerate.utils import gather_object
+from flamingo.training.distributed import build_accelerator, leave_processes
+for job in range(2):
+    accelerator = build_accelerator(1.0)
+    every = gather_object([accelerator.process_index])
+    print(f"job {job}: {every}\\n", end="", flush=True)
+    leave_processes(accelerator)
+"""
+
+
+@pytest.mark.slow
+def test_the_jobs_of_a_sweep_join_their_processes_one_after_the_other(tmp_path):
+    script = tmp_path / "jobs.py"
+    script.write_text(JOBS)
+    root = str(Path(__file__).parents[2])
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc_per_node", "2", str(script)),
+        ],
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(ended.stdout.split("\n")[:-1]) == 2 * ["job 0: [0, 1]"] + 2 * ["job 1: [0, 1]"]

@@ -15,6 +15,7 @@ from test_loop import assert_same_run, metrics_of
 from tiny_run import tiny_config, tiny_train
 
 from flamingo.runs import RunDirectory
+from flamingo.training import batches
 from flamingo.training.checkpoint import latest_checkpoint
 from flamingo.training.failures import (
     DataWorkerError,
@@ -110,6 +111,13 @@ def test_processes_that_got_no_signal_stop_for_the_one_that_another_got():
     sums = [a + b for a, b in zip(told.flags(), other.flags(), strict=True)]
     assert other.settle(sums) == told.settle(sums) == signal.SIGUSR2
     assert StopRequest().settle([0] * len(SIGNALS)) is None
+
+
+def test_data_workers_leave_all_of_them_to_the_training_process(monkeypatch):
+    left = {}
+    monkeypatch.setattr(signal, "signal", left.__setitem__)
+    batches._ignore_signals(0)
+    assert left == dict.fromkeys(SIGNALS, signal.SIG_IGN)
 
 
 def test_a_data_worker_that_dies_is_named_and_nothing_is_lost(tmp_path, straight):

@@ -142,6 +142,28 @@ def test_interrupted_and_continued_equals_straight_bit_for_bit(tmp_path, straigh
     assert_same_run(run, straight)
 
 
+def test_a_step_that_is_saved_is_not_saved_again_whatever_the_disk_shows(tmp_path, monkeypatch):
+    """Processes decide alike, even where a network's disk is behind for one of them."""
+    save, saved = loop.save_checkpoint, []
+
+    def noted(folder, *, step, **rest):
+        saved.append(step)
+        return save(folder, step=step, **rest)
+
+    monkeypatch.setattr(loop, "latest_checkpoint", lambda _: None)
+    monkeypatch.setattr(loop, "save_checkpoint", noted)
+    train_and_stop(tiny_config(tmp_path), 3)
+    assert saved == [3]
+
+
+def test_processes_that_find_different_checkpoints_stop_before_the_first_step(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "gather_object", lambda own: [3, *own])
+    with pytest.raises(ValueError, match=r"a folder that all processes share, got steps \[3, -1\]"):
+        tiny_train(tiny_config(tmp_path))
+
+
 def test_random_numbers_of_a_run_continue_too(tmp_path):
     def draw(step, model):
         return {"drawn": torch.rand(1).item()}

@@ -59,6 +59,13 @@ def test_recomputed_activations_are_not_kept(tmp_path, accelerator, family):
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-6)
 
 
+def test_packing_is_refused_before_training_where_documents_would_mix(tmp_path, accelerator):
+    config = tiny_config(tmp_path, packing=1024)
+    model, *_ = tiny_parts(config, "bloom")
+    with pytest.raises(ValueError, match="got bloom with ALiBi.*training.packing=null"):
+        place(model, config.training, accelerator)
+
+
 def test_quantised_weights_are_not_cut(tmp_path, accelerator):
     model, *_ = tiny_parts(tiny_config(tmp_path))
     head = model.language_model.get_output_embeddings()

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,7 +18,10 @@ from flamingo.data.mixture import UNSEEN, Mixture
 from flamingo.images import BLANK
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.testing import SyntheticSource, synthetic_images, tiny_vision_encoder
+from flamingo.training import failures
 from flamingo.training.batches import Steps
+from flamingo.training.even_work import EvenWork
+from flamingo.training.failures import OtherProcessError
 from flamingo.training.loss import keep_mask, learned_tokens
 from flamingo.training.validation import ValidationLoss
 from flamingo.types import END_OF_CHUNK_TOKEN, InterleavedSequence, Media, Text
@@ -52,9 +56,10 @@ def parts(tmp_path_factory):
     return model.eval(), Mixture(sources, shares, tokenizer, max_tokens=128)
 
 
-def validation(mixture, load_media, *, micro_batches: int = 1) -> ValidationLoss:
+def validation(mixture, load_media, *, micro_batches: int = 1, even=list) -> ValidationLoss:
     steps = Steps(mixture, lambda r, s: collate(r, s, 0, load_media), Division(micro_batches), 0, 1)
-    return ValidationLoss(mixture, steps, Accelerator(mixed_precision="no"), BATCHES, load_media)
+    accelerator = Accelerator(mixed_precision="no")
+    return ValidationLoss(mixture, steps, accelerator, BATCHES, load_media, even)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +136,23 @@ def test_what_a_source_scores_does_not_depend_on_the_batches_it_stands_in(parts,
     assert split == pytest.approx(metrics, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize("pixels", [False, True])
+def test_stand_ins_change_nothing(parts, metrics, pixels):
+    """Text alone in some micro-batches, and one micro-batch fewer than another process has."""
+    model, mixture = parts
+    encoder = tiny_vision_encoder()
+    work = EvenWork.of(model, Accelerator(mixed_precision="no"))
+    seeing = FlamingoForConditionalGeneration(
+        model.config, language_model=model.language_model, vision_encoder=encoder
+    )
+    seeing.load_state_dict(model.state_dict(), strict=False)
+    loader = PixelLoader(encoder.transform) if pixels else EncodingLoader(encoder)
+    even = partial(work.fill, count=8)
+    callback = validation(mixture, loader, micro_batches=7, even=even)
+    tolerance = {"rel": 1e-2, "abs": 1e-3} if pixels else {"rel": 1e-4, "abs": 1e-5}
+    assert callback(0, seeing.eval()) == pytest.approx(metrics, **tolerance)
+
+
 def test_cached_features_and_pixels_give_the_same(parts, metrics, tmp_path):
     model, mixture = parts
     encoder = tiny_vision_encoder()
@@ -142,6 +164,14 @@ def test_cached_features_and_pixels_give_the_same(parts, metrics, tmp_path):
     seeing.load_state_dict(model.state_dict(), strict=False)
     pixels = validation(mixture, PixelLoader(encoder.transform))(0, seeing.eval())
     assert pixels == pytest.approx(metrics, rel=1e-2, abs=1e-3)  # features not rounded to fp16
+
+
+def test_data_that_fail_on_another_process_stop_this_one_too(parts, monkeypatch):
+    model, mixture = parts
+    callback = validation(mixture, EncodingLoader(tiny_vision_encoder()))
+    monkeypatch.setattr(failures, "sum_over_processes", lambda own, _: own + 1)
+    with pytest.raises(OtherProcessError, match="another process could not go on"):
+        callback(0, model)
 
 
 def test_a_cache_without_the_blank_image_is_refused_before_training(parts, tmp_path):
