@@ -20,7 +20,7 @@ help: ## What there is
 
 install: $(STAMP) ## The environment alone: .venv with everything the other targets use
 
-quickstart: $(STAMP) ## Train and evaluate on embedded weights and data; about 30 minutes of 2 cores
+quickstart: $(STAMP) ## Train and evaluate on embedded weights and data; about 25 minutes of 2 cores
 	$(BIN)/python experiments/train.py experiment=quickstart seed=$(SEED)
 	$(BIN)/python experiments/evaluate.py run=runs/quickstart/seed=$(SEED)
 

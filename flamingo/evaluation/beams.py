@@ -48,12 +48,14 @@ def search(
     So a margin of at least the reader's means: while no log-likelihood is off by more than half of
     that, the best beam is the same in any batch. Lower beams may differ.
     """
-    inputs: dict[str, Any] = reader.inputs([(p.input_ids, p.media) for p in prompts])
+    inputs = reader.inputs([(p.input_ids, ()) for p in prompts])
     length = inputs["input_ids"].shape[1]
     steps = _Steps(len(prompts), decoding.beams, ends)
     with reader.autocast():
         if length > 1:
             inputs |= _all_but_the_last(reader, prompts, decoding.beams)
+        else:
+            inputs |= reader.media([p.media for p in prompts])
         output = reader.model.generate(
             **inputs,
             max_new_tokens=decoding.max_new_tokens,

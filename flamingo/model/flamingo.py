@@ -514,16 +514,16 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         cache = self._cache(past_key_values, use_cache)
         is_image = self.is_image_token(input_ids, attention_mask)
         counts = is_image.sum(dim=1)
-        media = (pixel_values, vision_features, media_latents)
-        state = self._media_state(cache, counts, projected_media, *media)
+        given = (projected_media, pixel_values, vision_features, media_latents)
+        state = self._media_state(cache, counts, *given)
         before = None if documents is None else media_before(is_image, documents)
-        reading = state.reading(text_time(is_image, state.seen), self.visibility, before)
+        time = text_time(is_image, state.seen, attention_mask)
+        reading = state.reading(time, self.visibility, before)
         call = ConditionedCall(self.conditioning, state.keys_values, reading)
         position_ids, attention_mask = self._positions_and_mask(
             position_ids, attention_mask, documents, input_ids.shape[1], cached=cache is not None
         )
-        if position_ids is not None:
-            decoder_inputs["position_ids"] = position_ids
+        decoder_inputs |= {} if position_ids is None else {"position_ids": position_ids}
         output = self.conditioning.run(
             self.language_model.base_model,
             call,

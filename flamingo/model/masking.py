@@ -14,11 +14,21 @@ from flamingo.choices import MediaVisibility
 
 
 def text_time(
-    is_image: Bool[Tensor, "row token"], seen: Int[Tensor, " row"] | None = None
+    is_image: Bool[Tensor, "row token"],
+    seen: Int[Tensor, " row"] | None = None,
+    attention_mask: Int[Tensor, "row all"] | None = None,
 ) -> Int[Tensor, "row token"]:
-    """Media counted at each token; ``seen`` counts those of an already cached prefix."""
+    """Media counted at each token; ``seen`` counts those of an already cached prefix.
+
+    Padding (0 in ``attention_mask``, which may cover a cached prefix too) reads nothing: its time
+    is 0.
+    """
     time = is_image.long().cumsum(dim=1)
-    return time if seen is None else time + seen[:, None]
+    if seen is not None:
+        time = time + seen[:, None]
+    if attention_mask is not None:
+        time = time * attention_mask[:, -is_image.shape[1] :]
+    return time
 
 
 def media_time(counts: Int[Tensor, " row"], width: int) -> Int[Tensor, "row medium"]:

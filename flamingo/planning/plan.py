@@ -24,6 +24,7 @@ from flamingo.planning.workload import (
     Workload,
     assumed_workload,
     measured_workload,
+    sequences_of,
 )
 from flamingo.source_config import CaptionedSourceConfig, SourceConfig, StreamSourceConfig
 from flamingo.training.batches import division_of

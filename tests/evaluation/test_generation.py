@@ -149,7 +149,8 @@ def test_beams_read_a_prompt_once_and_its_media_once(monkeypatch) -> None:
     lengths = [len(p.input_ids) for p in prompts]
     assert spy.calls[0] == (2, sum(lengths) - 2, False)
     assert [call[:2] for call in spy.calls[1:]] == [(6, 6)] * 4  # a token a beam and step
-    assert projected == [sum(len(p.media) for p in prompts)] * 2  # once in each block
+    distinct = {m.frames[0].key for p in prompts for m in p.media}
+    assert projected == [1, 1] * len(distinct)  # once in each of the two blocks
 
 
 def test_a_prompt_that_ends_with_an_image_or_is_nothing_else(

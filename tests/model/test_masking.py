@@ -13,6 +13,16 @@ def test_text_time_counts_images_up_to_and_including_the_token():
     assert text_time(IS_IMAGE).tolist() == [[0, 1, 1, 1, 2, 2], [0, 0, 0, 1, 1, 1]]
 
 
+def test_padding_reads_nothing():
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0]])
+    assert text_time(IS_IMAGE, attention_mask=mask).tolist() == [
+        [0, 1, 1, 1, 2, 2],
+        [0, 0, 0, 1, 1, 0],
+    ]
+    whole = torch.cat([torch.ones(2, 4, dtype=torch.long), mask], dim=1)
+    assert text_time(IS_IMAGE, torch.tensor([0, 2]), whole)[1].tolist() == [2, 2, 2, 3, 3, 0]
+
+
 def test_text_time_continues_behind_a_cached_prefix():
     assert text_time(IS_IMAGE, torch.tensor([3, 0])).tolist() == [
         [3, 4, 4, 4, 5, 5],
