@@ -118,14 +118,15 @@ def assumed_workload(
         for part in division(rows[rank::gpus])
     ]
     kinds = ", ".join(
-        f"{sequences.count(shape)} of {shape.tokens} tokens and {shape.images} images"
+        f"{sequences.count(shape)} of {shape.tokens} tokens and {shape.images} "
+        f"image{'s' * (shape.images != 1)}"
         for shape in dict.fromkeys(sequences)
     )
     return Workload(
         tuple(batches),
         1,
-        f"assumed: sequences of {frames} frame{'s' * (frames > 1)} an image, {kinds}; "
-        f"{learned:.0%} of the tokens learned",
+        f"assumed: {kinds}; {frames} frame{'s' * (frames > 1)} an image, {learned:.0%} of the "
+        "tokens learned",
     )
 
 
