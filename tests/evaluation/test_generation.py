@@ -133,8 +133,11 @@ def test_beams_find_a_likelier_answer_than_greedy(
 ) -> None:
     pairs = list(zip(generate(reader, prompts), generate(reader, prompts, BEAMS), strict=True))
     assert any(beam.text != greedy.text for greedy, beam in pairs)
-    # Where both say the same, the sums of probabilities differ in their last digits.
-    assert all(beam.probability >= greedy.probability * (1 - 1e-5) for greedy, beam in pairs)
+    for greedy, beam in pairs:
+        if beam.text == greedy.text:  # found in batches of other shapes: but for the last digits
+            assert beam.probability == pytest.approx(greedy.probability, rel=1e-5)
+        else:
+            assert beam.probability > greedy.probability
 
 
 def test_beams_read_a_prompt_once_and_its_media_once(monkeypatch) -> None:
