@@ -32,7 +32,7 @@ test: $(STAMP) ## The quick tests: no download, no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 test-slow: $(STAMP) ## The tests with real weights and data (fetched once) and the notebooks
-	$(BIN)/python -m pytest -m slow --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(WORKERS) --durations=10
 
 test-lmms-eval: $(LMMS_STAMP) ## The adapter under the real lmms-eval, in an environment of its own (2 GB)
 	OMP_NUM_THREADS=1 $(LMMS)/bin/python -m pytest tests/interop/test_lmms_eval.py

@@ -48,7 +48,8 @@ def main(config: RunConfig) -> None:
         # Without a farewell to the other processes: they may be gone, or never answer.
         sys.exit(message(error, accelerator))
     is_main = accelerator.is_main_process
-    leave_processes(accelerator)
+    if in_launched_job() or not result.finished:
+        leave_processes()
     if not result.finished:
         if is_main:
             print(f"Stopped at step {result.steps}, saved. The same command continues.")
@@ -157,3 +158,4 @@ def summary(
 
 if __name__ == "__main__":
     entry_point(main, folder=lambda config: config.directory)
+    leave_processes()

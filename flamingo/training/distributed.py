@@ -10,12 +10,12 @@ and little memory beside the gradients. With sharding FSDP2 sums them
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, InitProcessGroupKwargs, broadcast
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -34,26 +34,36 @@ BUCKET_ELEMENTS = 2**25
 
 
 def build_accelerator(timeout_minutes: float) -> Accelerator:
-    """This process's place among the others. Each waits ``timeout_minutes`` for them, then fails.
+    """This process's place among the others. Each waits ``timeout_minutes`` for them, then fails
+    (in a sweep over several processes: those of its first job).
+
+    Raises:
+        ValueError: It was launched as one of several and accelerate takes it for one alone.
 
     Mixed precision is the loop's own matter, and accelerate's setting is shared by the whole
     interpreter: it is off.
     """
     timeout = timedelta(minutes=timeout_minutes)
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)]
     )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:  # each would write the same run
+        raise ValueError(
+            f"WORLD_SIZE: expected {accelerator.num_processes}, the processes accelerate found, got "
+            f"{launched}; several processes without GPUs need ACCELERATE_USE_CPU=true"
+        )
+    return accelerator
 
 
-def leave_processes(accelerator: Accelerator) -> None:
-    """End this process's part among several; a next job in it (of a sweep) joins them anew.
+def leave_processes() -> None:
+    """End this process's part among several, after the last of its jobs.
 
-    ``accelerator`` is of no use afterwards.
+    The jobs of a sweep share one group. To leave it and join anew would go through the same store,
+    in which a process that is early finds the addresses of the group before.
     """
-    several = accelerator.num_processes > 1
-    accelerator.end_training()
-    if several:  # accelerate would take the processes that were left for still there
-        AcceleratorState._reset_state(reset_partial_state=True)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def check_distributed(accelerator: Accelerator) -> None:

@@ -63,14 +63,22 @@ def test_a_gradient_that_only_another_process_has_is_taken_over(monkeypatch, acc
     assert parameter.grad is not None and parameter.grad.tolist() == [3, 3]
 
 
+def test_processes_that_would_not_know_of_each_other_are_refused(monkeypatch):
+    alone = create_autospec(Accelerator, instance=True, num_processes=1)
+    monkeypatch.setattr(distributed, "Accelerator", lambda **_: alone)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="expected 1, .*, got 2; .* ACCELERATE_USE_CPU=true"):
+        distributed.build_accelerator(1.0)
+
+
 JOBS = """
 from accelerate.utils import gather_object
 from flamingo.training.distributed import build_accelerator, leave_processes
-for job in range(2):
+for job in range(20):
     accelerator = build_accelerator(1.0)
     every = gather_object([accelerator.process_index])
     print(f"job {job}: {every}\\n", end="", flush=True)
-    leave_processes(accelerator)
+leave_processes()
 """
 
 
@@ -90,4 +98,5 @@ def test_the_jobs_of_a_sweep_join_their_processes_one_after_the_other(tmp_path):
         timeout=120,
     )
     assert ended.returncode == 0, ended.stderr
-    assert sorted(ended.stdout.split("\n")[:-1]) == 2 * ["job 0: [0, 1]"] + 2 * ["job 1: [0, 1]"]
+    expected = [f"job {job}: [0, 1]" for job in range(20) for _ in range(2)]
+    assert sorted(ended.stdout.split("\n")[:-1]) == sorted(expected)

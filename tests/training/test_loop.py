@@ -290,16 +290,18 @@ def test_gradient_checkpointing_changes_nothing(tmp_path, straight):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path, straight):
-    subprocess.run(
+    ended = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
             *("--standalone", "--no_python", sys.executable),
             *(str(SCRIPT), str(tmp_path)),
         ],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        check=True,
+        capture_output=True,
+        text=True,
         timeout=300,
     )
+    assert ended.returncode == 0, ended.stderr
     config = tiny_config(tmp_path)
     run = RunDirectory(config.directory, config)
     for one, other in zip(metrics_of(run), metrics_of(straight), strict=True):

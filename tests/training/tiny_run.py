@@ -31,6 +31,7 @@ from flamingo.testing import (
     tiny_tokenizer,
     tiny_vision_encoder,
 )
+from flamingo.training.distributed import leave_processes
 from flamingo.training.loop import TrainingResult, train
 
 
@@ -99,4 +100,5 @@ if __name__ == "__main__":
     callback = slowly if values.pop("slowly", False) else None
     torch.set_num_threads(1)
     result, _ = tiny_train(tiny_config(folder, **values), callback=callback)
+    leave_processes()
     sys.exit(0 if result.finished else 128 + (result.signal or 0))
