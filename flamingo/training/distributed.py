@@ -50,7 +50,7 @@ def build_accelerator(timeout_minutes: float) -> Accelerator:
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:  # each would write the same run
         raise ValueError(
-            f"WORLD_SIZE: expected {accelerator.num_processes}, the processes accelerate found, got "
+            f"WORLD_SIZE: expected {accelerator.num_processes}, as many as accelerate found, got "
             f"{launched}; several processes without GPUs need ACCELERATE_USE_CPU=true"
         )
     return accelerator
