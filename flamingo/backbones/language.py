@@ -26,6 +26,7 @@ from transformers import (
 import flamingo.backbones.mosaic_gpt  # noqa: F401 (a model_type for transformers' Auto classes)
 from flamingo.backbones import assets, idefics
 from flamingo.backbones.adapters import BASE, frozen_parameters
+from flamingo.backbones.attention import choose_attention
 from flamingo.backbones.fingerprint import weights_digest
 from flamingo.backbones.places import named
 from flamingo.choices import LanguageTraining
@@ -271,7 +272,8 @@ def load_language_model(
     *,
     quantization: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """A causal LM, frozen and in eval mode. Attention kernels as transformers chooses them.
+    """A causal LM, frozen and in eval mode. Attention kernels as transformers chooses them, but on
+    CPUs where few tokens ask (:mod:`flamingo.backbones.attention`).
 
     With ``train=scratch`` its weights are random, by torch's global generator.
 
@@ -288,15 +290,15 @@ def load_language_model(
     if config.train is LanguageTraining.scratch:
         own = idefics.language_config(stored) if isinstance(stored, IdeficsConfig) else stored
         drawn = AutoModelForCausalLM.from_config(own, dtype=dtype)
-        return cast(PreTrainedModel, drawn).requires_grad_(False).eval()
+        return choose_attention(cast(PreTrainedModel, drawn)).requires_grad_(False).eval()
     if stored.model_type == "idefics":
         if quantization is not None:
             raise ValueError(f"{folder}: expected no quantization for IDEFICS, got {quantization}")
-        return idefics.load_language_model(folder, config.revision, dtype)
+        return choose_attention(idefics.load_language_model(folder, config.revision, dtype))
     if quantization is not None and getattr(stored, "quantization_config", None) is None:
         options["quantization_config"] = quantization
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
-    return model.requires_grad_(False).eval()
+    return choose_attention(model).requires_grad_(False).eval()
 
 
 def load_tokenizer(config: LanguageConfig) -> PreTrainedTokenizerBase:

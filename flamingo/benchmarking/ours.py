@@ -44,7 +44,9 @@ class Ours:
     note = (
         "OpenFlamingo's architecture; answers with the demonstrations' latents at hand and the "
         "query's image resampled; the evaluation starts with none, resamples each image once, and "
-        "runs prompts whose answers are close again alone."
+        "runs prompts whose answers are close again alone. On CPUs its language model attends by "
+        "plain products where few tokens ask (flamingo/backbones/attention.py); the others' do as "
+        "transformers has it."
     )
 
     def __init__(

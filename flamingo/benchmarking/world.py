@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from flamingo.backbones.attention import NAME, choose_attention
 from flamingo.benchmarking.agreement import check_agreement
 from flamingo.benchmarking.bare import BareLM
 from flamingo.benchmarking.contender import CannotDo, Contender, Who
@@ -62,7 +63,8 @@ def build_world(
     device: torch.device,
     dtype: torch.dtype,
 ) -> World:
-    """Build ``wanted`` from ``language_model`` (fp32), each with a copy of it.
+    """Build ``wanted`` from ``language_model`` (fp32), each with a copy of it. The others' have the
+    attention that transformers chooses, ours the one it has when we load it.
 
     ``images`` is the most that a row shows. A peer that cannot be had or does not import is absent,
     with the reason.
@@ -70,7 +72,11 @@ def build_world(
     Those with our weights are compared with ours in fp32 before all is moved to ``dtype``; raises
     ``ValueError`` where they differ by more than :data:`flamingo.benchmarking.agreement.TOLERANCE`.
     """
-    ours = build_ours(deepcopy(language_model), every=every, vision_dim=shape.dim)
+    own_lm = choose_attention(deepcopy(language_model))
+    if own_lm.config._attn_implementation == NAME:
+        language_model = deepcopy(language_model)
+        language_model.set_attn_implementation("sdpa")
+    ours = build_ours(own_lm, every=every, vision_dim=shape.dim)
     assert ours.config.image_token_id is not None
     assert ours.config.end_of_chunk_token_id is not None
     vocabulary = language_model.config.get_text_config().vocab_size

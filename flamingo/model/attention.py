@@ -5,11 +5,11 @@ Which attention kernel runs is chosen here and nowhere else.
 
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from flamingo.backbones.attention import products
 from flamingo.choices import Activation, Norm
 
 
@@ -27,12 +27,9 @@ def attend(
     sees_any = None
     if mask is not None:
         sees_any = mask.any(dim=-1, keepdim=True)
-        mask = mask | ~sees_any  # a softmax over nothing would be NaN; its result is dropped below
+        mask = mask | ~sees_any  # a softmax over nothing may be NaN; its result is dropped below
     if query.device.type == "cpu":
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-        out = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
+        out = products(query, key, value, mask, query.shape[-1] ** -0.5)
     else:
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     return out if sees_any is None else out * sees_any.to(out.dtype)

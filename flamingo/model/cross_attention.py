@@ -37,7 +37,7 @@ class MaskedCrossAttention(nn.Module):
             self.to_kv(latents), "m l (two h d) -> two m h l d", two=2, h=self.heads
         )
         if self.k_norm is None:
-            return keys_values
+            return keys_values.contiguous()  # once: they are read at every token
         key, value = keys_values
         return torch.stack([self.k_norm(key), value])
 
