@@ -157,6 +157,23 @@ def explicit_positions(
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -tokens:]
 
 
+def may_have_gaps(language_model: PreTrainedModel) -> bool:
+    """Whether padding inside a row, between its tokens, changes nothing.
+
+    It does where distances are counted in cached tokens, padding included: MPT's ALiBi, and windows
+    that slide.
+    """
+    config = language_model.config.get_text_config()
+    kinds = {*(getattr(config, "layer_types", None) or ())}
+    window = getattr(config, "sliding_window", None) if not kinds else None
+    return (
+        config.model_type not in ("mpt", "mosaic_gpt")
+        and kinds <= {"full_attention"}
+        and window is None
+        and not language_model._is_stateful
+    )
+
+
 def packed_mask(
     language_model: PreTrainedModel, documents: Int[Tensor, "row token"]
 ) -> Float[Tensor, "row 1 token token"] | None:

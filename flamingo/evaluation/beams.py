@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from flamingo.evaluation.decoding import Decoding
-from flamingo.evaluation.prefix import read_prompts
+from flamingo.evaluation.prefix import common_tokens, read_prompts
 from flamingo.evaluation.scoring import Reader
 from flamingo.types import Media, TokenizedSequence
 
@@ -48,12 +48,13 @@ def search(
     So a margin of at least the reader's means: while no log-likelihood is off by more than half of
     that, the best beam is the same in any batch. Lower beams may differ.
     """
-    inputs = reader.inputs([(p.input_ids, ()) for p in prompts])
+    shared = common_tokens(reader, [(p.input_ids, p.media) for p in prompts])
+    inputs = reader.inputs([(p.input_ids, ()) for p in prompts], shared)
     length = inputs["input_ids"].shape[1]
     steps = _Steps(len(prompts), decoding.beams, ends)
     with reader.autocast():
         if length > 1:
-            inputs |= _all_but_the_last(reader, prompts, decoding.beams)
+            inputs |= _all_but_the_last(reader, prompts, decoding.beams, shared)
         else:
             inputs |= reader.media([p.media for p in prompts])
         output = reader.model.generate(
@@ -81,9 +82,12 @@ def search(
 
 
 def _all_but_the_last(
-    reader: Reader, prompts: Sequence[TokenizedSequence], beams: int
+    reader: Reader, prompts: Sequence[TokenizedSequence], beams: int, shared: int
 ) -> dict[str, Any]:
-    """What ``generate`` needs to go on behind all but the last token of each prompt."""
+    """What ``generate`` needs to go on behind all but the last token of each prompt.
+
+    The first ``shared`` tokens are read once for all prompts.
+    """
     image = reader.model.config.image_token_id
     read: list[tuple[Sequence[int], Sequence[Media]]] = []
     left: list[Sequence[Media]] = []
@@ -91,7 +95,7 @@ def _all_but_the_last(
         split = len(prompt.media) - (prompt.input_ids[-1] == image)
         read.append((prompt.input_ids[:-1], prompt.media[:split]))
         left.append(prompt.media[split:])
-    cache = read_prompts(reader, read, keep=True).cache
+    cache = read_prompts(reader, read, keep=True, shared=shared).cache
     assert cache is not None
     cache.batch_repeat_interleave(beams)
     rest: dict[str, Any] = {"past_key_values": cache}

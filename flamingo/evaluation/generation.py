@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,6 +12,7 @@ from torch import Tensor
 from flamingo.evaluation.batching import in_batches, longest_first
 from flamingo.evaluation.beams import Hypothesis, search
 from flamingo.evaluation.decoding import Decoding
+from flamingo.evaluation.prefix import begun, common_tokens
 from flamingo.evaluation.scoring import Answer, Reader
 from flamingo.types import TokenizedSequence
 
@@ -70,8 +70,9 @@ def _greedy(
     reader: Reader, prompts: Sequence[TokenizedSequence], max_new_tokens: int, ends: set[int]
 ) -> list[Hypothesis]:
     """Each prompt's likeliest next tokens, with the smallest margin over a second one."""
-    inputs: dict[str, Any] = reader.inputs([(p.input_ids, p.media) for p in prompts])
+    read = [(p.input_ids, p.media) for p in prompts]
     with reader.autocast():
+        inputs = begun(reader, read, common_tokens(reader, read))
         output = reader.model.generate(
             **inputs,
             max_new_tokens=max_new_tokens,

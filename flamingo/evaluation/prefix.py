@@ -1,23 +1,33 @@
-"""Prompts read once: what follows them reads its own tokens alone."""
+"""Prompts read once: what follows them reads its own tokens alone.
+
+Demonstrations that all prompts of a batch begin with (the *fixed* strategy) are read once for all
+of them, and kept for the next batch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from flamingo.backbones.language import may_have_gaps
+from flamingo.evaluation.latents import media_key
 from flamingo.evaluation.scoring import Reader
 from flamingo.model.media import FlamingoCache
 from flamingo.types import Media
 
+Prompt = tuple[Sequence[int], Sequence[Media]]
+"""Ids and media."""
+
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """A batch of prompts that were read, left-padded.
+    """A batch of prompts that were read, with padding where ``mask`` is 0.
 
     ``cache`` holds the text's keys and values and the media's; None if it was not asked for.
     """
@@ -54,20 +64,67 @@ class Prefix:
 
 
 def read_prompts(
-    reader: Reader, prompts: Sequence[tuple[Sequence[int], Sequence[Media]]], *, keep: bool
+    reader: Reader, prompts: Sequence[Prompt], *, keep: bool, shared: int | None = None
 ) -> Prefix:
     """Read ids with their media; ``keep`` the cache for texts that follow.
 
-    The latents must be prepared.
+    ``shared`` as :func:`common_tokens` says, by default. The latents must be prepared.
     """
-    inputs = reader.inputs(prompts)
+    shared = common_tokens(reader, prompts) if shared is None else shared
+    inputs = begun(reader, prompts, shared)
+    inputs["input_ids"] = inputs["input_ids"][:, shared:]
     output = reader.model(
         **inputs,
-        position_ids=_positions(inputs["attention_mask"]),
-        use_cache=keep,
+        position_ids=_positions(inputs["attention_mask"])[:, shared:],
+        use_cache=keep or shared > 0,
         logits_to_keep=1,
     )
-    return Prefix(inputs["attention_mask"], output.logits[:, -1], output.past_key_values)
+    cache = output.past_key_values if keep else None
+    return Prefix(inputs["attention_mask"], output.logits[:, -1], cache)
+
+
+def begun(reader: Reader, prompts: Sequence[Prompt], shared: int) -> dict[str, Any]:
+    """The model's inputs for ``prompts``, and a cache in which their first ``shared`` tokens were
+    read (none: no cache)."""
+    inputs = reader.inputs(prompts, shared)
+    if shared == 0:
+        return inputs
+    ids, media = prompts[0]
+    cache = _read_common(reader, ids[:shared], media[: reader.images_in(ids[:shared])])
+    return inputs | {"past_key_values": _branch(cache, [0] * len(prompts))}
+
+
+def common_tokens(reader: Reader, prompts: Sequence[Prompt]) -> int:
+    """Tokens up to the end of the last demonstration that all prompts begin with, media included.
+
+    Every prompt has at least two more. 0 for a prompt alone, whose bits are to depend on nothing
+    but itself, and for a language model that cannot have padding behind them.
+    """
+    if len(prompts) == 1 or not may_have_gaps(reader.model.language_model):
+        return 0
+    config, shown, common = reader.model.config, 0, 0
+    (first, media), *others = prompts
+    for place in range(min(len(ids) for ids, _ in prompts) - 2):
+        if any(ids[place] != first[place] for ids, _ in others):
+            break
+        if first[place] == config.image_token_id:
+            key = media_key(media[shown])
+            if any(media_key(theirs[shown]) != key for _, theirs in others):
+                break
+            shown += 1
+        if first[place] == config.end_of_chunk_token_id:
+            common = place + 1
+    return common
+
+
+def _read_common(reader: Reader, ids: Sequence[int], media: Sequence[Media]) -> FlamingoCache:
+    """One row with ``ids`` and ``media``; the same as last time is not read again."""
+    last, keys = reader.common, [media_key(medium) for medium in media]
+    if last.cache is None or list(last.ids) != list(ids) or last.media != keys:
+        output = reader.model(**reader.inputs([(ids, media)]), use_cache=True, logits_to_keep=1)
+        last.ids, last.media, last.cache = ids, keys, output.past_key_values
+    assert last.cache is not None
+    return last.cache
 
 
 def _positions(mask: Int[Tensor, "row token"]) -> Int[Tensor, "row token"]:

@@ -10,14 +10,15 @@ result counts. Exact ties go to the token of lower id, and to the candidate that
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from flamingo.evaluation.latents import MediaLatents
+from flamingo.evaluation.latents import Key, MediaLatents
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
+from flamingo.model.media import FlamingoCache
 from flamingo.types import Media
 
 MARGIN = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
@@ -40,6 +41,15 @@ class Answer:
     scores: tuple[float, ...] = ()
 
 
+@dataclass
+class CommonRead:
+    """The demonstrations that a batch's prompts had in common, read once, for the next batch."""
+
+    ids: Sequence[int] = ()
+    media: Sequence[Key] = ()
+    cache: FlamingoCache | None = None
+
+
 @dataclass(frozen=True)
 class Reader:
     """A model with all that reading prompts needs. ``dtype`` is the precision of its compute."""
@@ -48,6 +58,7 @@ class Reader:
     tokenizer: PreTrainedTokenizerBase
     latents: MediaLatents
     dtype: torch.dtype = torch.float32
+    common: CommonRead = field(default_factory=CommonRead)
 
     @property
     def margin(self) -> float:
@@ -60,19 +71,32 @@ class Reader:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
-    def inputs(self, rows: Sequence[tuple[Sequence[int], Sequence[Media]]]) -> dict[str, Any]:
-        """Ids (padded on the left), mask and media of ``rows`` for the model."""
+    def inputs(
+        self, rows: Sequence[tuple[Sequence[int], Sequence[Media]]], shared: int = 0
+    ) -> dict[str, Any]:
+        """Ids, mask and media of ``rows`` for the model.
+
+        Shorter rows are padded on the left, or behind the first ``shared`` tokens, which all have
+        in common and whose media are left out: they were read before.
+        """
         length = max(len(ids) for ids, _ in rows)
         pad = self.tokenizer.pad_token_id
         assert isinstance(pad, int)  # prepare_tokenizer sees to it
         input_ids = torch.full((len(rows), length), pad)
         mask = torch.zeros(len(rows), length, dtype=torch.long)
         for row, (ids, _) in enumerate(rows):
-            input_ids[row, length - len(ids) :] = torch.tensor(ids, dtype=torch.long)
-            mask[row, length - len(ids) :] = 1
+            own = torch.tensor(ids, dtype=torch.long)
+            begin = length - len(ids) + shared
+            input_ids[row, :shared], input_ids[row, begin:] = own[:shared], own[shared:]
+            mask[row, :shared] = mask[row, begin:] = 1
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
         inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
-        return inputs | self.media([media for _, media in rows])
+        shown = self.images_in(rows[0][0][:shared])
+        return inputs | self.media([media[shown:] for _, media in rows])
+
+    def images_in(self, ids: Sequence[int]) -> int:
+        """How many media ``ids`` name."""
+        return sum(token == self.model.config.image_token_id for token in ids)
 
     def media(self, rows: Sequence[Sequence[Media]]) -> dict[str, Any]:
         """Each row's media for the model, in the cheapest form.
