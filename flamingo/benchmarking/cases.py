@@ -70,7 +70,7 @@ class SizesConfig:
     """Candidates of a batch, where they are ranked in batches."""
     pool: int = 64
     """Images that demonstrate in the evaluation."""
-    queries: int = 32
+    queries: int = 64
     peer_queries: int = 4
     """How many of them the peers answer: each costs them the same."""
     evaluation_beams: int = 3

@@ -16,6 +16,9 @@ from flamingo.evaluation.prefix import begun, common_tokens
 from flamingo.evaluation.scoring import Answer, Reader
 from flamingo.types import TokenizedSequence
 
+MOSTLY, FEW = 0.75, 4
+"""Above this share of prompts that were run again batches only cost time; not judged by fewer."""
+
 
 def generate_answers(
     reader: Reader, prompts: Sequence[TokenizedSequence], *, decoding: Decoding, batch_size: int
@@ -31,16 +34,27 @@ def generate_answers(
     run again alone. For greedy generation it could where two tokens are closer than the margin;
     for beam search see :func:`flamingo.evaluation.beams.search`. The probability agrees up to
     such an error. A prompt alone gives the same bits each time on the same machine and libraries.
+    Where nearly every prompt had to be run again (an untrained model in bf16), the rest are run
+    alone at once.
     """
+    asked = again = 0
+
+    def alone(prompt: TokenizedSequence) -> Answer:
+        ((answer, _),) = _generate(reader, [prompt], decoding)
+        return answer
 
     def answers(part: Sequence[int], rows: int) -> list[Answer]:
+        nonlocal asked, again
         own = [prompts[i] for i in part]
-        said = []
-        for prompt, (answer, margin) in zip(own, _generate(reader, own, decoding), strict=True):
-            if margin < reader.margin and len(own) > 1:
-                ((answer, _),) = _generate(reader, [prompt], decoding)
-            said.append(answer)
-        return said
+        if len(own) == 1 or again > MOSTLY * max(asked, FEW):
+            return [alone(prompt) for prompt in own]
+        found = _generate(reader, own, decoding)
+        close = [margin < reader.margin for _, margin in found]
+        asked, again = asked + len(own), again + sum(close)
+        return [
+            alone(prompt) if run_again else answer
+            for prompt, (answer, _), run_again in zip(own, found, close, strict=True)
+        ]
 
     yield from in_batches(longest_first(prompts), batch_size, answers)
 

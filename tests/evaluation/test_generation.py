@@ -253,3 +253,16 @@ def test_a_cut_counts_only_where_it_can_touch_the_best() -> None:
     assert steps.closest(every).exp().item() == pytest.approx(1.0, abs=1e-5)
     assert steps.closest(first).exp().item() == pytest.approx(1.5, abs=1e-5)
     assert steps.closest(none).item() == math.inf
+
+
+def test_where_nearly_all_are_run_again_the_rest_are_run_alone_at_once(monkeypatch):
+    own = tiny.reader()
+    asked = tiny.prompts(own)
+    monkeypatch.setitem(scoring.MARGIN, torch.float32, 1e9)
+    spy = tiny.Spy(own)
+    decoding = Decoding(max_new_tokens=1)
+    answers = dict(generate_answers(own, asked, decoding=decoding, batch_size=2))
+    # Two batches with their prompts again, then the five others; one forward pass each.
+    assert [rows for rows, _, _ in spy.calls] == [2, 1, 1, 2, 1, 1] + 5 * [1]
+    alone = dict(generate_answers(own, asked, decoding=decoding, batch_size=1))
+    assert answers == alone
