@@ -31,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from flamingo.choices import Schedule
-from flamingo.config import RunConfig, config_from_yaml, config_to_yaml
+from flamingo.config import STREAMS, RunConfig, config_from_yaml, config_to_yaml
 from flamingo.files import write_atomically
 from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.provenance import circumstances, uncommitted_changes
@@ -42,11 +42,7 @@ MAY_CHANGE = (
     "runs",  # where the directory stands
     "data.workers",
     "data.feature_cache",
-    "data.interleaved.validation",
-    "data.mmc4.validation",
-    "data.obelics.validation",
-    "data.captions.validation",
-    "data.clips.validation",
+    *(f"data.{name}.validation" for name in STREAMS),
     "training.gradient_checkpointing",
     "training.sharding",
     "training.compile",
@@ -74,13 +70,7 @@ ADDED_LATER = (
     "model.cross_attention.norm_eps",
     "model.cross_attention.qk_norm",
     "model.cross_attention.gate",
-    "data.interleaved",
-    "data.mmc4",
-    "data.obelics",
-    "data.captions",
-    "data.coco_captions",
-    "data.vqa",
-    "data.clips",
+    *(f"data.{name}" for name in STREAMS),
     "training.micro_batch_tokens",
     "training.packing",
     "data.mixing",

