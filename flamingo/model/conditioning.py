@@ -82,7 +82,7 @@ class Conditioning:
         if missed := sorted(self._blocks.keys() - call.reached):
             raise ValueError(
                 "language model: expected a decoder that hands keyword arguments on to its layers "
-                "(flamingo/backbones/language.py names those that do not), but media did not reach "
+                "(DROP_KEYWORDS of flamingo/backbones/language.py: those that do not), but media did not reach "
                 f"layers {missed}"
             )
         return output
