@@ -81,9 +81,9 @@ class Conditioning:
                 output = decoder(**inputs)
         if missed := sorted(self._blocks.keys() - call.reached):
             raise ValueError(
-                "language model: expected a decoder that hands keyword arguments on to its layers "
-                "(DROP_KEYWORDS of flamingo/backbones/language.py: those that do not), but media did not reach "
-                f"layers {missed}"
+                "language model: expected a decoder that hands keyword arguments on to its layers, "
+                "or one of DROP_KEYWORDS (flamingo/backbones/language.py), but media did not "
+                f"reach layers {missed}"
             )
         return output
 
