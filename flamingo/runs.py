@@ -36,7 +36,7 @@ from flamingo.files import write_atomically
 from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.provenance import circumstances, uncommitted_changes
 from flamingo.training.checkpoint import Checkpoint, complete_checkpoints
-from flamingo.training.tracking import read_metrics
+from flamingo.training.tracking import read_entries, read_metrics
 
 MAY_CHANGE = (
     "runs",  # where the directory stands
@@ -360,7 +360,7 @@ class Run:
                 f"{self.directory.cells}: expected the keys of the predictions that results.json "
                 "counts, found no such file (an earlier version wrote none): evaluate the run again"
             )
-        return read_metrics(self.directory.cells)
+        return read_entries(self.directory.cells)
 
     def checkpoint(self, step: int | None = None) -> Checkpoint:
         """The checkpoint of ``step``, or the newest. Raises ``ValueError`` if there is none."""
@@ -400,7 +400,7 @@ class Run:
             name = file.parent.relative_to(self.directory.predictions).as_posix()
             if benchmark in (None, name) and condition in (None, file.stem):
                 labels = {"benchmark": name, "condition": file.stem}
-                rows += [{**labels, **row} for row in read_metrics(file)]
+                rows += [{**labels, **row} for row in read_entries(file)]
         return pd.DataFrame(rows)
 
     def _counted(self, benchmark: str | None, condition: str | None) -> Iterator[dict[str, Any]]:
@@ -410,7 +410,7 @@ class Run:
             if benchmark in (None, cell["benchmark"]) and condition in (None, cell["condition"]):
                 file = self.directory.predictions_of(cell["benchmark"], cell["condition"])
                 if file not in files:
-                    files[file] = {row["key"]: row for row in read_metrics(file)}
+                    files[file] = {row["key"]: row for row in read_entries(file)}
                 yield from ({**labels, **row} for row in of_keys(files[file], cell["keys"], file))
 
 
