@@ -10,12 +10,11 @@ import torch
 from flamingo.backbones import assets
 from flamingo.backbones.language import load_tokenizer
 from flamingo.backbones.vision import load_vision_encoder
-from flamingo.build import feature_cache
+from flamingo.build import feature_cache, open_data
 from flamingo.composition import entry_point
 from flamingo.config import RunConfig
 from flamingo.data.features import FeatureStore
 from flamingo.data.mixture import build_sources
-from flamingo.evaluation.benchmarks.training import training_questions
 
 
 def main(config: RunConfig) -> None:
@@ -33,7 +32,7 @@ def fill(config: RunConfig) -> FeatureStore:
         tokenizer,
         easy_vqa_folder=assets.easy_vqa_folder,
         twemoji_folder=assets.twemoji_folder,
-        read_questions=training_questions,
+        documents=open_data(config.data),
     )
     images = [image for source in sources for image in source.images()]
     encoder = load_vision_encoder(config.vision)

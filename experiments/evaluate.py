@@ -11,11 +11,10 @@
 What is given under evaluation.* changes the run's own evaluation settings (its config.yaml); the
 defaults listed below hold only where neither says anything.
 
-benchmark= ADDS benchmarks to the run's own, which evaluation.<benchmark>=null switches off. One or
-several of: binding, clevr, coco, easy_vqa, flickr30k, gqa, hateful_memes, imagenet, ok_vqa, pope,
-textvqa, vizwiz, vl_icl, vqav2. They are files of conf/benchmark/, which say where below data_root
-(default: data) the data are looked for. protocol=open_flamingo evaluates as OpenFlamingo did. What
-evaluation.* says comes last.
+benchmark= ADDS benchmarks to the run's own, which evaluation.<benchmark>=null switches off: one or
+several of the files of conf/benchmark/ (docs/evaluation.md lists them), which say where below
+data_root (default: data) the data are looked for. protocol=open_flamingo evaluates as OpenFlamingo
+did. What evaluation.* says comes last.
 
 Which demonstrations each query gets is written to the run's plans/. plan_only=true writes it to
 planned/ and ends; evaluation.demonstrations.plans=<folder> evaluates with such plans, as written

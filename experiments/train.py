@@ -16,13 +16,11 @@ from contextlib import nullcontext
 from accelerate import Accelerator
 
 from flamingo.backbones.precision import resolve_dtype
-from flamingo.build import Parts, build_parts, parameter_counts
+from flamingo.build import Parts, build_parts, open_data, parameter_counts
 from flamingo.choices import Mixing
 from flamingo.composition import entry_point
 from flamingo.config import RunConfig
 from flamingo.data.mixture import source_configs
-from flamingo.data.sources.documents import check_documents
-from flamingo.evaluation.benchmarks.training import training_questions
 from flamingo.launching import circumstances_of_launch, hand_over, in_launched_job, join_processes
 from flamingo.planning.utilisation import run_utilisation
 from flamingo.runs import RunDirectory
@@ -86,13 +84,14 @@ def run(config: RunConfig, accelerator: Accelerator) -> TrainingResult:
     if directory.finished:
         say(accelerator, f"{directory.path}: finished, {config.training.steps} steps are done.")
         return TrainingResult(config.training.steps, finished=True)
-    check_documents(config.data, training_questions)  # before minutes of loading weights
+    documents = open_data(config.data)  # before minutes of loading weights
     with directory.locked() if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             check_access(config.tracking)
         checkpoint = latest_checkpoint(directory.checkpoints)
         done = checkpoint.step if checkpoint else 0
-        parts = build_parts(config, accelerator.device, resume=checkpoint is not None)
+        resume = checkpoint is not None
+        parts = build_parts(config, accelerator.device, documents, resume=resume)
         # The folder is this config's only now: what could not be built left nothing in it.
         directory = RunDirectory.open(config, write=accelerator.is_main_process)
         if accelerator.is_main_process:

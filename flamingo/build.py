@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from flamingo.choices import Sharding
 from flamingo.config import DataConfig, RunConfig
 from flamingo.data.features import FeatureStore, PixelLoader
 from flamingo.data.mixture import Mixture, build_sources, source_configs
+from flamingo.data.sources.documents import Opened, open_streams
 from flamingo.evaluation.benchmarks.training import training_questions
 from flamingo.images import BLANK
 from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
@@ -43,14 +44,23 @@ class Parts:
     load_media: MediaLoader
 
 
-def build_parts(config: RunConfig, device: torch.device, *, resume: bool = False) -> Parts:
+def build_parts(
+    config: RunConfig,
+    device: torch.device,
+    documents: Mapping[str, Opened] | None = None,
+    *,
+    resume: bool = False,
+) -> Parts:
     """Everything a training run needs, the model on ``device``.
 
+    ``documents`` is what :func:`open_data` gives; None: they are opened now, first of all.
     With ``resume`` the model's feature statistics are left to the checkpoint that is loaded next.
     Raises ``ValueError`` for what does not fit together, before the first step.
     """
+    if documents is None:
+        documents = open_data(config.data)
     model, processor = build_model(config, device)
-    mixture = build_mixture(config, processor)
+    mixture = build_mixture(config, processor, documents)
     assert model.vision_encoder is not None
     # Validation shows the blank image too; it is none of the images that statistics are taken of.
     shown = [*mixture.images(), BLANK]
@@ -96,7 +106,17 @@ def build_model(
     return model, FlamingoProcessor(encoder.image_processor, tokenizer)
 
 
-def build_mixture(config: RunConfig, processor: FlamingoProcessor) -> Mixture:
+def open_data(config: DataConfig) -> dict[str, Opened]:
+    """The data of the streams, opened: files of annotations, which may take a minute, are read.
+
+    Raises ``ValueError`` naming the section where there is no data.
+    """
+    return open_streams(config, training_questions)
+
+
+def build_mixture(
+    config: RunConfig, processor: FlamingoProcessor, documents: Mapping[str, Opened]
+) -> Mixture:
     """The training data. Embedded data sets are fetched if a source needs them."""
     sources = build_sources(
         config.data,
@@ -104,7 +124,7 @@ def build_mixture(config: RunConfig, processor: FlamingoProcessor) -> Mixture:
         processor.tokenizer,
         easy_vqa_folder=assets.easy_vqa_folder,
         twemoji_folder=assets.twemoji_folder,
-        read_questions=training_questions,
+        documents=documents,
     )
     workers = config.data.workers
     for name, stream in config.data.streams.items():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -40,7 +41,7 @@ from flamingo.source_config import (
     StreamSourceConfig,
     VQASourceConfig,
 )
-from flamingo.structured import build, require
+from flamingo.structured import build, require, section
 
 # ---------------------------------------------------------------------------- backbones
 
@@ -279,22 +280,22 @@ class DataConfig:
     @property
     def streams(self) -> dict[str, StreamSourceConfig]:
         """The configured sources of documents by their names, in the order of the mixture."""
-        every: dict[str, StreamSourceConfig | None] = {
-            "interleaved": self.interleaved,
-            "mmc4": self.mmc4,
-            "obelics": self.obelics,
-            "captions": self.captions,
-            "coco_captions": self.coco_captions,
-            "vqa": self.vqa,
-            "clips": self.clips,
-        }
-        return {name: source for name, source in every.items() if source is not None}
+        every = {name: getattr(self, name) for name in STREAMS}
+        return {name: own for name, own in every.items() if own is not None}
 
     @property
     def sources(self) -> list[SourceConfig]:
         """The configured sources, in the order of the mixture."""
         drawn = (self.easy_vqa, self.binding)
         return [*(source for source in drawn if source is not None), *self.streams.values()]
+
+
+STREAMS = tuple(
+    name
+    for name, hint in get_type_hints(DataConfig).items()
+    if issubclass(section(hint) or object, StreamSourceConfig)
+)
+"""The fields of :class:`DataConfig` that are sources of documents, in its order."""
 
 
 # ---------------------------------------------------------------------------- training

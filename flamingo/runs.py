@@ -31,22 +31,18 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from flamingo.choices import Schedule
-from flamingo.config import RunConfig, config_from_yaml, config_to_yaml
+from flamingo.config import STREAMS, RunConfig, config_from_yaml, config_to_yaml
 from flamingo.files import write_atomically
 from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.provenance import circumstances, uncommitted_changes
 from flamingo.training.checkpoint import Checkpoint, complete_checkpoints
-from flamingo.training.tracking import read_metrics
+from flamingo.training.tracking import read_entries, read_metrics
 
 MAY_CHANGE = (
     "runs",  # where the directory stands
     "data.workers",
     "data.feature_cache",
-    "data.interleaved.validation",
-    "data.mmc4.validation",
-    "data.obelics.validation",
-    "data.captions.validation",
-    "data.clips.validation",
+    *(f"data.{name}.validation" for name in STREAMS),
     "training.gradient_checkpointing",
     "training.sharding",
     "training.compile",
@@ -74,13 +70,7 @@ ADDED_LATER = (
     "model.cross_attention.norm_eps",
     "model.cross_attention.qk_norm",
     "model.cross_attention.gate",
-    "data.interleaved",
-    "data.mmc4",
-    "data.obelics",
-    "data.captions",
-    "data.coco_captions",
-    "data.vqa",
-    "data.clips",
+    *(f"data.{name}" for name in STREAMS),
     "training.micro_batch_tokens",
     "training.packing",
     "data.mixing",
@@ -370,7 +360,7 @@ class Run:
                 f"{self.directory.cells}: expected the keys of the predictions that results.json "
                 "counts, found no such file (an earlier version wrote none): evaluate the run again"
             )
-        return read_metrics(self.directory.cells)
+        return read_entries(self.directory.cells)
 
     def checkpoint(self, step: int | None = None) -> Checkpoint:
         """The checkpoint of ``step``, or the newest. Raises ``ValueError`` if there is none."""
@@ -410,7 +400,7 @@ class Run:
             name = file.parent.relative_to(self.directory.predictions).as_posix()
             if benchmark in (None, name) and condition in (None, file.stem):
                 labels = {"benchmark": name, "condition": file.stem}
-                rows += [{**labels, **row} for row in read_metrics(file)]
+                rows += [{**labels, **row} for row in read_entries(file)]
         return pd.DataFrame(rows)
 
     def _counted(self, benchmark: str | None, condition: str | None) -> Iterator[dict[str, Any]]:
@@ -420,7 +410,7 @@ class Run:
             if benchmark in (None, cell["benchmark"]) and condition in (None, cell["condition"]):
                 file = self.directory.predictions_of(cell["benchmark"], cell["condition"])
                 if file not in files:
-                    files[file] = {row["key"]: row for row in read_metrics(file)}
+                    files[file] = {row["key"]: row for row in read_entries(file)}
                 yield from ({**labels, **row} for row in of_keys(files[file], cell["keys"], file))
 
 

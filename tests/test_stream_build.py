@@ -1,5 +1,6 @@
 """A streaming source from its configuration, by names as a user gives them, to a checkpoint."""
 
+import json
 import logging
 import math
 from pathlib import Path
@@ -7,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from flamingo.build import build_parts
+from flamingo.build import build_parts, open_data
 from flamingo.composition import compose
 from flamingo.config import DataConfig, RunConfig
 from flamingo.runs import RunDirectory, load_run
 from flamingo.source_config import InterleavedSourceConfig, ShardsConfig
-from flamingo.testing import save_tiny_language_model
+from flamingo.testing import draw, save_tiny_language_model
 from flamingo.training.loop import train
 from tests.tiny_world import save_classes, save_vision_encoder
 from tests.toy_stream import write_shards
@@ -96,6 +97,31 @@ def test_a_place_without_shards_is_named(world, tmp_path):
         build_parts(config_of(world, tmp_path, nowhere), CPU)
     with pytest.raises(ValueError, match=r"data.interleaved.validation: shards.files: .*'/none'"):
         build_parts(config_of(world, tmp_path, "data.interleaved.validation=/none"), CPU)
+
+
+def test_files_of_annotations_are_read_once_from_the_first_look_to_the_last_part(
+    world, tmp_path, monkeypatch
+):
+    rows = [{"question_id": 1, "question": "?", "image_id": "1", "answers": ["yes"]}]
+    (tmp_path / "vqa.json").write_text(json.dumps({"data": rows}))
+    captions = [{"image_id": 1, "caption": "a cat"}]
+    coco = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": captions}
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    draw("red", "circle", 0).save(tmp_path / "1.jpg")
+    config = config_of(
+        world,
+        tmp_path,
+        "data.interleaved=null",
+        *(f"data.{name}.images={tmp_path}" for name in ("vqa", "coco_captions")),
+        *("data.vqa.format=textvqa", "data.vqa.pairs=1"),
+        f"data.vqa.questions={tmp_path}/vqa.json",
+        f"data.coco_captions.annotations={tmp_path}/coco.json",
+    )
+    read, read_bytes = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or read_bytes(path))
+    parts = build_parts(config, CPU, open_data(config.data))
+    assert parts.mixture.names == ("coco_captions", "vqa")
+    assert [name for name in read if name in ("coco.json", "vqa.json")] == ["coco.json", "vqa.json"]
 
 
 def test_a_place_must_be_given():

@@ -34,6 +34,9 @@ from flamingo.config import LanguageConfig
 
 EMBEDDED_LANGUAGE_MODEL = "smollm2-135m-instruct"
 
+DROP_KEYWORDS = ("mpt", "falcon", "bloom", "gptj")
+"""Families whose decoder does not hand unknown keyword arguments on to its layers."""
+
 
 @dataclass(frozen=True)
 class DecoderPath:
@@ -59,7 +62,7 @@ def decoder_path(language_model: PreTrainedModel) -> DecoderPath:
         except AttributeError:
             continue
         if isinstance(layers, nn.ModuleList) and len(layers) > 0:
-            keywords = language_model.config.model_type not in ("mpt", "falcon", "bloom", "gptj")
+            keywords = language_model.config.model_type not in DROP_KEYWORDS
             return DecoderPath(f"{prefix}.{candidate}", passes_keywords=keywords)
     raise ValueError(
         f"language model: expected a decoder with one of {candidates} below "

@@ -19,10 +19,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
-    AutoModel,
-    CLIPVisionModel,
     PreTrainedModel,
-    SiglipVisionModel,
     ViTImageProcessorPil,
 )
 from transformers.image_processing_utils import BaseImageProcessor
@@ -35,6 +32,7 @@ from flamingo.backbones.fingerprint import fingerprint, weights_digest
 from flamingo.backbones.open_clip import is_open_clip, load_open_clip, open_clip_processor
 from flamingo.backbones.places import named
 from flamingo.backbones.precision import preferred_dtype
+from flamingo.backbones.vision_families import VisionFamily, vision_family, without_head
 from flamingo.config import VisionConfig
 
 EMBEDDED = "efficientnet-lite0"
@@ -195,15 +193,9 @@ class TransformerTokens(nn.Module):
     behind k are dropped, they would be computed for nothing.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        blocks: nn.ModuleList,
-        norm_name: str,
-        config: VisionConfig,
-        cls_tokens: int,
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, family: VisionFamily, config: VisionConfig) -> None:
         super().__init__()
+        blocks = family.blocks_of(model)
         states = len(blocks) + 1
         if not -states <= config.layer < states:
             raise ValueError(
@@ -213,10 +205,10 @@ class TransformerTokens(nn.Module):
         del blocks[config.layer % states :]
         # Some encoders apply their last norm to the tokens and some only to the pooled output:
         # taken out here and applied below, it is the configuration that decides.
-        self.norm = getattr(model, norm_name) if config.final_norm else nn.Identity()
-        setattr(model, norm_name, nn.Identity())
+        self.norm = getattr(model, family.norm) if config.final_norm else nn.Identity()
+        setattr(model, family.norm, nn.Identity())
         self.model = model
-        self.skip = 0 if config.keep_cls else cls_tokens
+        self.skip = 0 if config.keep_cls else family.cls_tokens
 
     def forward(
         self, pixel_values: Float[Tensor, "image 3 height width"]
@@ -226,54 +218,35 @@ class TransformerTokens(nn.Module):
 
 
 class _Source(NamedTuple):
-    """A vision tower of transformers and what differs between families."""
+    """A vision tower of transformers, its family and where its transform is from."""
 
     model: PreTrainedModel
-    blocks: nn.Module
-    norm: str
-    cls_tokens: int
+    family: VisionFamily
     image_processor: BaseImageProcessor | None = None
     """None: the folder's own, as it is."""
 
 
 def _transformer(config: VisionConfig) -> _Source:
+    clip = vision_family("clip", config.name)
     if is_open_clip(Path(config.name)):
         model, processor = load_open_clip(Path(config.name)), open_clip_processor(Path(config.name))
-        return _Source(model, model.encoder.layers, "post_layernorm", 1, processor)
+        return _Source(model, clip, processor)
     source: dict[str, Any] = {"revision": config.revision} if config.revision else {}
     with named("vision.name", config.name):
         found = AutoConfig.from_pretrained(config.name, **source)
-    source |= {"dtype": torch.float32}
-    match found.model_type:
-        case "clip" | "clip_vision_model":
-            model = CLIPVisionModel.from_pretrained(config.name, **source)
-            return _Source(model, model.encoder.layers, "post_layernorm", 1)
-        case "siglip" | "siglip_vision_model":
-            model = SiglipVisionModel.from_pretrained(config.name, **source)
-            return _Source(model, model.encoder.layers, "post_layernorm", 0)
-        case "dinov2":
-            model = AutoModel.from_pretrained(config.name, **source)
-            return _Source(model, model.encoder.layer, "layernorm", 1)
-        case "vit":
-            model = AutoModel.from_pretrained(config.name, add_pooling_layer=False, **source)
-            return _Source(model, model.layers, "layernorm", 1)
-        case "idefics":
-            model = idefics.load_vision_tower(config.name, config.revision)
-            processor = idefics.load_image_processor(config.name, config.revision)
-            return _Source(model, model.encoder.layers, "post_layernorm", 1, processor)
-        case other:
-            raise ValueError(
-                f"vision.name: expected {EMBEDDED!r} or a CLIP, SigLIP, DINOv2, ViT or IDEFICS "
-                f"model, got {config.name!r}, which is {other!r}"
-            )
+    if found.model_type == "idefics":  # its tower is CLIP's
+        model = idefics.load_vision_tower(config.name, config.revision)
+        processor = idefics.load_image_processor(config.name, config.revision)
+        return _Source(model, clip, processor)
+    family = vision_family(found.model_type, config.name)
+    source |= {"dtype": torch.float32, **family.options}
+    return _Source(family.model.from_pretrained(config.name, **source), family)
 
 
 def _load_transformer(config: VisionConfig) -> VisionEncoder:
-    model, blocks, norm, cls_tokens, processor = _transformer(config)
-    if isinstance(model, SiglipVisionModel):
-        model.use_head = False
-        del model.head  # the pooling behind the tokens
-    if config.keep_cls and cls_tokens == 0:
+    model, family, processor = _transformer(config)
+    without_head(model)
+    if config.keep_cls and family.cls_tokens == 0:
         raise ValueError(f"vision.keep_cls: expected False, {config.name!r} has no CLS token")
     if processor is None:
         revision = {"revision": config.revision} if config.revision else {}
@@ -281,12 +254,12 @@ def _load_transformer(config: VisionConfig) -> VisionEncoder:
     processor = as_clip_crops(processor)
     side = cast(int, model.config.patch_size)
     height, width = _pixels(processor, config)
-    tokens = TransformerTokens(model, cast(nn.ModuleList, blocks), norm, config, cls_tokens)
+    tokens = TransformerTokens(model, family, config)
     return VisionEncoder(
         config,
         tokens,
         dim=model.config.hidden_size,
-        patches=(height // side) * (width // side) + (cls_tokens if config.keep_cls else 0),
+        patches=(height // side) * (width // side) + (family.cls_tokens if config.keep_cls else 0),
         image_processor=processor,
     )
 

@@ -14,7 +14,7 @@ from flamingo.data.concepts import load_concepts
 from flamingo.data.cursor import Cursors
 from flamingo.data.sequence import tokenize
 from flamingo.data.sources.binding import BindingSource
-from flamingo.data.sources.documents import QuestionReader, stream_source
+from flamingo.data.sources.documents import Opened, stream_source
 from flamingo.data.sources.easy_vqa import EasyVQASource
 from flamingo.data.stream import StreamSource
 from flamingo.data.words import made_up_words
@@ -36,10 +36,11 @@ def build_sources(
     tokenizer: PreTrainedTokenizerBase,
     easy_vqa_folder: Callable[[], Path],
     twemoji_folder: Callable[[], Path],
-    read_questions: QuestionReader,
+    documents: Mapping[str, Opened],
 ) -> list[Source]:
-    """The sources of ``config``. Only what they need of the last three is called.
+    """The sources of ``config``. Only the folders that they need are asked for.
 
+    ``documents`` is what ``open_streams`` gives, of each stream.
     ``seed`` draws the sequences; which concepts and words are held out does not depend on it.
     """
     sources: list[Source] = []
@@ -57,7 +58,7 @@ def build_sources(
         words = made_up_words(tokenizer)
         sources.append(BindingSource(config.binding, seed, concepts, words))
     for name, own in config.streams.items():
-        stream = stream_source(name, own, seed, tokenizer, config.max_tokens, read_questions)
+        stream = stream_source(name, own, seed, tokenizer, config.max_tokens, documents[name])
         sources.append(stream)
     return sources
 

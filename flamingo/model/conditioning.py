@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,8 @@ class ConditionedCall:
     keys_values: Mapping[int, KeysValues]
     """By decoder layer; empty when the call has no media at all."""
     reading: Reading | None
+    reached: set[int] = field(default_factory=set)
+    """Layers whose hooks the call came to."""
 
 
 class Conditioning:
@@ -65,13 +67,25 @@ class Conditioning:
         self._handles.clear()
 
     def run(self, decoder: Callable[..., Any], call: ConditionedCall, **inputs: Any) -> Any:
-        """``decoder(**inputs)`` with the call's media read before the conditioned layers."""
+        """``decoder(**inputs)`` with the call's media read before the conditioned layers.
+
+        Raises ``ValueError`` for a decoder that takes keyword arguments and drops them: it would
+        answer blindly.
+        """
         if self._passes_keywords:
             if not self._handles:
                 raise ValueError("this model was detached from its language model: build a new one")
-            return decoder(**inputs, **{MEDIA_KEYWORD: call})
-        with self._bound(call):
-            return decoder(**inputs)
+            output = decoder(**inputs, **{MEDIA_KEYWORD: call})
+        else:
+            with self._bound(call):
+                output = decoder(**inputs)
+        if missed := sorted(self._blocks.keys() - call.reached):
+            raise ValueError(
+                "language model: expected a decoder that hands keyword arguments on to its layers, "
+                "or one of DROP_KEYWORDS (flamingo/backbones/language.py), but media did not "
+                f"reach layers {missed}"
+            )
+        return output
 
     @contextmanager
     def _bound(self, call: ConditionedCall) -> Iterator[None]:
@@ -107,6 +121,7 @@ class Conditioning:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        call.reached.add(index)
         block, media = self._blocks[index], call.keys_values.get(index)
         if args:
             return (block(args[0], media, call.reading), *args[1:]), kwargs

@@ -131,7 +131,8 @@ def default_generation_config(
     own = language_model_config.eos_token_id
     own = [own] if isinstance(own, int) else list(own or [])
     ends = [end_of_chunk_token_id, *own] if end_of_chunk_token_id is not None else own
-    pad = language_model_config.pad_token_id
+    # CodeGen's configuration, for one, has no such field.
+    pad = getattr(language_model_config, "pad_token_id", None)
     return GenerationConfig(
         bos_token_id=language_model_config.bos_token_id,
         eos_token_id=ends or None,

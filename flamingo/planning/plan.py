@@ -10,7 +10,7 @@ import torch
 from transformers import ViTImageProcessorPil
 
 from flamingo.backbones.language import load_tokenizer
-from flamingo.build import build_mixture, parameter_counts
+from flamingo.build import build_mixture, open_data, parameter_counts
 from flamingo.choices import Precision, Sharding
 from flamingo.data.mixture import Mixture
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
@@ -150,7 +150,8 @@ def mixture_of(config: PlanConfig, model: FlamingoForConditionalGeneration) -> M
         image_token_id=model.config.image_token_id,
         end_of_chunk_token_id=model.config.end_of_chunk_token_id,
     )
-    return build_mixture(config, FlamingoProcessor(ViTImageProcessorPil(), tokenizer))
+    processor = FlamingoProcessor(ViTImageProcessorPil(), tokenizer)
+    return build_mixture(config, processor, open_data(config.data))
 
 
 def counts(shapes: Shapes) -> dict[str, tuple[int, bool]]:

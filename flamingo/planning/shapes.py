@@ -11,7 +11,7 @@ import json
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,13 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    CLIPVisionModel,
-    Dinov2Model,
     IdeficsConfig,
     PreTrainedConfig,
     PreTrainedModel,
-    SiglipVisionModel,
-    ViTModel,
 )
 
 from flamingo.backbones import idefics
@@ -33,6 +29,7 @@ from flamingo.backbones import language as lm
 from flamingo.backbones.efficientnet import IMAGE_SIZE, EfficientNetLite0
 from flamingo.backbones.open_clip import is_open_clip, read_open_clip_config
 from flamingo.backbones.vision import EFFICIENTNET_FILE, EMBEDDED, TransformerTokens
+from flamingo.backbones.vision_families import VisionFamily, vision_family, without_head
 from flamingo.config import LanguageConfig, RunConfig, VisionConfig
 from flamingo.model.configuration import FlamingoConfig, to_plain
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
@@ -156,42 +153,24 @@ def empty_encoder(config: VisionConfig, *, device: torch.device = META) -> tuple
         found = _read_config("vision.name", config.name, config.revision, VISION)
         shape = known(config.name, VISION)
         pixels = shape.pixels if shape else None
-    model, blocks, norm, cls_tokens = _empty_transformer(found, config.name, device)
-    tokens = TransformerTokens(model, blocks, norm, config, cls_tokens)
+    model, family = _empty_transformer(found, config.name, device)
+    tokens = TransformerTokens(model, family, config)
     return tokens, pixels or _processor_pixels(folder) or int(model.config.image_size)
 
 
 def _empty_transformer(
     found: PreTrainedConfig, name: str, device: torch.device
-) -> tuple[PreTrainedModel, nn.ModuleList, str, int]:
-    """Model, blocks, name of the last norm and number of CLS tokens, by kind of encoder."""
+) -> tuple[PreTrainedModel, VisionFamily]:
+    """The tower of a configuration, without weights."""
     if isinstance(found, IdeficsConfig):
         found = idefics.vision_config(found)
+    family = vision_family(found.model_type, name)
     # Of a model of images and text, its tower.
     vision: Any = deepcopy(getattr(found, "vision_config", found))
     # Eager attention: its matrix products are counted, those of fused CPU kernels are not.
     vision._attn_implementation = "eager"
     with device:
-        match found.model_type:
-            case "clip" | "clip_vision_model":
-                model: PreTrainedModel = CLIPVisionModel(vision)
-                return model, model.encoder.layers, "post_layernorm", 1
-            case "siglip" | "siglip_vision_model":
-                model = SiglipVisionModel(vision)
-                model.use_head = False
-                del model.head
-                return model, model.encoder.layers, "post_layernorm", 0
-            case "dinov2":
-                model = Dinov2Model(vision)
-                return model, model.encoder.layer, "layernorm", 1
-            case "vit":
-                model = ViTModel(vision, add_pooling_layer=False)
-                return model, cast(nn.ModuleList, model.layers), "layernorm", 1
-            case other:
-                raise ValueError(
-                    f"vision.name: expected {EMBEDDED!r} or a CLIP, SigLIP, DINOv2, ViT or IDEFICS "
-                    f"model, got {name!r}, which is {other!r}"
-                )
+        return without_head(family.model(vision, **family.options)), family
 
 
 def _processor_pixels(folder: Path) -> int | None:

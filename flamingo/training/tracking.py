@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from math import isfinite
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,8 +23,34 @@ VARYING = (TIMING_PREFIX, MEMORY_PREFIX)
 """Metrics that differ between two equal runs; all others are the same bit for bit on CPU."""
 
 
+NO_NUMBERS = ("NaN", "Infinity", "-Infinity")
+"""What JSON has no numbers for is text in a metrics file: as Python and JavaScript spell it."""
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The entries of a metrics file. A torn last line (the process was killed) is left out.
+    """The entries of a metrics file, NaN and infinities as numbers again.
+
+    Raises as :func:`read_entries`.
+    """
+    return [
+        {name: float(value) if value in NO_NUMBERS else value for name, value in entry.items()}
+        for entry in read_entries(path)
+    ]
+
+
+def metrics_line(entry: dict[str, Any]) -> str:
+    """An entry of a metrics file, valid JSON whatever its numbers."""
+    told = {
+        name: json.dumps(value) if isinstance(value, float) and not isfinite(value) else value
+        for name, value in entry.items()
+    }
+    return json.dumps(told, allow_nan=False) + "\n"
+
+
+def read_entries(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of JSON lines that is appended to: metrics, cells, predictions.
+
+    A torn last line (the process was killed) is left out.
 
     Raises ``ValueError`` naming file and line if any other line is not valid.
     """
@@ -53,7 +80,7 @@ class MetricsFile:
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         entries = [e for e in read_metrics(path) if e["step"] <= step]
-        write_atomically(path, "".join(json.dumps(e) + "\n" for e in entries))
+        write_atomically(path, "".join(metrics_line(e) for e in entries))
         self._file = path.open("a")
 
     def append(self, entry: dict[str, Any]) -> None:
@@ -62,7 +89,7 @@ class MetricsFile:
         Raises ``OSError`` naming the file when it cannot be written; earlier lines are intact.
         """
         try:
-            self._file.write(json.dumps(entry) + "\n")
+            self._file.write(metrics_line(entry))
             self._file.flush()
         except OSError as error:
             raise OSError(

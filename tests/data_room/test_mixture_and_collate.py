@@ -92,7 +92,7 @@ def test_sources_follow_the_configuration(
         easy_vqa=EasyVQASourceConfig(pairs=2, sequences=2),
         binding=BindingSourceConfig(held_out=2, max_ways=3, views=2, sequences=1),
     )
-    sources = build_sources(config, 0, tokenizer, lambda: easy_vqa, lambda: twemoji, list)
+    sources = build_sources(config, 0, tokenizer, lambda: easy_vqa, lambda: twemoji, {})
     mixture = Mixture(sources, source_configs(config), tokenizer, 512)
     assert mixture.names == ("easy_vqa", "binding")
     assert len(mixture.images()) == 5 + 6 * 2

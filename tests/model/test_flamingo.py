@@ -272,6 +272,20 @@ def on(language_model: PreTrainedModel, seed: int) -> FlamingoForConditionalGene
     ).eval()
 
 
+def test_a_decoder_that_drops_the_media_on_their_way_is_refused(build: Build, monkeypatch):
+    model = build("llama")
+    decoder = model.language_model.base_model
+    forward = decoder.forward
+    monkeypatch.setattr(
+        decoder,
+        "forward",
+        lambda flamingo_media, **inputs: forward(**inputs),
+    )
+    for images in ([1], []):
+        with pytest.raises(ValueError, match=r"language model: .* did not reach layers \[1, 3\]"):
+            model(prompt(model, 5, images, seed=0), vision_features=features(1, 1))
+
+
 def test_which_layers_carry_a_block():
     assert conditioned_layers(CrossAttentionConfig(every=4), 10) == [3, 7]
     assert conditioned_layers(CrossAttentionConfig(every=None, layers=[0, 5]), 10) == [0, 5]

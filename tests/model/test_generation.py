@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from transformers import CodeGenConfig
 
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.choices import MediaVisibility
+from flamingo.model.generation import default_generation_config
 from flamingo.model.media import ProjectedMedia
 from flamingo.testing import FAMILIES
 from tests.model.conftest import features, prompt
@@ -150,3 +152,10 @@ def test_projected_media_are_exactly_those_that_are_named(build: Build):
         model(ids, projected_media=both, vision_features=features(1, 2))
     with pytest.raises(ValueError, match="projected_media: expected a cache"):
         model.generate(ids, projected_media=both, use_cache=False, max_new_tokens=2)
+
+
+def test_a_family_without_a_padding_token_pads_with_its_end():
+    config = CodeGenConfig(eos_token_id=7, bos_token_id=5)
+    assert not hasattr(config, "pad_token_id")
+    defaults = default_generation_config(config, end_of_chunk_token_id=9)
+    assert (defaults.pad_token_id, defaults.eos_token_id) == (7, [9, 7])

@@ -1,6 +1,7 @@
 """metrics.jsonl after kills and resumes; wandb by a stand-in."""
 
 import json
+import math
 import re
 import struct
 import subprocess
@@ -19,6 +20,7 @@ from flamingo.training.tracking import (
     Tracker,
     check_access,
     check_tracking,
+    read_entries,
     read_metrics,
 )
 
@@ -35,6 +37,33 @@ def test_numbers_survive_the_file_exactly(tmp_path):
     file.append({"step": 1, "loss": 0.1 + 0.2})
     file.close()
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 0.1 + 0.2}]
+
+
+def test_what_json_has_no_number_for_is_valid_json_and_read_back(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path, step=0)
+    file.append({"step": 1, "a": math.inf, "b": -math.inf, "c": math.nan, "d": 1.5})
+    file.close()
+    text = {"step": 1, "a": "Infinity", "b": "-Infinity", "c": "NaN", "d": 1.5}
+    for _ in range(2):  # also after the file is opened again and rewritten
+        assert json.loads(path.read_text(), parse_constant=pytest.fail) == text
+        (read,) = read_metrics(path)
+        assert (read["a"], read["b"], read["d"]) == (math.inf, -math.inf, 1.5)
+        assert math.isnan(read["c"])
+        MetricsFile(path, step=1).close()
+
+
+def test_a_file_of_bare_infinities_as_earlier_versions_wrote_it_is_read_and_mended(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": Infinity}\n')
+    assert read_metrics(path) == [{"step": 1, "loss": math.inf}]
+    MetricsFile(path, step=1).close()
+    assert path.read_text() == '{"step": 1, "loss": "Infinity"}\n'
+
+
+def test_an_answer_that_reads_like_a_number_stays_text(tmp_path):
+    (tmp_path / "real.jsonl").write_text('{"answer": "NaN"}\n')
+    assert read_entries(tmp_path / "real.jsonl") == [{"answer": "NaN"}]
 
 
 def test_resuming_drops_entries_after_the_checkpoint_and_a_torn_last_line(tmp_path):

@@ -36,6 +36,9 @@ from flamingo.source_config import (
 QuestionReader = Callable[[VQASourceConfig], Sequence[Asked]]
 """``training_questions`` of ``flamingo.evaluation.benchmarks``, which this room may not import."""
 
+Opened = tuple[tuple[Shards, Parser], tuple[Shards, Parser] | None]
+"""What is trained on, and what is held out. Annotations of a source that is a file are read."""
+
 
 def open_documents(
     config: StreamSourceConfig, read_questions: QuestionReader
@@ -87,13 +90,12 @@ def open_unseen(
             return None
 
 
-def check_documents(config: DataConfig, read_questions: QuestionReader) -> None:
-    """Raise ``ValueError``, naming the section, for a stream whose data is not there.
+def open_streams(config: DataConfig, read_questions: QuestionReader) -> dict[str, Opened]:
+    """The data of each configured stream, by name; no document of it is read.
 
-    Opens what the streams would open, and no document of it.
+    Raises ``ValueError``, naming the section (``data.<name>``), where it is not there.
     """
-    for name, own in config.streams.items():
-        _opened(name, own, _once(read_questions))
+    return {name: _opened(name, own, _once(read_questions)) for name, own in config.streams.items()}
 
 
 def stream_source(
@@ -102,13 +104,10 @@ def stream_source(
     seed: int,
     tokenizer: PreTrainedTokenizerBase,
     max_tokens: int,
-    read_questions: QuestionReader,
+    opened: Opened,
 ) -> StreamSource:
-    """The stream of ``config``, with its held-out one if it has one.
-
-    Raises ``ValueError`` naming the section (``data.<name>``) as :func:`open_documents`.
-    """
-    seen, unseen = _opened(name, config, _once(read_questions))
+    """The stream of ``config`` and its data, with its held-out one if it has one."""
+    seen, unseen = opened
 
     def stream(
         of: tuple[Shards, Parser], lanes: int, shuffle: int, held_out: StreamSource | None = None
@@ -126,10 +125,7 @@ def stream_source(
     return stream(seen, config.lanes * config.sequences, config.shuffle, held_out)
 
 
-def _opened(
-    name: str, config: StreamSourceConfig, read_questions: QuestionReader
-) -> tuple[tuple[Shards, Parser], tuple[Shards, Parser] | None]:
-    """What is trained on, and what is held out."""
+def _opened(name: str, config: StreamSourceConfig, read_questions: QuestionReader) -> Opened:
     with _named(f"data.{name}"):
         seen = open_documents(config, read_questions)
     with _named(f"data.{name}.validation" if hasattr(config, "validation") else f"data.{name}"):
