@@ -21,7 +21,8 @@ from flamingo.config import (
     TrainingConfig,
 )
 from flamingo.evaluation_config import EvaluationConfig
-from flamingo.runs import ADDED_LATER, RunDirectory, config_hash, load_config, load_run
+from flamingo.run_directory import ADDED_LATER, RunDirectory, config_hash, load_config
+from flamingo.runs import load_run
 from flamingo.training.checkpoint import save_checkpoint
 
 
