@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -14,7 +15,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flamingo.config import RunConfig
 from flamingo.run_directory import flatten, plain
-from flamingo.structured import explain, field_type, known_keys, refuse
+from flamingo.structured import (
+    expected,
+    explain,
+    field_type,
+    known_keys,
+    refuse,
+    require,
+    section,
+)
 
 LEFT_BY_RUNS = ("metrics.jsonl", "checkpoints", "predictions", "results.json")
 """What tells the folder of a run that has lost its ``config.yaml``."""
@@ -45,13 +54,7 @@ def run_folders(root: Path) -> tuple[list[Path], list[Path]]:
 
 
 Wanted = Mapping[str, Sequence[Any]]
-"""Dotted key to the values that it may have, each as :func:`flat` has it."""
-
-
-def flat(config: RunConfig) -> dict[str, Any]:
-    """Dotted key to value; enums by name. A section that is null has its own key, else its fields
-    have theirs."""
-    return flatten(plain(config))
+"""Dotted key to the values that it may have, each as ``config.yaml`` has it."""
 
 
 def wanted(where: Mapping[str, Any]) -> Wanted:
@@ -68,8 +71,23 @@ def wanted(where: Mapping[str, Any]) -> Wanted:
 
 def fits(config: RunConfig, asked: Wanted) -> bool:
     """Whether ``config`` has one of the values of every key."""
-    values = flat(config)
-    return all(key in values and values[key] in several for key, several in asked.items())
+    return all(_value(config, key) in several for key, several in asked.items())
+
+
+ABSENT = object()
+"""The value of a field whose section is null."""
+
+
+def _value(config: RunConfig, key: str) -> Any:
+    """As ``config.yaml`` has it, enums by name; a section that is on is itself."""
+    held: Any = config
+    for name in key.split("."):
+        if held is None:
+            return ABSENT
+        held = getattr(held, name)
+    if isinstance(held, list):
+        return [one.name if isinstance(one, Enum) else one for one in held]
+    return held.name if isinstance(held, Enum) else held
 
 
 def _spread(where: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -99,6 +117,8 @@ def _stored(key: str, value: Any) -> Any:
         value = value.item()
     if isinstance(value, tuple):
         value = list(value)
+    hint = field_type(RunConfig, key)
+    require(section(hint) is None or value is None, key, expected(hint), value)
     given = OmegaConf.create()
     try:
         OmegaConf.update(given, key, str(value) if isinstance(value, Path) else value)
@@ -121,7 +141,7 @@ def differing(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
     None where a config lacks the key, its section being null; lists as tuples. Not ``name``,
     ``seed`` and ``runs``, which say where a run stands.
     """
-    every = [flat(config) for config in configs]
+    every = [flatten(plain(config)) for config in configs]
     columns: dict[str, list[Any]] = {}
     for key in dict.fromkeys(key for values in every for key in values):
         own = [values.get(key) for values in every]
