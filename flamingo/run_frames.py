@@ -35,8 +35,8 @@ def frame(
             "finished": run.finished,
         }
         for name in metrics:
-            own = logged[name].dropna() if name in logged else ()
-            row[name] = own.iloc[-1] if len(own) else float("nan")
+            own = logged[name].dropna().tolist() if name in logged else []
+            row[name] = own[-1] if own else float("nan")
         scores = run.scores() if run.evaluated else pd.DataFrame(columns=[*CELL, *NUMBERS])
         for _, score in scores[scores["condition"] == condition.value].iterrows():
             row[f"{score['benchmark']}, {score['shots']} shots"] = score["mean"]

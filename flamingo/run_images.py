@@ -177,10 +177,12 @@ class RunImages:
         Raises ``ValueError`` naming what is missing: data, a benchmark of the settings, an item, or
         images that are still the ones that the model was shown.
         """
+        prediction: dict[str, Any] = dict(row)
         reasons = []
         for settings in self._settings:
             try:
-                return _shown(self._built(settings, row["benchmark"]), row, self._data)
+                built = self._built(settings, prediction["benchmark"])
+                return _shown(built, prediction, self._data)
             except (ValueError, OSError) as error:
                 reasons.append(f"  by {settings[0]}: {error}")
         raise ValueError(
@@ -240,7 +242,7 @@ class RunImages:
             return str(error)
 
 
-def _shown(built: _Built, row: Mapping[str, Any] | pd.Series, data: Data) -> Shown:
+def _shown(built: _Built, row: Mapping[str, Any], data: Data) -> Shown:
     names = [*row["demonstrations"], row["query"]]
     found = {name: built.media.get(data.id_here(name)) for name in names}
     if missing := [name for name, medium in found.items() if medium is None]:

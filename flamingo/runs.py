@@ -111,10 +111,10 @@ class Run:
     ) -> tuple[FlamingoForConditionalGeneration, FlamingoProcessor]:
         """The model of a checkpoint (default: the newest) in eval mode, and its processor.
 
-        ``dtype``: of all weights; default: float32. Backbones are loaded by their names unless they
-        are given (the names may be folders of another machine). Raises ``ValueError`` or
-        ``OSError`` if there is no such checkpoint, and naming a backbone that is not there or is
-        another one now.
+        ``dtype``: of all weights; default: float32, and the vision encoder in what this machine
+        computes fast. Backbones are loaded by their names unless they are given (the names may be
+        folders of another machine). Raises ``ValueError`` or ``OSError`` if there is no such
+        checkpoint, and naming a backbone that is not there or is another one now.
         """
         folder = self.checkpoint(step).path
         model = FlamingoForConditionalGeneration.from_pretrained(
