@@ -45,9 +45,10 @@ MAY_IMPORT = {
     "planning": BASE | {"backbones", "model", "data", "training", "build"},
     "benchmarking": BASE
     | {"backbones", "model", "data", "training", "evaluation", "interop", "planning"},
-    "comparison": BASE | {"evaluation", "training", "runs"},
+    "comparison": BASE | {"evaluation", "training", "runs", "provenance"},
     "evaluation_run": BASE
     | {"backbones", "model", "data", "training", "evaluation", "runs", "build"},
+    "ablation": BASE | {"composition", "runs", "training", "comparison"},
     "publication": BASE | {"model", "evaluation", "runs"},
     "testing": BASE | {"backbones", "model", "data"},
     "__init__": {"model"},

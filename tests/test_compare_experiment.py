@@ -203,4 +203,4 @@ def test_help_says_what_it_does(world: Path) -> None:
     done = start(world, "--help")
     assert done.returncode == 0
     assert "python experiments/compare.py runs=" in done.stdout
-    assert "runs: ???" in done.stdout
+    assert "out: ???" in done.stdout

@@ -28,9 +28,7 @@ class PooledGrid(nn.Module):
             )
         self.height, self.width, self.side = height, width, side
 
-    def forward(
-        self, tokens: Float[Tensor, "image token dim"]
-    ) -> Float[Tensor, "image fewer dim"]:
+    def forward(self, tokens: Float[Tensor, "image token dim"]) -> Float[Tensor, "image fewer dim"]:
         front = tokens.shape[1] - self.height * self.width
         grid = rearrange(tokens[:, front:], "i (h w) d -> i d h w", h=self.height)
         pooled = F.adaptive_avg_pool2d(grid, self.side)

@@ -322,7 +322,12 @@ def test_means_of_a_grid_are_those_of_its_quarters():
     quarters = PooledGrid(4, 4, 2)(tokens)
     assert quarters.flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
     # Of 3 cells to 2 the middle ones count for both.
-    assert PooledGrid(3, 3, 2)(torch.arange(9.0).reshape(1, 9, 1)).flatten().tolist() == [2, 3, 5, 6]
+    assert PooledGrid(3, 3, 2)(torch.arange(9.0).reshape(1, 9, 1)).flatten().tolist() == [
+        2,
+        3,
+        5,
+        6,
+    ]
 
 
 def test_a_grid_finer_than_the_encoder_s_is_refused(folders):
