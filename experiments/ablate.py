@@ -4,7 +4,7 @@
     python experiments/ablate.py experiment=ablation_gate_init                # all of it
     python experiments/ablate.py experiment=ablation_gate_init name=short training.steps=300
     python experiments/ablate.py experiment=my_sweep.yaml seeds=[0,1]
-    python experiments/ablate.py experiment=... launcher=slurm 'slurm=[partition=gpu,account=me]'
+    python experiments/ablate.py experiment=... launcher=slurm hydra.launcher.partition=gpu
 
 The sweeps are the files of conf/sweeps (docs/ablations.md). Every other key=value is told to each
 of the runs, as to experiments/train.py (evaluation.* to experiments/evaluate.py too); if that makes
@@ -18,11 +18,9 @@ alone; the status is then 1. SIGTERM and Ctrl-C stop all of it, with checkpoints
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 
 import torch
@@ -40,15 +38,6 @@ from flamingo.files import write_atomically
 from flamingo.structured import known_keys, require
 
 
-class Launcher(Enum):
-    """What runs the runs."""
-
-    here = "here"
-    """This machine: one run at a time on each of its GPUs; one without a GPU."""
-    slurm = "slurm"
-    """Each as Slurm jobs, all at once."""
-
-
 @dataclass(kw_only=True)
 class AblateConfig:
     """Which sweep is run, and where."""
@@ -63,17 +52,18 @@ class AblateConfig:
     runs: str = "runs"
     results: str = "experiments/results"
     """Gets <sweep>.json, or <sweep>-<name>.json."""
-    launcher: Launcher = Launcher.here
-    slurm: list[str] = field(default_factory=list)
-    """Settings of the Slurm launcher, such as partition=gpu."""
+    launch: list[str] = field(default_factory=list)
+    """What train.py and evaluate.py are told to run as Slurm jobs, all at once; typed as
+    launcher=slurm hydra.launcher.partition=gpu. Default: here, a run at a time on each GPU, or one
+    without a GPU."""
     dry_run: bool = False
     """Print the plan and end."""
     overrides: list[str] = field(default_factory=list)
     """What every run is told; every key=value that is not one of the above is put here."""
 
     def __post_init__(self) -> None:
-        given = not self.slurm or self.launcher is Launcher.slurm
-        require(given, "slurm", "nothing without launcher=slurm", self.slurm)
+        slurm = not self.launch or "launcher=slurm" in self.launch
+        require(slurm, "launch", "launcher=slurm among what has the runs launched", self.launch)
 
 
 def main(config: AblateConfig) -> None:
@@ -87,12 +77,12 @@ def main(config: AblateConfig) -> None:
     )
     progress = progress_of_all(sweep)
     left = [run for run, own in progress if own.stage is not Stage.finished]
-    devices = devices_of(config.launcher, len(left))
+    devices = devices_of(config.launch, len(left))
     print(plan(sweep, progress, len(devices)), flush=True)
     if config.dry_run:
         return
     folder = Path(config.runs) / ".sweeps" / sweep.title
-    workers = Workers(sweep, devices, folder / "logs", launcher_words(config))
+    workers = Workers(sweep, devices, folder / "logs", config.launch)
     failed = workers.run(left, Reporter(sweep, len(left), len(devices))) if left else []
     if workers.stopped is not None:
         print("Stopped. The same command continues.")
@@ -103,18 +93,11 @@ def main(config: AblateConfig) -> None:
         sys.exit(f"error: {len(failed)} of the runs failed, the others are done: {told}")
 
 
-def devices_of(launcher: Launcher, runs: int) -> list[Place]:
+def devices_of(launch: Sequence[str], runs: int) -> list[Place]:
     """A place for each run that is to be at work at the same time."""
-    if launcher is Launcher.slurm:
+    if launch:
         return [{}] * max(1, runs)
     return places(torch.cuda.device_count(), os.environ)
-
-
-def launcher_words(config: AblateConfig) -> list[str]:
-    """What train.py and evaluate.py are told to run elsewhere."""
-    if config.launcher is Launcher.here:
-        return []
-    return ["launcher=slurm", *(f"hydra.launcher.{setting}" for setting in config.slurm)]
 
 
 def plan(sweep: Sweep, progress: Sequence[tuple[SweepRun, Progress]], at_once: int) -> str:
@@ -180,26 +163,35 @@ def finish(sweep: Sweep, folder: Path, results_folder: Path) -> str:
     return "\n".join([*lines, f"Results: {path}; tables and plot: {folder / 'comparison'}"])
 
 
-def gathered(arguments: Sequence[str]) -> list[str]:
-    """``arguments`` with those that are the runs' own brought together as ``overrides=[...]``.
+LAUNCH = ("launcher=", "hydra.launcher.")
 
-    ``experiment=`` becomes ``sweep=``.
-    Raises ``ValueError`` if these are given beside an ``overrides=`` that is typed out.
+
+def gathered(arguments: Sequence[str]) -> list[str]:
+    """``arguments`` as :class:`AblateConfig` takes them.
+
+    ``experiment=`` becomes ``sweep=``; what is the launcher's is brought together as
+    ``launch=[...]``, and what is the runs' as ``overrides=[...]``. Raises ``ValueError`` if one of
+    these is typed out beside.
     """
-    known = {*known_keys(AblateConfig)}
-    arguments = [re.sub("^experiment=", "sweep=", argument) for argument in arguments]
-    keys = [argument.partition("=")[0] for argument in arguments]
-    theirs = [
-        argument
-        for argument, key in zip(arguments, keys, strict=True)
-        if "=" in argument and key not in known and not key.startswith(("-", "hydra."))
-    ]
-    if not theirs:
-        return list(arguments)
-    if "overrides" in keys:
-        raise ValueError(f"overrides: expected all of them inside or none, got {theirs} beside it")
-    quoted = ",".join("'" + word.replace("'", "\\'") + "'" for word in theirs)
-    return [*(a for a in arguments if a not in theirs), f"overrides=[{quoted}]"]
+    own: list[str] = []
+    others: dict[str, list[str]] = {"launch": [], "overrides": []}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key == "experiment":
+            own.append(f"sweep={value}")
+        elif argument.startswith(LAUNCH):
+            others["launch"].append(argument)
+        elif not equals or key in known_keys(AblateConfig) or key.startswith(("-", "hydra.")):
+            own.append(argument)
+        else:
+            others["overrides"].append(argument)
+    for key, words in others.items():
+        if words and any(argument.startswith(f"{key}=") for argument in own):
+            raise ValueError(f"{key}: expected all of them inside or none, got {words} beside it")
+        if words:
+            quoted = ",".join("'" + word.replace("'", "\\'") + "'" for word in words)
+            own.append(f"{key}=[{quoted}]")
+    return own
 
 
 if __name__ == "__main__":
@@ -212,5 +204,4 @@ if __name__ == "__main__":
         AblateConfig,
         "ablate",
         verbatim=["sweep", "runs", "results"],
-        verbatim_lists=["slurm"],
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.ablate import AblateConfig, Launcher, devices_of, gathered, launcher_words
+from experiments.ablate import AblateConfig, devices_of, gathered
 from flamingo.comparison.sweep import read_results
 from flamingo.composition import CONF, compose
 from flamingo.runs import load_run
@@ -85,7 +85,7 @@ def test_a_sweep_is_run_compared_and_passed_over_when_it_is_finished(world: Path
             assert cell["mean"] == pytest.approx(row["mean"], abs=1e-6)
             assert (cell["low"], cell["high"]) == pytest.approx((row["low"], row["high"]), abs=1e-6)
     files = {file.name for file in (world / "done/.sweeps/mine-tiny/comparison").iterdir()}
-    assert {"scores.md", "tests.tex", "forest.png", "forest.svg", "results.json"} <= files
+    assert {"scores.md", "differences.tex", "forest.png", "forest.svg", "results.json"} <= files
 
     before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
     again = start(world, "runs=done")
@@ -133,7 +133,7 @@ def test_a_sweep_that_is_stopped_is_continued_by_the_same_command(world: Path) -
     [
         (["training.stepz=3"], "did you mean training.steps?"),
         (["seed=3"], "overrides: expected none of name, seed, runs, experiment"),
-        (["slurm=[partition=gpu]"], "slurm: expected nothing without launcher=slurm"),
+        (["hydra.launcher.partition=gpu"], "launch: expected launcher=slurm"),
     ],
 )
 def test_a_mistake_ends_with_its_message_alone(world: Path, words: list[str], message: str) -> None:
@@ -159,16 +159,11 @@ def test_what_is_not_its_own_is_told_to_the_runs() -> None:
         gathered(["overrides=[a=1]", "training.lr=1"])
 
 
-def test_slurm_gets_all_runs_at_once_and_its_settings() -> None:
-    config = compose(
-        ["sweep=a", "launcher=slurm", "slurm=['partition=gpu','account=me']"],
-        AblateConfig,
-        "ablate",
-    )
-    assert launcher_words(config) == [
-        "launcher=slurm",
-        "hydra.launcher.partition=gpu",
-        "hydra.launcher.account=me",
-    ]
-    assert len(devices_of(Launcher.slurm, 12)) == 12
-    assert launcher_words(AblateConfig(sweep="a")) == []
+def test_a_launcher_and_its_settings_go_to_each_run_and_all_start_at_once() -> None:
+    typed = ["experiment=a", "launcher=slurm", "hydra.launcher.partition=gpu", "training.lr=1"]
+    config = compose(gathered(typed), AblateConfig, "ablate")
+    assert config.launch == ["launcher=slurm", "hydra.launcher.partition=gpu"]
+    assert config.overrides == ["training.lr=1"]
+    assert len(devices_of(config.launch, 12)) == 12
+    with pytest.raises(ValueError, match="launch: expected launcher=slurm"):
+        compose(gathered(["experiment=a", "launcher=local"]), AblateConfig, "ablate")

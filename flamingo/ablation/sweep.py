@@ -147,8 +147,8 @@ def compose_sweep(
     given = sorted(word for word in overrides if word.partition("=")[0] in OWN)
     require(not given, "overrides", f"none of {', '.join(OWN)}", given)
     base = [f"experiment={config.experiment}"]
+    own = compose(base)
     if run_name is None:
-        own = compose(base)
         run_name = own.name
         if differ := differences(own, compose([*base, *overrides])):
             raise ValueError(
@@ -162,7 +162,7 @@ def compose_sweep(
             said = (*base, *words, *overrides, f"name={full}", f"seed={seed}", f"runs='{runs}'")
             planned.append(SweepRun(arm, seed, _composed(arm, said), said))
     stem = Path(name).stem
-    title = stem if run_name == compose(base).name else f"{stem}-{run_name}"
+    title = stem if run_name == own.name else f"{stem}-{run_name}"
     sweep = Sweep(title, config, planned, tuple(overrides))
     for arm in config.arms:
         _check(sweep, arm)

@@ -16,7 +16,9 @@ Results = Mapping[str, Any]
 def sweep_markdown(results: Results) -> str:
     """What was asked, the scores of all arms, and the tested differences."""
     told = f"{results['question']} {results['steps']:,} training steps."
-    return "\n".join([told, "", markdown(score_table(results)), markdown(tested_table(results))])
+    return "\n".join(
+        [told, "", markdown(score_table(results)), markdown(difference_table(results))]
+    )
 
 
 def score_table(results: Results) -> Table:
@@ -46,7 +48,7 @@ def score_table(results: Results) -> Table:
     )
 
 
-def tested_table(results: Results) -> Table:
+def difference_table(results: Results) -> Table:
     """Each arm minus the reference where arms are tested."""
     titles = {own["name"]: own["title"] for own in results["benchmarks"]}
     tested = tested_rows(results)
@@ -60,7 +62,7 @@ def tested_table(results: Results) -> Table:
     if unequal:
         caption += f" One seed alone, so nothing of other seeds: {', '.join(sorted(unequal))}."
     return Table(
-        name="tests",
+        name="differences",
         title=f"Differences to “{results['reference']}”",
         caption=caption,
         header=["benchmark", "arm", "shots", "difference", "p", "raw p", "by seed", "n", "images"],

@@ -67,14 +67,14 @@ def test_arms_without_demonstrations_see_as_many_questions():
 
 def test_the_words_of_a_run_are_what_trains_it():
     found = compose_sweep(
-        "ablation_gate_init", ["training.steps=300"], run_name="short", runs="r", seeds=[4, 1]
+        "ablation_media", ["training.steps=300"], run_name="short", runs="r", seeds=[4, 1]
     )
-    assert found.title == "ablation_gate_init-short"
-    assert [(run.arm, run.seed) for run in found.runs[:6:5]] == [("half open", 4), ("half open", 1)]
-    for run in found.runs:
-        assert compose(run.words) == run.config
+    assert found.title == "ablation_media-short"
+    told = [(run.arm, run.seed) for run in found.runs]
+    assert told == [("last image", 4), ("all images", 4), ("last image", 1), ("all images", 1)]
     last = found.runs[-1].config
-    assert str(last.directory) == "r/short-no_gates/seed=1"
+    assert compose(found.runs[-1].words) == last
+    assert str(last.directory) == "r/short-all_images/seed=1"
     assert last.training.steps == 300
 
 

@@ -47,14 +47,18 @@ with open(os.environ["SEEN"], "a") as file:
 """
 
 
-@pytest.fixture
-def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+@pytest.fixture(scope="module")
+def sweep() -> Sweep:
+    overrides = ["evaluation.control_queries=0"]
+    return compose_sweep("ablation_gate_init", overrides, seeds=[0])
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "train.py").write_text(TRAIN)
     (tmp_path / "evaluate.py").write_text(EVALUATE)
     monkeypatch.setattr(work, "EXPERIMENTS", tmp_path)
     monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
-    overrides = ["evaluation.control_queries=0"]
-    return compose_sweep("ablation_gate_init", overrides, runs=str(tmp_path / "runs"), seeds=[0])
 
 
 def seen(folder: Path) -> list[list[str | None]]:

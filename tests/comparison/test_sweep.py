@@ -15,7 +15,7 @@ from flamingo.comparison.forest import plot_forest
 from flamingo.comparison.formats import csv
 from flamingo.comparison.seeds import difference_over_seeds, mean_over_seeds
 from flamingo.comparison.sweep import SweepArm, compare_sweep, read_results, results_text
-from flamingo.comparison.sweep_table import sweep_markdown, tested_table
+from flamingo.comparison.sweep_table import difference_table, sweep_markdown
 from flamingo.evaluation.resampling import paired_bootstrap
 from flamingo.evaluation.statistics import student_p_value, student_quantile
 from flamingo.runs import Run
@@ -150,7 +150,7 @@ def test_seeds_that_both_have_are_compared(tmp_path: Path) -> None:
     reference, other, _ = arms(tmp_path)
     found = compare_sweep("s", "?", [reference, replace(other, runs=other.runs[1:2])])
     assert {tuple(row["seeds"]) for row in found["differences"]} == {(1,)}
-    assert "One seed alone" in tested_table(found).caption
+    assert "One seed alone" in difference_table(found).caption
     missing = replace(reference, runs=reference.runs[:1])
     with pytest.raises(ValueError, match=r"'better': expected a seed of 'reference' \(\[0\]\)"):
         compare_sweep("s", "?", [missing, replace(other, runs=other.runs[1:2])])
@@ -218,7 +218,7 @@ def test_the_table_says_what_was_asked_and_found(results: dict) -> None:
     row = next(line for line in told.splitlines() if line.startswith("| BENCH | worse | 2 |"))
     assert "| -66.7 [" in row and "| -66.7, -66.7, -66.7 | 6 | 6 |" in row
     assert "2 tests (at up to 4 shots)" in told
-    assert csv(tested_table(results)).count("\n") == 1 + 2 * 3
+    assert csv(difference_table(results)).count("\n") == 1 + 2 * 3
 
 
 def test_the_forest_shows_each_tested_difference_with_its_interval(results: dict) -> None:
