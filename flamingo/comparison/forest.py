@@ -46,7 +46,7 @@ def plot_forest(results: Results) -> Figure:
         own = [row for row in rows if row["benchmark"] == benchmark["name"]]
         _panel(panel, own, arms)
         panel.set_title(f"{benchmark['title']}, {own[0]['shots']} shots", fontsize=9, loc="left")
-    figure.supxlabel(f"difference to “{results['reference']}”, points", fontsize=9)
+        panel.set_xlabel(f"points against “{results['reference']}”", fontsize=8)
     handles = [_marker(True, "p < 0.05 (Holm)"), _marker(False, "not told from none"), _seed()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
@@ -64,7 +64,7 @@ def _panel(panel: Axes, rows: Sequence[Mapping[str, Any]], arms: Sequence[str]) 
             panel.plot([low, high], [place, place], color=colour, linewidth=1.8, zorder=2)
             widest = max(widest, abs(low), abs(high))
         seeds = row["by_seed"]
-        panel.plot(seeds, [place] * len(seeds), ".", color=GREY, markersize=4, zorder=3)
+        panel.plot(seeds, [place + 0.2] * len(seeds), ".", color=GREY, markersize=4, zorder=3)
         panel.plot([value], [place], zorder=4, **_style(told))
         widest = max([widest, abs(value), *map(abs, seeds)])
     panel.set_yticks(range(len(arms)), arms)

@@ -61,6 +61,8 @@ def difference_over_seeds(
         low, high, freedom = both.low, both.high, both.degrees_of_freedom
         mean, error = both.mean, both.standard_error
     p_value = math.nan
+    if error == 0:  # all differences are equal: nothing tells how far another could be
+        low = high = math.nan
     if error > 0:
         p_value = student_p_value(mean / error, freedom)
     elif error == 0 and mean == 0:

@@ -57,7 +57,8 @@ def difference_table(results: Results) -> Table:
         f"Difference to “{results['reference']}” in points, on the same queries and seeds, with "
         f"the 95 % interval for new seeds and new images together. {len(tested)} tests "
         f"(at up to {results['tested_at_shots']} shots): p of Student's t, corrected by Holm's "
-        "method over all of them, beside the raw one. By seed: the difference of each."
+        "method over all of them, beside the raw one. By seed: the difference of each. Where no "
+        "query's score differs there is no interval."
     )
     if unequal:
         caption += f" One seed alone, so nothing of other seeds: {', '.join(sorted(unequal))}."

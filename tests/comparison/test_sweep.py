@@ -70,7 +70,8 @@ def test_seeds_that_differ_widen_the_interval() -> None:
 def test_what_cannot_be_told_is_not_a_number() -> None:
     ones, clusters = np.ones((2, 3)), list("abc")
     assert math.isnan(difference_over_seeds(ones, 0 * ones, clusters).p_value)
-    assert difference_over_seeds(ones, ones, clusters).p_value == 1.0
+    same = difference_over_seeds(ones, ones, clusters)
+    assert same.p_value == 1.0 and math.isnan(same.low), "no interval of no width"
 
 
 def test_the_interval_of_a_share_stays_within_its_range_and_keeps_a_width() -> None:
