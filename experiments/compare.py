@@ -3,12 +3,18 @@
     python experiments/compare.py runs=[runs/a/seed=0,runs/b/seed=0] out=comparison/
     python experiments/compare.py runs=[runs/a/seed=0] conditions=[real,blank_query] out=...
     python experiments/compare.py runs=[runs/a/seed=0] out=... published=[OpenFlamingo-9B]
+    python experiments/compare.py sweep=ablation_gate_init out=...         # arms of several seeds
+    python experiments/compare.py sweep=experiments/results/ablation_gate_init.json out=...
 
 An arm is a run under a condition; each is compared with the first (or with reference=), on the
 queries both have. Runs must have been evaluated (experiments/evaluate.py). Nothing is predicted:
 this reads results.json, and from predictions/ what it counts. out= gets tables as Markdown, LaTeX
 and CSV, the curves as shots.png and shots.svg, and index.html with all of it and the single
 predictions side by side.
+
+sweep= names a sweep of conf/sweeps (docs/ablations.md) whose runs are in root=, or the JSON file of
+its results. out= gets the scores of all arms over their seeds, their paired differences to the
+reference with intervals over seeds and images, a forest plot and results.json.
 """
 
 from __future__ import annotations
@@ -21,6 +27,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING
 
+from flamingo.ablation.outcome import compare_finished, progress_of_all, write_comparison
+from flamingo.ablation.sweep import compose_sweep
 from flamingo.backbones import assets
 from flamingo.choices import Condition
 from flamingo.comparison.compare import Settings, read, write
@@ -28,6 +36,8 @@ from flamingo.comparison.differences import Draws
 from flamingo.comparison.output import Output
 from flamingo.comparison.pictures import Data
 from flamingo.comparison.published import chosen, load_published
+from flamingo.comparison.sweep import read_results
+from flamingo.comparison.sweep_table import sweep_markdown
 from flamingo.composition import entry_point
 from flamingo.evaluation.corrections import Correction
 from flamingo.runs import load_run
@@ -38,8 +48,14 @@ from flamingo.structured import require
 class CompareConfig:
     """What is compared, and where the comparison is written."""
 
-    runs: list[str] = MISSING
+    runs: list[str] | None = None
     """Directories of runs."""
+    sweep: str | None = None
+    """Instead of ``runs``: a sweep, or the JSON file of its results."""
+    name: str | None = None
+    """Of a sweep's runs, where it is not that of the experiment."""
+    root: str = "runs"
+    """Where the runs of a sweep are."""
     out: str = MISSING
     """A new or empty folder, or one of an earlier comparison, which is replaced."""
     conditions: list[Condition] = field(default_factory=lambda: [Condition.real])
@@ -61,6 +77,8 @@ class CompareConfig:
     """Whether to look for the images of those, in the data of the runs."""
 
     def __post_init__(self) -> None:
+        one = (self.runs is None) != (self.sweep is None)
+        require(one, "runs, sweep", "exactly one of them", (self.runs, self.sweep))
         require(self.draws >= 100, "draws", ">= 100", self.draws)
         require(self.examples >= 0, "examples", ">= 0", self.examples)
 
@@ -68,14 +86,33 @@ class CompareConfig:
 def main(config: CompareConfig) -> None:
     """Compare. Raises ``ValueError`` or ``OSError`` for what cannot be compared."""
     typed = HydraConfig.get().overrides.task
-    print(compare(config, shlex.join(["python", "experiments/compare.py", *typed])))
+    if config.sweep is not None:
+        print(compare_arms(config.sweep, config))
+    else:
+        print(compare(config, shlex.join(["python", "experiments/compare.py", *typed])))
+
+
+def compare_arms(sweep: str, config: CompareConfig) -> str:
+    """Write the comparison of a sweep; returns its tables and the folder."""
+    if sweep.endswith(".json"):
+        results, missing = read_results(Path(sweep)), []
+    else:
+        composed = compose_sweep(sweep, runs=config.root, run_name=config.name)
+        results, missing = compare_finished(composed, progress_of_all(composed))
+    output = Output.claim(Path(config.out))
+    write_comparison(results, output)
+    lines = [sweep_markdown(results)]
+    lines += (
+        [f"Without a finished seed of the reference's: {', '.join(missing)}."] if missing else []
+    )
+    return "\n".join([*lines, f"Files: {output.folder}"])
 
 
 def compare(config: CompareConfig, command: str) -> str:
     """Write the comparison; returns the table of shots and the page's place."""
     published = chosen(load_published(), config.published)
     comparison = read(
-        [load_run(path) for path in config.runs],
+        [load_run(path) for path in config.runs or []],
         config.conditions,
         labels=config.labels,
         reference=config.reference,
@@ -118,6 +155,6 @@ if __name__ == "__main__":
         main,
         CompareConfig,
         "compare",
-        verbatim=["out", "reference"],
+        verbatim=["out", "reference", "sweep", "root"],
         verbatim_lists=["runs", "labels"],
     )

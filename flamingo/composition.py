@@ -15,12 +15,14 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -142,11 +144,21 @@ def compose(
     register(schema)
     try:
         checked = checked_overrides(overrides, schema, config_name)
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        with _job_put_aside(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             composed = hydra.compose(config_name, checked)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(explain_composition(error, schema)) from error
     return build(composed, schema)
+
+
+@contextmanager
+def _job_put_aside() -> Iterator[None]:
+    """Hydra holds one composition at a time: that of the job at work is put back afterwards."""
+    held, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = held
 
 
 def quote_values(

@@ -58,6 +58,11 @@ class VisionConfig:
     keep_cls: bool = False
     final_norm: bool = False
     """Whether the encoder's last LayerNorm is applied (OpenFlamingo: not)."""
+    grid: int | None = None
+    """Average the patches to a grid of so many on a side; null: all patches, as they come."""
+
+    def __post_init__(self) -> None:
+        require(self.grid is None or self.grid >= 1, "vision.grid", ">= 1 or null", self.grid)
 
 
 @dataclass(kw_only=True)

@@ -58,6 +58,7 @@ ONCE_FIXED = ("training.gradient_checkpointing",)
 """Of these, those that earlier versions held a run to. Their defaults stay part of its identity."""
 
 ADDED_LATER = (
+    "vision.grid",
     "language.train",
     "model.resampler.kind",
     "model.resampler.qk_norm",

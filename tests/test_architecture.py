@@ -52,9 +52,11 @@ MAY_IMPORT = {
     "planning": BASE | {"backbones", "model", "data", "training", "build"},
     "benchmarking": BASE
     | {"backbones", "model", "data", "training", "evaluation", "interop", "planning"},
-    "comparison": BASE | {"evaluation", "training", "run_images", "runs"},
+    "comparison": BASE
+    | {"evaluation", "training", "run_directory", "run_images", "runs", "provenance"},
     "evaluation_run": BASE
     | {"backbones", "model", "data", "training", "evaluation", "run_directory", "runs", "build"},
+    "ablation": BASE | {"composition", "run_directory", "runs", "training", "comparison"},
     "publication": BASE | {"model", "evaluation", "runs"},
     "testing": BASE | {"backbones", "model", "data"},
     "__init__": {"model"},

@@ -16,6 +16,7 @@ from PIL import Image
 
 from experiments import compare, evaluate
 from flamingo.choices import Condition
+from flamingo.comparison.sweep import SweepArm, compare_sweep, results_text
 from flamingo.composition import CONF, quote_values
 from flamingo.runs import load_run
 from tests.tiny_world import save_untrained_run, save_world
@@ -158,6 +159,41 @@ def test_lists_of_paths_are_typed_as_they_are(typed: str, passed: str) -> None:
     assert quote_values([typed], ["question"], ["runs"]) == [passed]
 
 
+# ---------------------------------------------------------------------------- sweeps
+
+
+def test_the_results_of_a_sweep_are_written_as_tables_and_a_plot(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    arms = [SweepArm(path.parent.name, [load_run(path)]) for path in runs]
+    (tmp_path / "s.json").write_text(results_text(compare_sweep("s", "Which?", arms)))
+    out = tmp_path / "out"
+    settings = compare.CompareConfig(sweep=str(tmp_path / "s.json"), out=str(out))
+    said = compare.compare_arms(str(tmp_path / "s.json"), settings)
+    assert said.startswith("Which? ") and said.endswith(f"Files: {out}")
+    assert Image.open(out / "forest.png").format == "PNG"
+    found = pd.read_csv(out / "scores.csv").set_index(["arm", "benchmark", "shots"])
+    for path in runs:
+        for row in load_run(path).results["model"]:
+            if (row["condition"], row["group"]) == ("real", "all"):
+                own = found.loc[(path.parent.name, row["benchmark"], row["shots"])]
+                assert own["mean"] == pytest.approx(row["mean"], abs=1e-6)
+    assert (out / "results.json").read_text() == (tmp_path / "s.json").read_text()
+
+
+def test_runs_or_a_sweep_are_compared_and_not_both() -> None:
+    for given in ({}, {"runs": ["a"], "sweep": "b"}):
+        with pytest.raises(ValueError, match="runs, sweep: expected exactly one of them"):
+            compare.CompareConfig(out="x", **given)
+
+
+def test_a_sweep_without_finished_runs_is_named(tmp_path: Path) -> None:
+    name = "ablation_media"
+    settings = compare.CompareConfig(sweep=name, out=str(tmp_path / "out"), root=str(tmp_path))
+    with pytest.raises(ValueError, match="ablation_media: expected an arm with a finished seed"):
+        compare.compare_arms(name, settings)
+
+
 # ---------------------------------------------------------------------------- command line
 
 
@@ -203,4 +239,4 @@ def test_help_says_what_it_does(world: Path) -> None:
     done = start(world, "--help")
     assert done.returncode == 0
     assert "python experiments/compare.py runs=" in done.stdout
-    assert "runs: ???" in done.stdout
+    assert "out: ???" in done.stdout

@@ -10,6 +10,7 @@ import pytest
 
 from experiments.evaluate import with_overrides
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
+from flamingo.ablation.sweep import SWEEPS, compose_sweep, load_sweep
 from flamingo.backbones.language import load_tokenizer
 from flamingo.composition import CONF
 from flamingo.config import (
@@ -47,6 +48,20 @@ def test_every_benchmark_file_is_told_of() -> None:
     files = {path.stem for path in (CONF / "benchmark").glob("*.yaml")}
     told = set(re.findall(r"`(\w+)`", EVALUATION.split("## Protocols")[0]))
     assert files <= told
+
+
+def test_every_sweep_is_told_of_with_its_question() -> None:
+    text = (ROOT / "docs" / "ablations.md").read_text(encoding="utf-8")
+    for path in SWEEPS.glob("*.yaml"):
+        assert f"| `{path.stem}` | {load_sweep(path.stem).question} |" in text
+
+
+def test_the_sweep_of_the_documentation_is_one(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "ablations.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(code)
+    sweep = compose_sweep(str(tmp_path / "mine.yaml"), seeds=[0])
+    assert len(sweep.arms) == 3
 
 
 def test_every_option_of_evaluation_in_the_readme_exists() -> None:

@@ -31,6 +31,7 @@ from flamingo.backbones.efficientnet import FEATURE_DIM, GRID, IMAGE_SIZE, Effic
 from flamingo.backbones.fingerprint import fingerprint, weights_digest
 from flamingo.backbones.open_clip import is_open_clip, load_open_clip, open_clip_processor
 from flamingo.backbones.places import named
+from flamingo.backbones.pooled_grid import PooledGrid
 from flamingo.backbones.precision import preferred_dtype
 from flamingo.backbones.vision_families import VisionFamily, vision_family, without_head
 from flamingo.config import VisionConfig
@@ -50,12 +51,13 @@ class VisionEncoder(nn.Module):
 
     ``tokens`` maps ``(image, 3, height, width)`` to ``(image, patch, dim)``. Features come out in
     fp32 whatever ``tokens`` computes in, and autocast around the call changes nothing, so that
-    training, evaluation and the feature cache see the same numbers.
+    training, evaluation and the feature cache see the same numbers. With ``config.grid`` the
+    tokens of the patch ``grid`` (height, width) are averaged to that many on a side.
 
     Attributes:
         config: what it was loaded from.
         dim: channels of a token.
-        patches: tokens of an image that :meth:`transform` made.
+        patches: tokens of an image that :meth:`transform` made, after averaging.
         image_processor: the transformers image processor behind :meth:`transform`.
         fingerprint: SHA-256 of the weights that are used, which features come out and the
             transform; taken when loading, so moving or casting the encoder keeps it.
@@ -69,16 +71,20 @@ class VisionEncoder(nn.Module):
         dim: int,
         patches: int,
         image_processor: BaseImageProcessor,
+        grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.dim = dim
-        self.patches = patches
+        self.pool, self.patches = _pool(config, grid, patches)
         self.image_processor = image_processor
         self.tokens = tokens
         self.fingerprint = fingerprint(
             weights=weights_digest(tokens.state_dict().values()),
-            features=[type(tokens).__name__, config.layer, config.keep_cls, config.final_norm],
+            features=[
+                *(type(tokens).__name__, config.layer, config.keep_cls, config.final_norm),
+                *([] if config.grid is None else [f"grid {config.grid}"]),
+            ],
             transform=transform_settings(image_processor),
         )
         self.requires_grad_(False)
@@ -93,11 +99,24 @@ class VisionEncoder(nn.Module):
         self, pixel_values: Float[Tensor, "image 3 height width"]
     ) -> Float[Tensor, "image patch dim"]:
         with torch.autocast(pixel_values.device.type, enabled=False):
-            return self.tokens(pixel_values).float()
+            return self.pool(self.tokens(pixel_values).float())
 
     def transform(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
         """One RGB image as the encoder's input, in fp32."""
         return self.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+
+def _pool(
+    config: VisionConfig, grid: tuple[int, int] | None, patches: int
+) -> tuple[nn.Module, int]:
+    """What averages the tokens, and how many tokens are left of ``patches``."""
+    if config.grid is None:
+        return nn.Identity(), patches
+    if grid is None:
+        raise ValueError(f"vision.grid: expected null for {config.name!r}, got {config.grid}")
+    height, width = grid
+    pool = PooledGrid(height, width, config.grid)
+    return pool, patches - height * width + config.grid**2
 
 
 def load_vision_encoder(config: VisionConfig, *, dtype: torch.dtype | None = None) -> VisionEncoder:
@@ -179,6 +198,7 @@ def load_efficientnet(config: VisionConfig, weights: Path) -> VisionEncoder:
         dim=FEATURE_DIM,
         patches=GRID * GRID,
         image_processor=processor,
+        grid=(GRID, GRID),
     )
 
 
@@ -253,14 +273,15 @@ def _load_transformer(config: VisionConfig) -> VisionEncoder:
         processor = AutoImageProcessor.from_pretrained(config.name, backend="pil", **revision)
     processor = as_clip_crops(processor)
     side = cast(int, model.config.patch_size)
-    height, width = _pixels(processor, config)
+    height, width = (pixels // side for pixels in _pixels(processor, config))
     tokens = TransformerTokens(model, family, config)
     return VisionEncoder(
         config,
         tokens,
         dim=model.config.hidden_size,
-        patches=(height // side) * (width // side) + (family.cls_tokens if config.keep_cls else 0),
+        patches=height * width + (family.cls_tokens if config.keep_cls else 0),
         image_processor=processor,
+        grid=(height, width),
     )
 
 

@@ -141,6 +141,19 @@ def student_quantile(probability: float, degrees_of_freedom: float) -> float:
     return (low + high) / 2
 
 
+def student_p_value(t: float, degrees_of_freedom: float) -> float:
+    """Two-sided: the probability of a value of Student's t as far from 0 as ``t``, or farther.
+
+    Raises ``ValueError`` unless ``degrees_of_freedom >= 1``.
+    """
+    if not degrees_of_freedom >= 1:
+        raise ValueError(f"degrees_of_freedom: expected at least 1, got {degrees_of_freedom}")
+    if math.isinf(degrees_of_freedom):
+        return 2 * NormalDist().cdf(-abs(t))
+    # Rounding may put a tail below what can be told from 1.
+    return max(0.0, 2 * (1 - _student_cdf(abs(t), degrees_of_freedom)))
+
+
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 
 

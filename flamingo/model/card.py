@@ -207,7 +207,8 @@ def vision_words(options: VisionConfig, fingerprint: str | None) -> str:
     cls = "with" if options.keep_cls else "without"
     norm = "with" if options.final_norm else "without"
     named = _named(options.name, options.revision, fingerprint)
-    return f"{named}; {layer}, {cls} the CLS token, {norm} the last norm"
+    grid = f", averaged to {options.grid} x {options.grid}" if options.grid else ""
+    return f"{named}; {layer}, {cls} the CLS token, {norm} the last norm{grid}"
 
 
 def language_words(model: FlamingoForConditionalGeneration) -> str:

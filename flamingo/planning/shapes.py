@@ -133,7 +133,7 @@ def encoder_shape(config: VisionConfig) -> EncoderShape:
         features = tokens(image)
     return EncoderShape(
         parameters=sum(p.numel() for p in tokens.parameters()),
-        patches=features.shape[1],
+        patches=features.shape[1] if config.grid is None else config.grid**2 + config.keep_cls,
         dim=features.shape[2],
         flops=counter.get_total_flops(),
     )

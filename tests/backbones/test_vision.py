@@ -7,6 +7,7 @@ import transformers
 from PIL import Image
 
 from flamingo.backbones.efficientnet import EfficientNetLite0
+from flamingo.backbones.pooled_grid import PooledGrid
 from flamingo.backbones.vision import (
     VisionEncoder,
     load_efficientnet,
@@ -300,3 +301,35 @@ def test_the_real_efficientnet_tells_emoji_apart_in_either_number_format():
     assert similarity.argmax(1).tolist() == list(range(len(names)))
     assert (similarity.diagonal() > 0.99).all()
     assert similarity.fill_diagonal_(0).max() < 0.9
+
+
+# ---------------------------------------------------------------------------- fewer tokens
+
+
+@pytest.mark.parametrize("keep_cls", [False, True])
+def test_patches_are_averaged_to_a_coarser_grid(folders, keep_cls):
+    whole = _load(folders["clip"], keep_cls=keep_cls)
+    pooled = _load(folders["clip"], keep_cls=keep_cls, grid=1)
+    tokens, front = whole(_images()), int(keep_cls)
+    expected = torch.cat([tokens[:, :front], tokens[:, front:].mean(1, keepdim=True)], dim=1)
+    assert torch.allclose(pooled(_images()), expected, atol=1e-6)
+    assert pooled.patches == 1 + front
+    assert pooled.fingerprint != whole.fingerprint
+
+
+def test_means_of_a_grid_are_those_of_its_quarters():
+    tokens = torch.arange(16.0).reshape(1, 16, 1)
+    quarters = PooledGrid(4, 4, 2)(tokens)
+    assert quarters.flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    # Of 3 cells to 2 the middle ones count for both.
+    assert PooledGrid(3, 3, 2)(torch.arange(9.0).reshape(1, 9, 1)).flatten().tolist() == [
+        2,
+        3,
+        5,
+        6,
+    ]
+
+
+def test_a_grid_finer_than_the_encoder_s_is_refused(folders):
+    with pytest.raises(ValueError, match=r"vision\.grid: expected 1 to 4, .*got 5"):
+        _load(folders["clip"], grid=5)

@@ -90,11 +90,12 @@ def write_run(
     seed: int = 0,
     extra: Mapping[tuple[str, str], Sequence[Prediction]] | None = None,
     settings: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> Run:
     """A run with the predictions ``cells`` of (benchmark, condition), a list a shot count, and
-    ``extra`` ones at the head of the files, which its results do not count."""
-    config = replace(default(), name=name, runs=str(runs))
-    directory = RunDirectory.open(config)
+    ``extra`` ones at the head of the files, which its results do not count. ``config`` are fields
+    of its configuration."""
+    directory = RunDirectory.open(replace(default(), name=name, runs=str(runs), **(config or {})))
     rows, counted = [], []
     for (benchmark, condition), lists in cells.items():
         path = directory.predictions / benchmark / f"{condition}.jsonl"

@@ -1,0 +1,207 @@
+"""Run a sweep: train and evaluate every arm with every seed, then compare the arms.
+
+    python experiments/ablate.py experiment=ablation_gate_init dry_run=true   # what there is to do
+    python experiments/ablate.py experiment=ablation_gate_init                # all of it
+    python experiments/ablate.py experiment=ablation_gate_init name=short training.steps=300
+    python experiments/ablate.py experiment=my_sweep.yaml seeds=[0,1]
+    python experiments/ablate.py experiment=... launcher=slurm hydra.launcher.partition=gpu
+
+The sweeps are the files of conf/sweeps (docs/ablations.md). Every other key=value is told to each
+of the runs, as to experiments/train.py (evaluation.* to experiments/evaluate.py too); if that makes
+other runs than the experiment's, they need a name= of their own.
+
+One run after the other on a CPU, one on each GPU at a time, or all as Slurm jobs. The same command
+passes over what is finished and continues what was interrupted. A run that fails leaves the others
+alone; the status is then 1. SIGTERM and Ctrl-C stop all of it, with checkpoints.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from omegaconf import MISSING
+
+from flamingo.ablation.outcome import compare_finished, progress_of_all, write_comparison
+from flamingo.ablation.progress import Progress, Stage, duration, seconds_left
+from flamingo.ablation.sweep import Sweep, SweepRun, compose_sweep
+from flamingo.ablation.work import Outcome, Place, Workers, places
+from flamingo.comparison.output import Output
+from flamingo.comparison.sweep import results_text
+from flamingo.comparison.sweep_table import sweep_markdown
+from flamingo.composition import entry_point
+from flamingo.files import write_atomically
+from flamingo.structured import known_keys, require
+
+
+@dataclass(kw_only=True)
+class AblateConfig:
+    """Which sweep is run, and where."""
+
+    sweep: str = MISSING
+    """A file of conf/sweeps, or the path of one. Typed as experiment=, which is Hydra's word for a
+    file of conf/experiment."""
+    name: str | None = None
+    """Of the runs: <name>/seed=0, <name>-<arm>/seed=0; default: that of the sweep's experiment."""
+    seeds: list[int] | None = None
+    """Instead of the sweep's."""
+    runs: str = "runs"
+    results: str = "experiments/results"
+    """Gets <sweep>.json, or <sweep>-<name>.json."""
+    launch: list[str] = field(default_factory=list)
+    """What train.py and evaluate.py are told to run as Slurm jobs, all at once; typed as
+    launcher=slurm hydra.launcher.partition=gpu. Default: here, a run at a time on each GPU, or one
+    without a GPU."""
+    dry_run: bool = False
+    """Print the plan and end."""
+    overrides: list[str] = field(default_factory=list)
+    """What every run is told; every key=value that is not one of the above is put here."""
+
+    def __post_init__(self) -> None:
+        slurm = not self.launch or "launcher=slurm" in self.launch
+        require(slurm, "launch", "launcher=slurm among what has the runs launched", self.launch)
+
+
+def main(config: AblateConfig) -> None:
+    """Run what is left of the sweep, compare, or end with a message."""
+    sweep = compose_sweep(
+        config.sweep,
+        config.overrides,
+        runs=config.runs,
+        run_name=config.name,
+        seeds=config.seeds,
+    )
+    progress = progress_of_all(sweep)
+    left = [run for run, own in progress if own.stage is not Stage.finished]
+    devices = devices_of(config.launch, len(left))
+    print(plan(sweep, progress, len(devices)), flush=True)
+    if config.dry_run:
+        return
+    folder = Path(config.runs) / ".sweeps" / sweep.title
+    workers = Workers(sweep, devices, folder / "logs", config.launch)
+    failed = workers.run(left, Reporter(sweep, len(left), len(devices))) if left else []
+    if workers.stopped is not None:
+        print("Stopped. The same command continues.")
+        sys.exit(128 + workers.stopped)
+    print(finish(sweep, folder, Path(config.results)))
+    if failed:
+        told = "; ".join(f"{name_of(outcome.run)}: {outcome.log}" for outcome in failed)
+        sys.exit(f"error: {len(failed)} of the runs failed, the others are done: {told}")
+
+
+def devices_of(launch: Sequence[str], runs: int) -> list[Place]:
+    """A place for each run that is to be at work at the same time."""
+    if launch:
+        return [{}] * max(1, runs)
+    return places(torch.cuda.device_count(), os.environ)
+
+
+def plan(sweep: Sweep, progress: Sequence[tuple[SweepRun, Progress]], at_once: int) -> str:
+    """The arms and what they change, how far their runs are, and how long the rest takes."""
+    lines = [f"{sweep.title}: {sweep.config.question}", ""]
+    steps = progress[0][0].config.training.steps
+    width = max(map(len, sweep.arms))
+    for arm in sweep.arms:
+        told = ", ".join(sweep.config.arms.get(arm, [f"experiment={sweep.config.experiment}"]))
+        lines.append(f"  {arm:<{width}}  {told}")
+        own = [(run, state) for run, state in progress if run.arm == arm]
+        said = "; ".join(f"seed {run.seed} {state.words}" for run, state in own)
+        lines.append(f"  {'':<{width}}  {own[0][0].config.directory.parent}: {said}")
+    finished = sum(state.stage is Stage.finished for _, state in progress)
+    time = duration(seconds_left(progress, at_once))
+    lines += [
+        "",
+        f"{len(progress)} runs of {steps:,} steps, {finished} finished; "
+        f"{at_once} at a time; time left: {time}",
+    ]
+    return "\n".join(lines)
+
+
+@dataclass
+class Reporter:
+    """Prints a line for each run that ends."""
+
+    sweep: Sweep
+    count: int
+    at_once: int
+    ended: int = 0
+
+    def __call__(self, outcome: Outcome) -> None:
+        self.ended += 1
+        if outcome.stopped:
+            return
+        how = f"finished in {duration(outcome.seconds)}"
+        if outcome.reason is not None:
+            how = f"FAILED after {duration(outcome.seconds)}: {outcome.reason}"
+        left = ""
+        if self.ended < self.count:
+            time = seconds_left(progress_of_all(self.sweep), self.at_once)
+            left = f"; time left: {duration(time)}"
+        name = name_of(outcome.run)
+        print(f"[{self.ended}/{self.count}] {name}: {how}{left}", flush=True)
+
+
+def name_of(run: SweepRun) -> str:
+    """``closed, seed 0``."""
+    return f"{run.arm}, seed {run.seed}"
+
+
+def finish(sweep: Sweep, folder: Path, results_folder: Path) -> str:
+    """Write the comparison of what is finished; returns its tables and where it is."""
+    results, missing = compare_finished(sweep, progress_of_all(sweep))
+    write_comparison(results, Output.claim(folder / "comparison"))
+    path = results_folder / f"{sweep.title}.json"
+    write_atomically(path, results_text(results))
+    lines = ["", sweep_markdown(results)]
+    lines += (
+        [f"Without a finished seed of the reference's: {', '.join(missing)}."] if missing else []
+    )
+    return "\n".join([*lines, f"Results: {path}; tables and plot: {folder / 'comparison'}"])
+
+
+LAUNCH = ("launcher=", "hydra.launcher.")
+
+
+def gathered(arguments: Sequence[str]) -> list[str]:
+    """``arguments`` as :class:`AblateConfig` takes them.
+
+    ``experiment=`` becomes ``sweep=``; what is the launcher's is brought together as
+    ``launch=[...]``, and what is the runs' as ``overrides=[...]``. Raises ``ValueError`` if one of
+    these is typed out beside.
+    """
+    own: list[str] = []
+    others: dict[str, list[str]] = {"launch": [], "overrides": []}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key == "experiment":
+            own.append(f"sweep={value}")
+        elif argument.startswith(LAUNCH):
+            others["launch"].append(argument)
+        elif not equals or key in known_keys(AblateConfig) or key.startswith(("-", "hydra.")):
+            own.append(argument)
+        else:
+            others["overrides"].append(argument)
+    for key, words in others.items():
+        if words and any(argument.startswith(f"{key}=") for argument in own):
+            raise ValueError(f"{key}: expected all of them inside or none, got {words} beside it")
+        if words:
+            quoted = ",".join("'" + word.replace("'", "\\'") + "'" for word in words)
+            own.append(f"{key}=[{quoted}]")
+    return own
+
+
+if __name__ == "__main__":
+    try:
+        sys.argv[1:] = gathered(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    entry_point(
+        main,
+        AblateConfig,
+        "ablate",
+        verbatim=["sweep", "runs", "results"],
+    )

@@ -1,0 +1,141 @@
+"""How far the runs of a sweep are, read from their folders, and how long the rest will take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from flamingo.ablation.sweep import SweepRun
+from flamingo.config import RunConfig
+from flamingo.run_directory import RunDirectory, load_config, plain
+from flamingo.training.checkpoint import latest_checkpoint
+from flamingo.training.tracking import read_metrics
+
+
+class Stage(Enum):
+    """What there is of a run."""
+
+    waiting = "not begun"
+    begun = "begun"
+    trained = "trained"
+    finished = "finished"
+    """Trained, and evaluated with the settings that are asked for."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A run's stage and speed; None for what it does not tell yet."""
+
+    stage: Stage
+    step: int
+    """Of the newest checkpoint: where the run continues."""
+    step_seconds: float | None
+    evaluation_seconds: float | None
+
+    @property
+    def words(self) -> str:
+        """``begun, step 200``."""
+        return f"begun, step {self.step}" if self.stage is Stage.begun else self.stage.value
+
+
+def progress_of(config: RunConfig, overrides: Sequence[str] = ()) -> Progress:
+    """How far the run of ``config`` is, if ``overrides`` say how it is to be evaluated.
+
+    Raises ``ValueError`` if its folder belongs to a run of another configuration.
+    """
+    directory = RunDirectory.open(config, write=False)
+    checkpoint = latest_checkpoint(directory.checkpoints)
+    step = checkpoint.step if checkpoint else 0
+    results = _results(directory)
+    stage = Stage.begun if directory.metrics.exists() or step else Stage.waiting
+    if directory.finished:
+        same = (
+            results is not None
+            and results["step"] == step
+            and _evaluated(results) == _asked(load_config(directory.config_file), overrides)
+        )
+        stage = Stage.finished if same else Stage.trained
+    seconds = results["timing"]["seconds"] if results else 0
+    # One that predicted nothing new took no time.
+    return Progress(stage, step, step_seconds(directory.metrics), seconds or None)
+
+
+def _results(directory: RunDirectory) -> dict[str, Any] | None:
+    return json.loads(directory.results.read_text()) if directory.results.exists() else None
+
+
+def _evaluated(results: Mapping[str, Any]) -> dict[str, Any]:
+    return results["settings"]["evaluation"]
+
+
+def _asked(config: RunConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    """``settings.evaluation`` of the ``results.json`` that ``evaluate.py`` would write."""
+    values = OmegaConf.create(plain(config))
+    for override in OverridesParser.create().parse_overrides(evaluation_words(overrides)):
+        OmegaConf.update(values, override.key_or_group, override.value())
+    evaluation = OmegaConf.to_container(values)["evaluation"]  # type: ignore[index, call-overload]
+    return {key: value for key, value in evaluation.items() if key != "batch_size"}
+
+
+def evaluation_words(overrides: Sequence[str]) -> list[str]:
+    """Those of ``overrides`` that ``evaluate.py`` is to be told too."""
+    return [word for word in overrides if word.startswith("evaluation.")]
+
+
+def step_seconds(metrics: Path) -> float | None:
+    """Seconds a step by the clock, with all between steps: of half the stretches at most this.
+
+    Time in which the run stood still (interrupted, then continued) is one stretch of many.
+    """
+    entries = [entry for entry in read_metrics(metrics) if "time/unix" in entry]
+    stretches = [
+        (after["time/unix"] - before["time/unix"]) / (after["step"] - before["step"])
+        for before, after in pairwise(entries)
+        if after["step"] > before["step"]
+    ]
+    return median(stretches) if stretches else None
+
+
+def seconds_left(runs: Sequence[tuple[SweepRun, Progress]], at_once: int = 1) -> float | None:
+    """What the rest of ``runs`` takes, ``at_once`` of them at a time; None if nothing tells.
+
+    A run is as fast as it was, else as its arm's others in the middle, else as all. Loading and
+    encoding images are not in it.
+    """
+    total = 0.0
+    for run, own in runs:
+        if own.stage is Stage.finished:
+            continue
+        steps = run.config.training.steps - own.step
+        if own.stage is not Stage.trained:
+            speed = own.step_seconds or _typical(runs, run.arm, "step_seconds")
+            if speed is None:
+                return None
+            total += steps * speed
+        total += _typical(runs, run.arm, "evaluation_seconds") or 0.0
+    return total / max(1, at_once)
+
+
+def _typical(runs: Sequence[tuple[SweepRun, Progress]], arm: str, what: str) -> float | None:
+    known = [(run.arm, value) for run, own in runs if (value := getattr(own, what)) is not None]
+    chosen = [value for name, value in known if name == arm] or [value for _, value in known]
+    return median(chosen) if chosen else None
+
+
+def duration(seconds: float | None) -> str:
+    """``3 h 05 min``, ``12 min``, ``40 s``."""
+    if seconds is None:
+        return "unknown"
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"

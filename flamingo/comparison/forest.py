@@ -1,0 +1,90 @@
+"""A forest plot of a sweep: each arm's difference to the reference, with its interval.
+
+Colours are those of :mod:`flamingo.evaluation.plots`; what they say is said by markers too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from flamingo.comparison.sweep_table import Results, tested_rows
+from flamingo.evaluation.plots import BLACK, BLUE, GREY, ORANGE, tidy
+
+PANEL_INCHES, ROW_INCHES = 3.1, 0.34
+COLUMNS = 3
+LEAST_RANGE = 0.02
+"""Of the axis to either side: differences of less look like none."""
+
+
+def plot_forest(results: Results) -> Figure:
+    """A panel a benchmark, a line an arm: the difference in points with its 95 % interval.
+
+    Filled and blue where Holm's p-value is below 0.05, hollow and orange otherwise; small grey
+    dots are the seeds. Raises ``ValueError`` for results without a tested difference.
+    """
+    rows = tested_rows(results)
+    if not rows:
+        raise ValueError("results: expected at least one tested difference, got none")
+    benchmarks = [
+        b for b in results["benchmarks"] if any(r["benchmark"] == b["name"] for r in rows)
+    ]
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    columns = min(COLUMNS, len(benchmarks))
+    lines = math.ceil(len(benchmarks) / columns)
+    height = lines * (ROW_INCHES * len(arms) + 1.0) + 0.6
+    figure = Figure(figsize=(PANEL_INCHES * columns + 1.2, height), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for panel in axes.flat[len(benchmarks) :]:
+        panel.set_axis_off()
+    for panel, benchmark in zip(axes.flat, benchmarks, strict=False):
+        own = [row for row in rows if row["benchmark"] == benchmark["name"]]
+        _panel(panel, own, arms)
+        panel.set_title(f"{benchmark['title']}, {own[0]['shots']} shots", fontsize=9, loc="left")
+        panel.set_xlabel(f"points against “{results['reference']}”", fontsize=8)
+    handles = [_marker(True, "p < 0.05 (Holm)"), _marker(False, "not told from none"), _seed()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+def _panel(panel: Axes, rows: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> None:
+    panel.axvline(0, color=BLACK, linewidth=0.8)
+    widest = LEAST_RANGE
+    for row in rows:
+        place = arms.index(row["arm"])
+        value, low, high = (row[key] for key in ("difference", "low", "high"))
+        told = row["p_holm"] is not None and row["p_holm"] < 0.05
+        colour = BLUE if told else ORANGE
+        if low is not None:
+            panel.plot([low, high], [place, place], color=colour, linewidth=1.8, zorder=2)
+            widest = max(widest, abs(low), abs(high))
+        seeds = row["by_seed"]
+        panel.plot(seeds, [place + 0.2] * len(seeds), ".", color=GREY, markersize=4, zorder=3)
+        panel.plot([value], [place], zorder=4, **_style(told))
+        widest = max([widest, abs(value), *map(abs, seeds)])
+    panel.set_yticks(range(len(arms)), arms)
+    panel.set_ylim(len(arms) - 0.5, -0.5)
+    panel.set_xlim(-1.05 * widest, 1.05 * widest)
+    panel.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.0f}" if value else "0")
+    tidy(panel)
+    panel.grid(visible=False, axis="y")
+    panel.grid(axis="x", color="#dddddd", linewidth=0.6)
+
+
+def _style(told: bool) -> dict[str, Any]:
+    colour = BLUE if told else ORANGE
+    face = colour if told else "white"
+    return {"color": colour, "marker": "D", "markersize": 5.5, "markerfacecolor": face}
+
+
+def _marker(told: bool, label: str) -> Line2D:
+    return Line2D([], [], linestyle="-", linewidth=1.8, label=label, **_style(told))
+
+
+def _seed() -> Line2D:
+    return Line2D([], [], linestyle="", marker=".", color=GREY, markersize=5, label="a seed")

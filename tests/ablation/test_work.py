@@ -1,0 +1,200 @@
+"""How far runs are, and running them: by stand-ins for ``train.py`` and ``evaluate.py``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flamingo.ablation import work
+from flamingo.ablation.progress import (
+    Progress,
+    Stage,
+    duration,
+    progress_of,
+    seconds_left,
+    step_seconds,
+)
+from flamingo.ablation.sweep import Sweep, compose_sweep
+from flamingo.ablation.work import Outcome, Workers, commands, places
+from flamingo.config import RunConfig
+from flamingo.run_directory import RunDirectory
+from tests.test_runs import save
+
+TRAIN = """
+import json, os, signal, sys, time
+words = dict(word.split("=", 1) for word in sys.argv[1:])
+with open(os.environ["SEEN"], "a") as file:
+    file.write(json.dumps(["train", words["name"], os.environ.get("CUDA_VISIBLE_DEVICES")]) + "\\n")
+if words["name"].endswith("ajar"):
+    print("error: a mistake\\n", file=sys.stderr)
+    sys.exit(3)
+if "SLOW" in os.environ:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    print("waits", flush=True)
+    time.sleep(30)
+"""
+EVALUATE = """
+import json, os, sys
+with open(os.environ["SEEN"], "a") as file:
+    file.write(json.dumps(["evaluate", *sys.argv[1:]]) + "\\n")
+"""
+
+
+@pytest.fixture(scope="module")
+def sweep() -> Sweep:
+    overrides = ["evaluation.control_queries=0"]
+    return compose_sweep("ablation_gate_init", overrides, seeds=[0])
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train.py").write_text(TRAIN)
+    (tmp_path / "evaluate.py").write_text(EVALUATE)
+    monkeypatch.setattr(work, "EXPERIMENTS", tmp_path)
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
+
+
+def seen(folder: Path) -> list[list[str | None]]:
+    return [json.loads(line) for line in (folder / "seen").read_text().splitlines()]
+
+
+def test_a_run_that_fails_leaves_the_others_and_is_told_with_its_last_words(
+    sweep: Sweep, tmp_path: Path
+):
+    told: list[Outcome] = []
+    failed = Workers(sweep, [{}], tmp_path / "logs").run(sweep.runs, told.append)
+    assert [outcome.run.arm for outcome in told] == sweep.arms
+    (one,) = failed
+    assert one.reason == "train.py ended with status 3: error: a mistake"
+    assert one.log.read_text().startswith("$ ") and "gate_init=0.1" in one.log.read_text()
+    evaluated = [entry for entry in seen(tmp_path) if entry[0] == "evaluate"]
+    assert len(evaluated) == 4
+    folder = sweep.runs[0].config.directory
+    assert evaluated[0][1:] == [f"run={folder}", "evaluation.control_queries=0"]
+
+
+def test_each_place_has_one_run_at_a_time(sweep: Sweep, tmp_path: Path):
+    devices = places(2, {})
+    assert devices == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
+    Workers(sweep, devices, tmp_path / "logs").run(sweep.runs, lambda _: None)
+    used = [entry[2] for entry in seen(tmp_path) if entry[0] == "train"]
+    assert len(used) == 5 and set(used) == {"0", "1"}
+
+
+def test_places_are_the_gpus_that_may_be_seen():
+    assert places(2, {"CUDA_VISIBLE_DEVICES": "5,7"}) == [
+        {"CUDA_VISIBLE_DEVICES": "5"},
+        {"CUDA_VISIBLE_DEVICES": "7"},
+    ]
+    assert places(0, {"CUDA_VISIBLE_DEVICES": ""}) == [{}]
+
+
+def test_a_signal_stops_what_is_at_work_and_begins_nothing_more(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SLOW", "yes")
+    workers = Workers(sweep, [{}], tmp_path / "logs")
+
+    def stop() -> None:
+        log = tmp_path / "logs" / "quickstart-seed=0.log"
+        while not (log.exists() and "waits" in log.read_text()):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+    began = time.monotonic()
+    failed = workers.run(sweep.runs, lambda _: None)
+    assert time.monotonic() - began < 10
+    assert workers.stopped == signal.SIGTERM
+    assert len(failed) == 5 and all(outcome.stopped for outcome in failed)
+    assert [entry[0] for entry in seen(tmp_path)] == ["train"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_the_words_of_a_launcher_go_to_both_commands(sweep: Sweep):
+    slurm = ["launcher=slurm", "hydra.launcher.partition=gpu"]
+    for command in commands(sweep, sweep.runs[1], slurm):
+        assert command[-2:] == slurm
+
+
+# ---------------------------------------------------------------------------- progress
+
+
+def results(config: RunConfig, **changes) -> str:
+    from flamingo.run_directory import plain
+
+    evaluation = {k: v for k, v in plain(config)["evaluation"].items() if k != "batch_size"}
+    settings = {"evaluation": evaluation | changes}
+    timing = {"seconds": 50.0}
+    return json.dumps({"step": config.training.steps, "settings": settings, "timing": timing})
+
+
+def test_a_run_goes_from_not_begun_to_finished(tmp_path: Path):
+    config = compose_sweep("ablation_media", runs=str(tmp_path), seeds=[0]).runs[0].config
+    config = replace(config, training=replace(config.training, steps=40))
+    assert progress_of(config) == Progress(Stage.waiting, 0, None, None)
+    directory = RunDirectory.open(config)
+    directory.metrics.write_text(
+        "".join(
+            json.dumps({"step": step, "time/unix": unix}) + "\n"
+            for step, unix in ((10, 100.0), (20, 120.0), (30, 9000.0), (40, 9020.0))
+        )
+    )
+    assert progress_of(config).words == "begun, step 0"
+    save(directory, 20)
+    assert progress_of(config) == Progress(Stage.begun, 20, 2.0, None)
+    save(directory, 40)
+    assert progress_of(config).stage is Stage.trained
+    directory.results.write_text(results(config))
+    assert progress_of(config) == Progress(Stage.finished, 40, 2.0, 50.0)
+    asked = ["evaluation.control_queries=7"]
+    assert progress_of(config, asked).stage is Stage.trained
+    directory.results.write_text(results(config, control_queries=7))
+    assert progress_of(config, asked).stage is Stage.finished
+    other = replace(config, training=replace(config.training, lr=1.0))
+    with pytest.raises(ValueError, match="expected its own config"):
+        progress_of(other)
+
+
+def test_the_rest_takes_as_long_as_the_runs_of_its_arm_did(sweep: Sweep):
+    def at(stage: Stage, step: int, speed: float | None, evaluation: float | None) -> Progress:
+        return Progress(stage, step, speed, evaluation)
+
+    runs = sweep.runs[:2] * 2
+    waiting = at(Stage.waiting, 0, None, None)
+    assert seconds_left([(run, waiting) for run in runs]) is None
+    states = [
+        at(Stage.finished, 1000, 1.0, 100.0),
+        at(Stage.begun, 250, 3.0, None),
+        waiting,
+        waiting,
+    ]
+    # 750 steps of 3 s, 1,000 of its arm's 1 s and 1,000 of its arm's 3 s, and 3 evaluations.
+    expected = 750 * 3.0 + 1000 * 1.0 + 1000 * 3.0 + 3 * 100.0
+    assert seconds_left(list(zip(runs, states, strict=True))) == expected
+    assert seconds_left(list(zip(runs, states, strict=True)), at_once=2) == expected / 2
+
+
+def test_without_entries_there_is_no_speed(tmp_path: Path):
+    assert step_seconds(tmp_path / "metrics.jsonl") is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (None, "unknown"),
+        (12.3, "12 s"),
+        (300.0, "5 min"),
+        (3599.0, "1 h 00 min"),
+        (11100.0, "3 h 05 min"),
+    ],
+)
+def test_durations_are_told_as_readers_say_them(seconds: float | None, told: str):
+    assert duration(seconds) == told

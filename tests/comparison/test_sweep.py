@@ -1,0 +1,235 @@
+"""Arms of several seeds: what is said of them, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flamingo.choices import Metric
+from flamingo.comparison.forest import plot_forest
+from flamingo.comparison.formats import csv
+from flamingo.comparison.seeds import difference_over_seeds, mean_over_seeds
+from flamingo.comparison.sweep import SweepArm, compare_sweep, read_results, results_text
+from flamingo.comparison.sweep_table import difference_table, sweep_markdown
+from flamingo.evaluation.resampling import paired_bootstrap
+from flamingo.evaluation.statistics import student_p_value, student_quantile
+from flamingo.runs import Run
+
+from .written import answers, default, write_run
+
+# ---------------------------------------------------------------------------- statistics
+
+
+def test_the_p_value_of_t_agrees_with_its_closed_forms_and_its_quantiles() -> None:
+    assert student_p_value(1.0, 1.0) == pytest.approx(0.5)  # Cauchy
+    assert student_p_value(-2.0, 2.0) == pytest.approx(1 - 2 / math.sqrt(6))
+    assert student_p_value(1.959963984540054, math.inf) == pytest.approx(0.05)
+    for freedom in (1.0, 3.7, 30.0):
+        quantile = student_quantile(0.975, freedom)
+        assert student_p_value(quantile, freedom) == pytest.approx(0.05)
+
+
+def test_without_a_spread_over_queries_it_is_the_t_test_over_seeds() -> None:
+    reference = np.zeros((3, 4))
+    arm = np.repeat([[0.1], [0.2], [0.3]], 4, axis=1)
+    found = difference_over_seeds(arm, reference, list("abcd"))
+    assert found.mean == pytest.approx(0.2)
+    assert found.by_seed == pytest.approx((0.1, 0.2, 0.3))
+    # t = 0.2 / (0.1 / sqrt(3)) on 2 degrees of freedom.
+    assert found.p_value == pytest.approx(0.0741799)
+    assert (found.low, found.high) == pytest.approx((-0.0484138, 0.4484138))
+
+
+def test_seeds_that_agree_leave_the_spread_over_images() -> None:
+    generator = np.random.default_rng(0)
+    once = generator.integers(-1, 2, 400).astype(float)
+    three = np.stack([once] * 3)
+    clusters = [str(i // 2) for i in range(400)]
+    found = difference_over_seeds(three, np.zeros((3, 400)), clusters)
+    boot = paired_bootstrap(once.tolist(), [0.0] * 400, clusters).difference
+    assert found.standard_error == pytest.approx(boot.standard_error, rel=0.03)
+    assert (found.low, found.high) == pytest.approx((boot.low, boot.high), abs=0.01)
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    generator = np.random.default_rng(0)
+    noise = generator.normal(size=(3, 200))
+    clusters = [str(i) for i in range(200)]
+    same = difference_over_seeds(noise, np.zeros_like(noise), clusters)
+    apart = noise + np.array([[-1.0], [0.0], [1.0]])
+    other = difference_over_seeds(apart, np.zeros_like(noise), clusters)
+    assert other.mean == pytest.approx(same.mean)
+    assert other.high - other.low > 5 * (same.high - same.low)
+
+
+def test_what_cannot_be_told_is_not_a_number() -> None:
+    ones, clusters = np.ones((2, 3)), list("abc")
+    assert math.isnan(difference_over_seeds(ones, 0 * ones, clusters).p_value)
+    same = difference_over_seeds(ones, ones, clusters)
+    assert same.p_value == 1.0 and math.isnan(same.low), "no interval of no width"
+
+
+def test_the_interval_of_a_share_stays_within_its_range_and_keeps_a_width() -> None:
+    clusters = [str(i) for i in range(50)]
+    for seeds in (1, 3):
+        all_right = mean_over_seeds(np.ones((seeds, 50)), clusters, share=True)
+        assert (all_right.mean, all_right.high) == (1.0, 1.0)
+        assert 0.9 < all_right.low < 0.96
+    apart = np.zeros((2, 50))
+    apart[0] = 1
+    assert mean_over_seeds(apart, clusters, share=True).low == 0
+    assert mean_over_seeds(apart, clusters, share=True).high == 1
+
+
+# ---------------------------------------------------------------------------- results
+
+RIGHT = {  # by arm and seed: 0 shots, 2 shots, 8 shots
+    "reference": ["110010", "111110", "111111"],
+    "better": ["110110", "111111", "111111"],
+    "worse": ["000010", "100000", "111110"],
+}
+
+
+def run_of(folder: Path, name: str, seed: int, right=None, **config) -> Run:
+    lists = right or [shift(own, seed) for own in RIGHT[name]]
+    shots = (0, 2, 8)
+    return write_run(
+        folder,
+        name,
+        {("bench", "real"): [answers(r, shots=k) for r, k in zip(lists, shots, strict=True)]},
+        config={"seed": seed, **config},
+    )
+
+
+def shift(right: str, seed: int) -> str:
+    """Other queries are answered rightly with another seed."""
+    return right[seed:] + right[:seed]
+
+
+def arms(folder: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> list[SweepArm]:
+    return [SweepArm(name, [run_of(folder, name, seed) for seed in seeds]) for name in RIGHT]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> dict:
+    return compare_sweep("s", "Which?", arms(tmp_path_factory.mktemp("runs")), shots=4)
+
+
+def test_a_cell_is_the_mean_over_seeds_and_queries(results: dict) -> None:
+    cells = {(cell["arm"], cell["shots"]): cell for cell in results["cells"]}
+    assert cells["reference", 0]["mean"] == 0.5
+    assert cells["worse", 2]["by_seed"] == [pytest.approx(1 / 6, abs=1e-6)] * 3
+    assert (cells["better", 8]["mean"], cells["better", 8]["high"]) == (1.0, 1.0)
+    assert {(cell["n"], cell["images"]) for cell in results["cells"]} == {(6, 6)}
+
+
+def test_a_difference_is_paired_by_seed_and_query(tmp_path: Path) -> None:
+    # Each seed's run answers other queries rightly; the arm always one more than the reference of
+    # its seed. Paired, no seed says anything else.
+    one = [run_of(tmp_path, "a", s, [shift("110000", s), "1" * 6, "1" * 6]) for s in (0, 1, 2)]
+    two = [run_of(tmp_path, "b", s, [shift("111000", s), "1" * 6, "1" * 6]) for s in (0, 1, 2)]
+    found = compare_sweep("s", "?", [SweepArm("a", one), SweepArm("b", two[::-1])], shots=0)
+    row = found["differences"][0]
+    assert row["by_seed"] == [pytest.approx(1 / 6, abs=1e-6)] * 3
+    assert row["difference"] == pytest.approx(1 / 6, abs=1e-6)
+
+
+def test_arms_are_tested_at_the_most_shots_allowed_and_corrected_together(results: dict) -> None:
+    tested = [row for row in results["differences"] if row["tested"]]
+    assert [(row["arm"], row["shots"]) for row in tested] == [("better", 2), ("worse", 2)]
+    low, high = sorted(row["p"] for row in tested)
+    assert sorted(row["p_holm"] for row in tested) == pytest.approx([2 * low, max(2 * low, high)])
+    assert all(row["p_holm"] is None for row in results["differences"] if not row["tested"])
+
+
+def test_seeds_that_both_have_are_compared(tmp_path: Path) -> None:
+    reference, other, _ = arms(tmp_path)
+    found = compare_sweep("s", "?", [reference, replace(other, runs=other.runs[1:2])])
+    assert {tuple(row["seeds"]) for row in found["differences"]} == {(1,)}
+    assert "One seed alone" in difference_table(found).caption
+    missing = replace(reference, runs=reference.runs[:1])
+    with pytest.raises(ValueError, match=r"'better': expected a seed of 'reference' \(\[0\]\)"):
+        compare_sweep("s", "?", [missing, replace(other, runs=other.runs[1:2])])
+
+
+def test_runs_of_other_steps_or_data_sets_are_refused(tmp_path: Path) -> None:
+    reference = SweepArm("reference", [run_of(tmp_path, "reference", 0)])
+    longer = replace(default().training, steps=2000)
+    other = SweepArm("better", [run_of(tmp_path, "better", 0, training=longer)])
+    with pytest.raises(ValueError, match="expected training steps as .*, got 2000, not 1000"):
+        compare_sweep("s", "?", [reference, other])
+    asked = write_run(
+        tmp_path, "asked", {("bench", "real"): [answers("11")]}, settings={"evaluation": {"x": 1}}
+    )
+    with pytest.raises(ValueError, match=r"data sets and settings .* evaluation.x 1, not None"):
+        compare_sweep("s", "?", [reference, SweepArm("asked", [asked])])
+
+
+def test_runs_of_an_arm_differ_in_their_seed_alone(tmp_path: Path) -> None:
+    reference, other, _ = arms(tmp_path, (0,))
+    changed = replace(default().training, lr=1.0)
+    mixed = SweepArm("better", [*other.runs, run_of(tmp_path, "better", 1, training=changed)])
+    with pytest.raises(ValueError, match="differ in their seed alone, got training.lr"):
+        compare_sweep("s", "?", [reference, mixed])
+
+
+def test_other_queries_are_refused(tmp_path: Path) -> None:
+    reference, other, _ = arms(tmp_path, (0,))
+    fewer = run_of(tmp_path, "fewer", 0, ["11", "11", "11"])
+    with pytest.raises(ValueError, match="bench, 0 shots: expected the queries of"):
+        compare_sweep("s", "?", [reference, replace(other, runs=[fewer])])
+
+
+def test_a_metric_that_is_no_mean_is_left_out_and_named(tmp_path: Path) -> None:
+    cells = {
+        ("bench", "real"): [answers("10")],
+        ("memes", "real"): [answers("10", candidates=["yes", "no"])],
+    }
+    made = [
+        SweepArm(name, [write_run(tmp_path, name, cells, metrics={"memes": Metric.roc_auc})])
+        for name in ("a", "b")
+    ]
+    found = compare_sweep("s", "?", made)
+    assert found["left_out"] == ["memes"]
+    assert {cell["benchmark"] for cell in found["cells"]} == {"bench"}
+
+
+# ---------------------------------------------------------------------------- files
+
+
+def test_results_are_read_as_they_were_written(results: dict, tmp_path: Path) -> None:
+    path = tmp_path / "s.json"
+    path.write_text(results_text(results))
+    assert read_results(path) == json.loads(json.dumps(results)) == results
+    assert len(path.read_text().splitlines()) < 50
+    path.write_text('{"sweep": 1}')
+    with pytest.raises(ValueError, match=r"s.json: expected the results of a sweep, which has"):
+        read_results(path)
+
+
+def test_the_table_says_what_was_asked_and_found(results: dict) -> None:
+    told = sweep_markdown(results)
+    assert told.startswith("Which? 1,000 training steps.")
+    assert "| BENCH | reference (3) | 50.0 [" in told
+    row = next(line for line in told.splitlines() if line.startswith("| BENCH | worse | 2 |"))
+    assert "| -66.7 [" in row and "| -66.7, -66.7, -66.7 | 6 | 6 |" in row
+    assert "2 tests (at up to 4 shots)" in told
+    assert csv(difference_table(results)).count("\n") == 1 + 2 * 3
+
+
+def test_the_forest_shows_each_tested_difference_with_its_interval(results: dict) -> None:
+    (panel,) = plot_forest(results).axes
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["better", "worse"]
+    diamonds = [line for line in panel.get_lines() if line.get_marker() == "D"]
+    tested = [row for row in results["differences"] if row["tested"]]
+    assert [list(line.get_xdata()) for line in diamonds] == [[r["difference"]] for r in tested]
+    told = [row["p_holm"] is not None and row["p_holm"] < 0.05 for row in tested]
+    assert [line.get_markerfacecolor() != "white" for line in diamonds] == told
+    none = {**results, "differences": []}
+    with pytest.raises(ValueError, match="at least one tested difference"):
+        plot_forest(none)

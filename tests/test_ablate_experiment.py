@@ -1,0 +1,169 @@
+"""experiments/ablate.py as a user runs it, on tiny backbones: done, failed, stopped, continued."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.ablate import AblateConfig, devices_of, gathered
+from flamingo.comparison.sweep import read_results
+from flamingo.composition import CONF, compose
+from flamingo.runs import load_run
+from flamingo.training.tracking import read_metrics
+from tests.tiny_world import save_world
+
+ROOT = CONF.parent
+SWEEP = """
+question: Does it run?
+experiment: smoke
+reference: as it is
+seeds: [0]
+arms:
+  wide open: [model.cross_attention.gate_init=1.0]
+  broken: [data.max_tokens=20] # shorter than any sequence
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    folder = save_world(tmp_path_factory.mktemp("world"))
+    (folder / "mine.yaml").write_text(SWEEP)
+    return folder
+
+
+def command(world: Path, *words: str) -> list[str]:
+    return [
+        *(sys.executable, str(ROOT / "experiments" / "ablate.py"), "experiment=mine.yaml"),
+        *("name=tiny", f"vision.name={world / 'vision'}", f"language.name={world / 'language'}"),
+        *("model.cross_attention.layers=[1,3]", "training.precision=fp32", *words),
+    ]
+
+
+def environment(world: Path) -> dict[str, str]:
+    own = {"FLAMINGO_CACHE": str(world / "cache"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return os.environ | own | {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+
+
+def start(world: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(world, *words), env=environment(world), cwd=world, capture_output=True, text=True
+    )
+
+
+@pytest.mark.slow
+def test_a_sweep_is_run_compared_and_passed_over_when_it_is_finished(world: Path) -> None:
+    done = start(world, "runs=done")
+    assert done.returncode == 1, done.stderr
+    assert "wide open  model.cross_attention.gate_init=1.0" in done.stdout
+    assert "3 runs of 12 steps, 0 finished; 1 at a time" in done.stdout
+    assert "[1/3] as it is, seed 0: finished in " in done.stdout
+    assert "[3/3] broken, seed 0: FAILED after " in done.stdout
+    assert "data.max_tokens" in done.stdout, "the reason stands beside it"
+    assert "error: 1 of the runs failed, the others are done: broken, seed 0: " in done.stderr
+    assert "| easy-VQA | wide open (1) |" in done.stdout
+
+    results = read_results(world / "experiments" / "results" / "mine-tiny.json")
+    assert [arm["name"] for arm in results["arms"]] == ["as it is", "wide open"]
+    assert results["arms"][1]["changes"] == {"model.cross_attention.gate_init": [0.5, 1.0]}
+    assert results["steps"] == 12 and results["commit"] is not None
+    path = world / "done" / "tiny-wide_open" / "seed=0"
+    for row in load_run(path).results["model"]:
+        if (row["condition"], row["group"]) == ("real", "all"):
+            (cell,) = (
+                cell
+                for cell in results["cells"]
+                if (cell["arm"], cell["benchmark"], cell["shots"])
+                == ("wide open", row["benchmark"], row["shots"])
+            )
+            assert cell["mean"] == pytest.approx(row["mean"], abs=1e-6)
+            assert (cell["low"], cell["high"]) == pytest.approx((row["low"], row["high"]), abs=1e-6)
+    files = {file.name for file in (world / "done/.sweeps/mine-tiny/comparison").iterdir()}
+    assert {"scores.md", "differences.tex", "forest.png", "forest.svg", "results.json"} <= files
+
+    before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
+    again = start(world, "runs=done")
+    assert again.returncode == 1
+    assert "3 runs of 12 steps, 2 finished" in again.stdout
+    assert "[1/1] broken, seed 0: FAILED" in again.stdout
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_stopped_is_continued_by_the_same_command(world: Path) -> None:
+    words = ("runs=stopped", "training.steps=60", "training.checkpoint_every=1000")
+    process = subprocess.Popen(
+        command(world, *words),
+        env=environment(world),
+        cwd=world,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folder = world / "stopped" / "tiny" / "seed=0"
+    while len(read_metrics(folder / "metrics.jsonl")) < 3:
+        time.sleep(0.05)
+        assert process.poll() is None, process.stderr and process.stderr.read()
+    process.send_signal(signal.SIGTERM)
+    said, error = process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGTERM, error
+    assert said.endswith("Stopped. The same command continues.\n")
+    assert not (world / "stopped" / "tiny-wide_open").exists()
+    (step,) = load_run(folder).checkpoints
+    assert 3 <= step < 60
+
+    planned = start(world, *words, "dry_run=true")
+    assert f"seed 0 begun, step {step}" in planned.stdout and planned.returncode == 0
+    start(world, *words)
+    first, second = load_run(folder).provenance["launches"]
+    assert (first["from_step"], second["from_step"]) == (0, step)
+    results = json.loads((world / "experiments/results/mine-tiny.json").read_text())
+    assert results["steps"] == 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["training.stepz=3"], "did you mean training.steps?"),
+        (["seed=3"], "overrides: expected none of name, seed, runs, experiment"),
+        (["hydra.launcher.partition=gpu"], "launch: expected launcher=slurm"),
+    ],
+)
+def test_a_mistake_ends_with_its_message_alone(world: Path, words: list[str], message: str) -> None:
+    done = start(world, *words)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and message in done.stderr
+    assert not (world / "runs").exists()
+
+
+# ---------------------------------------------------------------------------- the command line
+
+
+def test_what_is_not_its_own_is_told_to_the_runs() -> None:
+    typed = ["experiment=a", "seeds=[0,1]", "data.x='y'", "model.layers=[1,2]", "--cfg", "job"]
+    assert gathered(typed) == [
+        *("sweep=a", "seeds=[0,1]", "--cfg", "job"),
+        r"overrides=['data.x=\'y\'','model.layers=[1,2]']",
+    ]
+    assert gathered(["experiment=a", "hydra.verbose=true"]) == ["sweep=a", "hydra.verbose=true"]
+    found = compose(gathered(typed)[:2] + gathered(typed)[-1:], AblateConfig, "ablate")
+    assert found.overrides == ["data.x='y'", "model.layers=[1,2]"]
+    with pytest.raises(ValueError, match="overrides: expected all of them inside or none"):
+        gathered(["overrides=[a=1]", "training.lr=1"])
+
+
+def test_a_launcher_and_its_settings_go_to_each_run_and_all_start_at_once() -> None:
+    typed = ["experiment=a", "launcher=slurm", "hydra.launcher.partition=gpu", "training.lr=1"]
+    config = compose(gathered(typed), AblateConfig, "ablate")
+    assert config.launch == ["launcher=slurm", "hydra.launcher.partition=gpu"]
+    assert config.overrides == ["training.lr=1"]
+    assert len(devices_of(config.launch, 12)) == 12
+    with pytest.raises(ValueError, match="launch: expected launcher=slurm"):
+        compose(gathered(["experiment=a", "launcher=local"]), AblateConfig, "ablate")
