@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "comparison": BASE | {"evaluation", "training", "runs"},
     "evaluation_run": BASE
     | {"backbones", "model", "data", "training", "evaluation", "runs", "build"},
+    "demo": BASE | {"backbones", "model", "data", "evaluation", "runs"},
     "publication": BASE | {"model", "evaluation", "runs"},
     "testing": BASE | {"backbones", "model", "data"},
     "__init__": {"model"},
