@@ -43,5 +43,5 @@ def overlay(image: Image.Image, attention: Float[Tensor, "height width"]) -> Ima
     strength = np.asarray(heat.resize(size, Image.Resampling.BICUBIC)).clip(0, 1)
     colour = matplotlib.colormaps["viridis"](strength)[..., :3] * 255
     grey = np.asarray(image.convert("L").resize(size, Image.Resampling.BICUBIC))[..., None]
-    weight = (OPACITY * np.sqrt(strength))[..., None]  # the root shows weaker places too
+    weight = (OPACITY * strength)[..., None]
     return Image.fromarray((grey * (1 - weight) + colour * weight).astype(np.uint8))

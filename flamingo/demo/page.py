@@ -7,12 +7,13 @@ before anything is computed; what comes back is text and images that were drawn 
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
-from flamingo.demo.answering import Answered, Shown
+from flamingo.demo.answering import Alternative, Answered, Shown
 from flamingo.demo.form import Limits, Row, candidates, demonstrations, query
 from flamingo.demo.overlay import overlay
 
@@ -55,10 +56,11 @@ def build_page(
                 choices = candidates(filled[-1], limits)
                 answered = ask(demonstrations(rows, limits), asked, choices)
             except (ValueError, OSError) as error:
-                raise gr.Error(str(error), duration=None) from error
+                # gradio shows the message as HTML, and has what was typed in it.
+                raise gr.Error(escape(str(error)), print_exception=False) from error
             return (
                 answered.text or "(nothing)",
-                {own.text or "(nothing)": own.probability for own in answered.alternatives},
+                {_named(own): own.probability for own in answered.alternatives},
                 gallery(seen(asked.image), answered),
             )
 
@@ -74,8 +76,15 @@ def gallery(image: Image.Image, answered: Answered) -> list[tuple[Image.Image, s
     for layer, gate, own in zip(
         answered.layers, answered.gates, answered.attention.unbind(), strict=True
     ):
-        drawn.append((overlay(image, own), f"before layer {layer} (gate {gate:.2f})"))
+        drawn.append((overlay(image, own), f"layer {layer}, gate {gate:.2f}"))
     return drawn
+
+
+def _named(alternative: Alternative) -> str:
+    """What stands beside the percentage, which is a whole number: below it, the probability too."""
+    text = alternative.text or "(nothing)"
+    rare = alternative.probability < 0.005
+    return f"{text} ({alternative.probability:.1g})" if rare else text
 
 
 def _demonstration_rows(limits: Limits) -> tuple[list[gr.Image], list[gr.Textbox], list[Any]]:
@@ -126,12 +135,19 @@ def _text(label: str, limits: Limits) -> gr.Textbox:
 
 
 def _results() -> list[Any]:
+    text = gr.Textbox(label="Answer", interactive=False, elem_id="answer")
+    label = gr.Label(label="Alternatives", show_heading=False, elem_id="alternatives")
+    gr.Markdown(
+        "**Where it looked** in the image, as the encoder sees it, while it said the answer: the "
+        "mean of all layers, then before each layer with a gated block. Little is let through a "
+        "gate near 0, wherever it looks."
+    )
     return [
-        gr.Textbox(label="Answer", interactive=False, elem_id="answer"),
-        gr.Label(label="Alternatives", show_heading=False, elem_id="alternatives"),
+        text,
+        label,
         gr.Gallery(
-            label="Where it looked in the image, as the encoder sees it",
-            columns=3,
+            show_label=False,
+            columns=2,
             object_fit="contain",
             height="auto",
             buttons=["fullscreen", "download"],
