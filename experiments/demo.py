@@ -10,6 +10,7 @@ what was uploaded.
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import threading
@@ -57,6 +58,7 @@ class DemoConfig:
 def main(config: DemoConfig) -> None:
     """Serve until Ctrl-C. Raises ``ValueError`` or ``OSError`` for what cannot be served."""
     require_gradio()
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio looks whether its page is there
     run = load_run(config.run)
     respondent = open_respondent(run, config.step)
     with tempfile.TemporaryDirectory(prefix="flamingo-demo-") as uploads:
