@@ -8,12 +8,17 @@ LMMS_STAMP := $(LMMS)/.installed
 # of single models and tasks; torchvision among them, which has no build for the CPU torch.
 LMMS_NEEDS := lmms-eval==0.7.3 evaluate==0.4.6 loguru==0.7.3 pytablewriter==0.38.0 pytz==2026.6 \
 	sacrebleu==2.6.0 tenacity==9.2.1
+# gradio comes without its requirements, and these are they: it asks for Pillow below 13, while all
+# else here is tested with 13, and gradio too (tests/demo). 'pip install .[demo]' takes Pillow 12.
+DEMO_NEEDS := gradio brotli fastapi gradio-client groovy hf-gradio orjson pydub python-multipart \
+	pytz safehttpx semantic-version starlette tomlkit uvicorn
 SEED ?= 0
+RUN ?= runs/quickstart/seed=$(SEED)
 # More workers than cores make the tests slower; one thread each, for tiny tensors.
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart smoke test test-slow test-lmms-eval lint format notebooks clean
+.PHONY: help install quickstart smoke demo test test-slow test-lmms-eval lint format notebooks clean
 
 help: ## What there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,6 +32,9 @@ quickstart: $(STAMP) ## Train and evaluate on embedded weights and data; about 2
 smoke: $(STAMP) ## The quickstart's whole path in about 3 minutes; learns nothing
 	$(BIN)/python experiments/train.py experiment=smoke seed=$(SEED)
 	$(BIN)/python experiments/evaluate.py run=runs/smoke/seed=$(SEED)
+
+demo: $(STAMP) ## A local page to ask the quickstart's run (another one: make demo RUN=runs/...)
+	$(BIN)/python experiments/demo.py run=$(RUN)
 
 test: $(STAMP) ## The quick tests: no download, no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
@@ -62,6 +70,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install -c constraints.txt setuptools torch
 	$(BIN)/python -m pip install -c constraints.txt --no-build-isolation -e '.[dev,notebooks,track]'
+	$(BIN)/python -m pip install -c constraints.txt --no-deps $(DEMO_NEEDS)
 	@touch $@
 
 # lmms-eval comes without its requirements (see LMMS_NEEDS), the others with theirs.

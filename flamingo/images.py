@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,17 @@ BLANK = ImageRef("blank/grey128", _blank_image)
 """A uniform grey image: no information."""
 
 
-def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:
+def open_image(
+    source: str | Path | bytes,
+    name: str | None = None,
+    *,
+    formats: Sequence[str] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image:
     """Read an image file, or its bytes, as RGB, upright (EXIF) and transparency on white.
 
     ``name`` is what errors call it; default: the path. Of an animation the first frame is taken.
+    ``formats`` are the only ones that are tried, as Pillow names them; default: all it knows.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -47,14 +55,15 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
     # Damaged files make the decoders of Pillow raise nearly anything, SyntaxError and struct.error
     # among it, so everything that comes out of Pillow is caught and named.
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=formats)
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{name}: expected at most {MAX_PIXELS:,} pixels; {error}") from error
+        raise ValueError(f"{name}: expected at most {max_pixels:,} pixels; {error}") from error
     except Exception as error:
+        wanted = f"an image ({', '.join(formats)})" if formats else "an image"
         raise ValueError(
-            f"{name}: expected an image, got {len(data):,} bytes that no decoder knows"
+            f"{name}: expected {wanted}, got {len(data):,} bytes that no decoder knows"
         ) from error
-    _check_size(image, name)
+    _check_size(image, name, max_pixels)
     try:
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
@@ -62,12 +71,12 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
         raise ValueError(f"{name}: damaged or truncated {image.format} image ({error})") from error
 
 
-def _check_size(image: Image.Image, name: str) -> None:
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
     """From the header alone, before memory for the pixels is taken."""
     width, height = image.size
-    if min(width, height) < 1 or width * height > MAX_PIXELS:
+    if min(width, height) < 1 or width * height > max_pixels:
         raise ValueError(
-            f"{name}: expected between 1 and {MAX_PIXELS:,} pixels, got {width} x {height}"
+            f"{name}: expected between 1 and {max_pixels:,} pixels, got {width} x {height}"
         )
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise ValueError(

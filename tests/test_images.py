@@ -130,3 +130,16 @@ def test_extreme_proportions_are_refused():
     with pytest.raises(ValueError, match="ratio of 100, got 1 x 101"):
         open_image(_encoded(_photo(1, 101), "PNG"))
     assert open_image(_encoded(_photo(1, 100), "PNG")).size == (1, 100)
+
+
+def test_formats_that_are_not_asked_for_are_refused():
+    data = _encoded(_photo(), "TIFF")
+    assert open_image(data, formats=("PNG", "TIFF")).size == (40, 30)
+    with pytest.raises(ValueError, match=r"upload: expected an image \(PNG, JPEG\)"):
+        open_image(data, "upload", formats=("PNG", "JPEG"))
+
+
+def test_fewer_pixels_can_be_asked_for():
+    assert open_image(_encoded(_photo(), "PNG"), max_pixels=1200).size == (40, 30)
+    with pytest.raises(ValueError, match="expected between 1 and 1,199 pixels, got 40 x 30"):
+        open_image(_encoded(_photo(), "PNG"), "upload", max_pixels=1199)

@@ -1,0 +1,34 @@
+"""What is settled before gradio is imported: that it is there, and that we alone configure it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def require_gradio() -> None:
+    """Raise ``ValueError`` saying how to install gradio if it is missing."""
+    if find_spec("gradio") is None:
+        raise ValueError(
+            "demo: expected the package gradio (pip install -e '.[demo]'), got none installed; "
+            "experiments/ask.py asks a run without it"
+        )
+
+
+def gradio_settings(environment: Mapping[str, str], uploads: Path) -> dict[str, str]:
+    """``environment`` without any setting of gradio's but ours.
+
+    Uploads and drawn images go to ``uploads``, and nothing is reported to gradio's makers. Settings
+    such as ``GRADIO_ALLOWED_PATHS`` or ``GRADIO_SHARE`` would widen what is served behind the back
+    of our configuration. Proxies are not asked for what this machine serves (gradio looks whether
+    its own page is there).
+    """
+    kept = {name: value for name, value in environment.items() if not name.startswith("GRADIO_")}
+    local = {name: _with_loopback(kept.get(name, "")) for name in ("no_proxy", "NO_PROXY")}
+    return kept | local | {"GRADIO_TEMP_DIR": str(uploads), "GRADIO_ANALYTICS_ENABLED": "False"}
+
+
+def _with_loopback(hosts: str) -> str:
+    listed = [host for host in hosts.split(",") if host]
+    return ",".join([*listed, *(own for own in ("127.0.0.1", "localhost") if own not in listed)])

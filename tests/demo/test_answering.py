@@ -1,0 +1,135 @@
+"""The answer to one question: against the model run on the whole text, and other parts of it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from flamingo.demo.answering import Answered, Respondent, Shown, answer
+from flamingo.evaluation.prompts import QUESTION
+from flamingo.model.attention_maps import attention_maps
+from flamingo.testing import draw, tiny_vision_encoder
+from flamingo.types import IMAGE_TOKEN
+from tests.evaluation import tiny
+
+DEMONSTRATIONS = (
+    Shown(draw("red", "circle", 0), "what colour is it?", "red"),
+    Shown(draw("blue", "square", 1), "what colour is it?", "blue"),
+)
+QUERY = Shown(draw("green", "circle", 2), "what colour is it?")
+TOKENS = 3
+
+
+@pytest.fixture(scope="module")
+def respondent() -> Respondent:
+    return Respondent(tiny.reader(), tiny_vision_encoder(), max_tokens=128)
+
+
+@pytest.fixture(scope="module")
+def opened(respondent: Respondent) -> Answered:
+    return answer(respondent, DEMONSTRATIONS, QUERY, alternatives=4, max_new_tokens=TOKENS)
+
+
+def prompt_ids(respondent: Respondent) -> list[int]:
+    text = "".join(
+        f"{IMAGE_TOKEN}{own.question} {own.answer}<|endofchunk|>" for own in DEMONSTRATIONS
+    )
+    pieces = (f"{text}{IMAGE_TOKEN}{QUERY.question}").replace("?", "?\0").split("\0")
+    ids: list[int] = []  # question and answer are tokenised apart
+    for piece in pieces:
+        ids += respondent.reader.tokenizer(piece, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def pixels(respondent: Respondent) -> Tensor:
+    shown = (*DEMONSTRATIONS, QUERY)
+    return torch.stack([respondent.encoder.transform(own.image) for own in shown])[None, :, None]
+
+
+def logits(respondent: Respondent, ids: list[int]) -> Tensor:
+    with torch.no_grad():
+        model = respondent.reader.model
+        out = model(input_ids=torch.tensor([ids]), pixel_values=pixels(respondent)).logits[0]
+    out[:, model.never_generated] = -math.inf
+    return out.log_softmax(dim=-1)
+
+
+def test_probabilities_are_those_of_the_model_run_on_the_whole_text(respondent, opened) -> None:
+    start, end = prompt_ids(respondent), respondent.reader.model.config.end_of_chunk_token_id
+    assert 2 <= len(opened.alternatives) <= 4
+    for own in opened.alternatives:
+        ids = [*own.ids, end][:TOKENS]
+        likely = logits(respondent, [*start, *ids])[len(start) - 1 : -1]
+        total = likely[range(len(ids)), ids].sum().exp().item()
+        assert own.probability == pytest.approx(total, rel=0.01)
+
+
+def test_alternatives_differ_and_the_likeliest_is_the_answer(opened) -> None:
+    probabilities = [own.probability for own in opened.alternatives]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) <= 1
+    texts = [own.text for own in opened.alternatives]
+    assert len(set(texts)) == len(texts)
+    assert opened.text == texts[0]
+
+
+def test_one_alternative_is_the_best_of_several(respondent) -> None:
+    two = answer(respondent, DEMONSTRATIONS, QUERY, alternatives=2, max_new_tokens=TOKENS)
+    one = answer(respondent, DEMONSTRATIONS, QUERY, alternatives=1, max_new_tokens=TOKENS)
+    assert [own.text for own in one.alternatives] == [two.text]
+
+
+def test_candidates_are_ranked_by_the_likelihood_of_whole_words(respondent) -> None:
+    words = ("red", "green", "fek")
+    ranked = answer(respondent, DEMONSTRATIONS, QUERY, candidates=words)
+    start = prompt_ids(respondent)
+    totals = []
+    for word in words:
+        text = QUESTION.answer_text(word)
+        ids = respondent.reader.tokenizer(text, add_special_tokens=False)["input_ids"]
+        model = respondent.reader.model
+        with torch.no_grad():
+            given = torch.tensor([[*start, *ids]])
+            raw = model(input_ids=given, pixel_values=pixels(respondent)).logits[0]
+        likely = raw.log_softmax(dim=-1)[len(start) - 1 : -1]
+        totals.append(likely[range(len(ids)), ids].sum())
+    expected = torch.stack(totals).softmax(dim=0).tolist()
+    found = {own.text: own.probability for own in ranked.alternatives}
+    assert found == pytest.approx(dict(zip(words, expected, strict=True)), rel=0.01)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+def test_attention_is_that_of_the_tokens_before_each_of_the_answer(respondent, opened) -> None:
+    start, said = prompt_ids(respondent), list(opened.alternatives[0].ids)
+    positions = [len(start) - 1 + i for i in range(max(1, len(said)))]
+    ids = torch.tensor([[*start, *said]])
+    maps = attention_maps(
+        respondent.reader.model, ids, tokens=positions, pixel_values=pixels(respondent)
+    )
+    expected = sum(maps.over_patches(p, medium=2) for p in positions) / len(positions)
+    torch.testing.assert_close(opened.attention, expected, rtol=0.02, atol=1e-4)
+    assert opened.layers == maps.layers
+    assert opened.gates == pytest.approx([math.tanh(1.0)] * len(maps.layers))
+
+
+def test_another_image_gets_another_answer(respondent, opened) -> None:
+    other = Shown(Image.new("RGB", (32, 32), "black"), QUERY.question)
+    found = answer(respondent, DEMONSTRATIONS, other, alternatives=4, max_new_tokens=TOKENS)
+    assert found.alternatives[0].probability != opened.alternatives[0].probability
+
+
+@pytest.mark.parametrize(
+    ("query", "candidates", "message"),
+    [
+        (Shown(QUERY.image, "why " * 200), (), "at most 128 tokens"),
+        (Shown(QUERY.image, "what is <image>?"), (), "<image>"),
+        (QUERY, ("red", "red"), "candidates: expected different"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(respondent, query, candidates, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        answer(respondent, (), query, candidates=candidates)

@@ -1,0 +1,234 @@
+"""The page in a real browser, and what its server gives to those who ask it for more."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flamingo.demo.answering import Shown, answer, open_respondent
+from flamingo.runs import load_run
+from flamingo.testing import draw
+from tests.tiny_world import save_untrained_run, save_world
+
+pytestmark = pytest.mark.slow
+
+pytest.importorskip("gradio", reason="needs gradio: make install")
+ROOT = Path(__file__).resolve().parents[2]
+QUESTION = "what colour is it?"
+SECONDS = 60_000  # in milliseconds, as playwright counts
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = save_world(tmp_path_factory.mktemp("world"))
+    draw("red", "circle", 0).save(folder / "red.png")
+    draw("green", "square", 1).save(folder / "green.png")
+    save_untrained_run(folder, "tiny")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(world: Path) -> Path:
+    return world / "runs" / "tiny" / "seed=0"
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "experiments" / "demo.py"), *arguments]
+
+
+def environment(world: Path) -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    ours = {"FLAMINGO_CACHE": str(world / "cache"), "PYTHONPATH": path, "TMPDIR": str(world)}
+    return os.environ | ours | {"CUDA_VISIBLE_DEVICES": "", "GRADIO_ALLOWED_PATHS": "/"}
+
+
+def free_port() -> int:
+    with socket.socket() as own:
+        own.bind(("127.0.0.1", 0))
+        return own.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def url(world: Path, run: Path) -> Iterator[str]:
+    arguments = (f"run={run}", f"port={free_port()}", "limits.demonstrations=2")
+    server = subprocess.Popen(
+        command(*arguments, "limits.upload_megabytes=1", "alternatives=3", "max_new_tokens=3"),
+        env=environment(world),
+        cwd=world,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdout is not None
+    said = server.stdout.readline()
+    found = re.search(r"Open (http://127\.0\.0\.1:\d+)", said)
+    assert found, f"{said!r}, status {server.poll()}"
+    assert list(world.glob("flamingo-demo-*")), "uploads go to a folder of their own"
+    yield found[1]
+    server.send_signal(signal.SIGINT)
+    assert server.wait(timeout=30) == 0
+    assert not list(world.glob("flamingo-demo-*")), "which goes with the server"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: make install")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("needs a browser: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        # Without a sandbox of its own: chromium refuses to start as root with one.
+        opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser, url: str):
+    opened = browser.new_page(viewport={"width": 1280, "height": 1000})
+    opened.set_default_timeout(SECONDS)
+    opened.requested = []
+    opened.on("request", lambda request: opened.requested.append(request.url))
+    opened.goto(url)
+    opened.wait_for_selector("#ask")
+    yield opened
+    opened.close()
+
+
+def upload(page, place: str, path: Path) -> None:
+    page.set_input_files(f"{place} input[type=file]", str(path))
+    page.wait_for_selector(f"{place} img")
+
+
+def answered(page) -> str:
+    page.locator("#ask").click()
+    page.wait_for_selector("#attention img")
+    return page.locator("#answer textarea, #answer input").first.input_value()
+
+
+def test_it_is_filled_in_and_answers_as_the_model_does(page, url, world, run) -> None:
+    upload(page, "#demonstration-1", world / "red.png")
+    page.wait_for_selector("#demonstration-2")
+    page.locator("#demonstration-1").get_by_label("Question").fill(QUESTION)
+    page.locator("#demonstration-1").get_by_label("Answer").fill("red")
+    upload(page, "#query", world / "green.png")
+    page.get_by_label("Question about it").fill(QUESTION)
+    page.get_by_label("Candidates").fill("red, green, blue")
+    said = answered(page)
+    expected = answer(
+        open_respondent(load_run(run)),
+        [Shown(draw("red", "circle", 0), QUESTION, "red")],
+        Shown(draw("green", "square", 1), QUESTION),
+        candidates=("red", "green", "blue"),
+    )
+    assert said == expected.text
+    shown = page.locator("#alternatives").inner_text()
+    for own in expected.alternatives:
+        assert re.search(rf"{own.text}\s*{round(100 * own.probability)}%", shown), shown
+    assert page.locator("#attention img").count() == 1 + len(expected.layers)
+    if folder := os.environ.get("FLAMINGO_SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/demo.png", full_page=True)
+    strangers = [own for own in page.requested if not own.startswith((url, "data:", "blob:"))]
+    assert strangers == [], "nothing is asked of other machines"
+
+
+def test_an_open_question_has_alternatives(page, world) -> None:
+    upload(page, "#query", world / "green.png")
+    page.get_by_label("Question about it").fill(QUESTION)
+    assert answered(page)
+    assert 1 <= page.locator("#alternatives").inner_text().count("%") <= 3
+
+
+def test_what_is_missing_is_said_on_the_page_as_text(page, world) -> None:
+    upload(page, "#query", world / "green.png")
+    page.get_by_label("Question about it").fill("what is <image>?")
+    page.locator("#ask").click()
+    page.get_by_text("got '<image>' in 'what is <image>?'").first.wait_for()
+    page.get_by_label("Question about it").fill("")
+    page.locator("#ask").click()
+    page.get_by_text("question: expected 1 to 500 characters, got none").first.wait_for()
+
+
+def test_an_upload_that_is_no_image_gets_no_answer(page, world) -> None:
+    (world / "script.png").write_text("<svg onload='alert(1)'/>")
+    page.set_input_files("#query input[type=file]", str(world / "script.png"))
+    page.get_by_label("Question about it").fill(QUESTION)
+    page.locator("#ask").click()
+    page.get_by_text("Error").first.wait_for()
+    assert page.locator("#attention img").count() == 0
+
+
+# ---------------------------------------------------------------------------- the server
+
+
+def status(url: str, data: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+    request = urllib.request.Request(url, data, headers)
+    try:
+        with urllib.request.urlopen(request) as got:
+            return got.status, got.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def form(content: bytes) -> tuple[bytes, dict[str, str]]:
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    return head + content + b"\r\n--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+def test_no_file_of_the_machine_is_served(url: str, run: Path) -> None:
+    for path in ("/etc/passwd", str(run / "config.yaml"), "../../../etc/passwd", "file:///etc"):
+        assert status(f"{url}/gradio_api/file={path}")[0] in (403, 404), path
+
+
+def test_an_upload_above_the_limit_is_refused(url: str) -> None:
+    data, headers = form(bytes(1_100_000))
+    assert status(f"{url}/gradio_api/upload", data, **headers)[0] == 413
+    data, headers = form(bytes(1000))
+    assert status(f"{url}/gradio_api/upload", data, **headers)[0] == 200
+
+
+def test_programs_find_no_endpoint(url: str) -> None:
+    code, listed = status(f"{url}/gradio_api/info")
+    assert (code, listed) == (200, b'{"named_endpoints":{},"unnamed_endpoints":{}}')
+    assert status(f"{url}/docs")[0] == 404
+    assert status(f"{url}/gradio_api/mcp/sse")[0] == 404
+
+
+def test_only_this_machine_reaches_it(url: str) -> None:
+    port = int(url.rpartition(":")[2])
+    listening = [
+        line.split()[1]
+        for table in ("/proc/net/tcp", "/proc/net/tcp6")
+        if Path(table).exists()
+        for line in Path(table).read_text().splitlines()[1:]
+        if line.split()[3] == "0A" and int(line.split()[1].split(":")[1], 16) == port
+    ]
+    if not listening:
+        pytest.skip("needs /proc/net/tcp")
+    assert listening == [f"0100007F:{port:04X}"], "127.0.0.1, low byte first"
+
+
+# ---------------------------------------------------------------------------- the command
+
+
+def start(world: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), env=environment(world), cwd=world, capture_output=True, text=True
+    )
+
+
+def test_a_port_that_is_taken_is_named(world: Path, run: Path, url: str) -> None:
+    done = start(world, f"run={run}", f"port={url.rpartition(':')[2]}")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: host, port: expected an address"), done
+    assert "Traceback" not in done.stderr
