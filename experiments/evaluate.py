@@ -36,13 +36,12 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 
 from flamingo.composition import CONF, entry_point
 from flamingo.config import RunConfig
@@ -50,28 +49,13 @@ from flamingo.evaluation import archive
 from flamingo.evaluation.outputs import write_all_plans
 from flamingo.evaluation.processes import ALONE, OtherProcessEnded, Processes, launched
 from flamingo.evaluation.tables import table
-from flamingo.evaluation_config import EvaluationConfig
+from flamingo.evaluation_config import EvaluateConfig
 from flamingo.evaluation_run import Parts, evaluate_run
 from flamingo.run_directory import plain
 from flamingo.runs import Run, load_run
 from flamingo.structured import build
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(kw_only=True)
-class EvaluateConfig:
-    """Which run is evaluated, and how."""
-
-    run: str = MISSING
-    """The run's directory."""
-    step: int | None = None
-    """Of the checkpoint; default: the newest."""
-    data_root: str = "data"
-    """Where the files of ``benchmark=`` look for the data sets."""
-    plan_only: bool = False
-    """Write the plans of demonstrations and end."""
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
 def main(config: EvaluateConfig) -> None:

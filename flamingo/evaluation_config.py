@@ -402,3 +402,21 @@ class EvaluationConfig:
     def demonstration_seeds(self) -> list[int]:
         """Of the draws of demonstrations, at least one."""
         return self.demonstrations.seeds or [self.seed]
+
+
+# ---------------------------------------------------------------------------- the command
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """What ``experiments/evaluate.py`` is told. (Here, as a launched job has to find it.)"""
+
+    run: str = MISSING
+    """The run's directory."""
+    step: int | None = None
+    """Of the checkpoint; default: the newest."""
+    data_root: str = "data"
+    """Where the files of ``benchmark=`` look for the data sets."""
+    plan_only: bool = False
+    """Write the plans of demonstrations and end."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -17,7 +17,7 @@ from flamingo.comparison.sweep import read_results
 from flamingo.composition import CONF, compose
 from flamingo.runs import load_run
 from flamingo.training.tracking import read_metrics
-from tests.tiny_world import save_world
+from tests.tiny_world import save_untrained_run, save_world
 
 ROOT = CONF.parent
 SWEEP = """
@@ -125,6 +125,24 @@ def test_a_sweep_that_is_stopped_is_continued_by_the_same_command(world: Path) -
     assert (first["from_step"], second["from_step"]) == (0, step)
     results = json.loads((world / "experiments/results/mine-tiny.json").read_text())
     assert results["steps"] == 60
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_launched_as_training_is(world: Path, monkeypatch) -> None:
+    monkeypatch.setenv("FLAMINGO_CACHE", str(world / "cache"))
+    sections = ("evaluation.easy_vqa.queries=4", "evaluation.shots=[0,1]")
+    run = save_untrained_run(world, "launched", *sections, "evaluation.binding=null")
+    script = str(ROOT / "experiments" / "evaluate.py")
+    done = subprocess.run(
+        [sys.executable, script, f"run={run}", "launcher=local", "evaluation.shots=[0]"],
+        env=environment(world),
+        cwd=world,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert load_run(run).results["settings"]["evaluation"]["shots"] == [0]
+    assert list((run / ".sweeps").glob("*/*_log.out"))
 
 
 @pytest.mark.slow

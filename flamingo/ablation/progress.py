@@ -82,8 +82,9 @@ def _asked(config: RunConfig, overrides: Sequence[str]) -> dict[str, Any]:
     values = OmegaConf.create(plain(config))
     for override in OverridesParser.create().parse_overrides(evaluation_words(overrides)):
         OmegaConf.update(values, override.key_or_group, override.value())
-    evaluation = OmegaConf.to_container(values)["evaluation"]  # type: ignore[index, call-overload]
-    return {key: value for key, value in evaluation.items() if key != "batch_size"}
+    evaluation = OmegaConf.to_container(values.evaluation)
+    assert isinstance(evaluation, dict)
+    return {str(key): value for key, value in evaluation.items() if key != "batch_size"}
 
 
 def evaluation_words(overrides: Sequence[str]) -> list[str]:

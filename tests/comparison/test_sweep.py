@@ -129,10 +129,13 @@ def test_a_cell_is_the_mean_over_seeds_and_queries(results: dict) -> None:
 
 
 def test_a_difference_is_paired_by_seed_and_query(tmp_path: Path) -> None:
-    # Each seed's run answers other queries rightly; the arm always one more than the reference of
-    # its seed. Paired, no seed says anything else.
-    one = [run_of(tmp_path, "a", s, [shift("110000", s), "1" * 6, "1" * 6]) for s in (0, 1, 2)]
-    two = [run_of(tmp_path, "b", s, [shift("111000", s), "1" * 6, "1" * 6]) for s in (0, 1, 2)]
+    # Each seed's run answers more queries rightly than the one before; the arm always one more than
+    # the reference of its seed. Paired, no seed says anything else.
+    def right(count: int) -> list[str]:
+        return ["1" * count + "0" * (6 - count), "1" * 6, "1" * 6]
+
+    one = [run_of(tmp_path, "a", s, right(s + 1)) for s in (0, 1, 2)]
+    two = [run_of(tmp_path, "b", s, right(s + 2)) for s in (0, 1, 2)]
     found = compare_sweep("s", "?", [SweepArm("a", one), SweepArm("b", two[::-1])], shots=0)
     row = found["differences"][0]
     assert row["by_seed"] == [pytest.approx(1 / 6, abs=1e-6)] * 3
