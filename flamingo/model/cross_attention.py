@@ -41,13 +41,17 @@ class MaskedCrossAttention(nn.Module):
         key, value = keys_values
         return torch.stack([self.k_norm(key), value])
 
+    def queries(
+        self, text: Float[Tensor, "text_row token dim"]
+    ) -> Float[Tensor, "text_row token head dim_head"]:
+        """What each token asks the media it may see."""
+        query = self.to_q(self.norm(text)).unflatten(-1, (self.heads, -1))
+        return query if self.q_norm is None else self.q_norm(query)
+
     def forward(
         self, text: Float[Tensor, "text_row token dim"], media: KeysValues, reading: Reading
     ) -> Float[Tensor, "text_row token dim"]:
-        query = self.to_q(self.norm(text)).unflatten(-1, (self.heads, -1))
-        if self.q_norm is not None:
-            query = self.q_norm(query)
-        return self.to_out(reading.attend(query, media).flatten(-2))
+        return self.to_out(reading.attend(self.queries(text), media).flatten(-2))
 
 
 class GatedCrossAttentionBlock(GradientCheckpointingLayer):

@@ -32,16 +32,26 @@ class PerceiverAttention(nn.Module):
             self.q_norm = build_norm(Norm.layer, dim_head)
             self.k_norm = build_norm(Norm.layer, dim_head)
 
-    def forward(
+    def queries_keys_values(
         self, media: Float[Tensor, "medium patch dim"], latents: Float[Tensor, "medium latent dim"]
-    ) -> Float[Tensor, "medium latent dim"]:
+    ) -> tuple[
+        Float[Tensor, "medium head latent dim_head"],
+        Float[Tensor, "medium head place dim_head"],
+        Float[Tensor, "medium head place dim_head"],
+    ]:
+        """Queries of the latents; keys and values of all patches, then of all latents."""
         media, latents = self.norm_media(media), self.norm_latents(latents)
         query = rearrange(self.to_q(latents), "m l (h d) -> m h l d", h=self.heads)
         keys_values = self.to_kv(torch.cat([media, latents], dim=1))
         key, value = rearrange(keys_values, "m n (two h d) -> two m h n d", two=2, h=self.heads)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
-        out = attend(query, key, value)
+        return query, key, value
+
+    def forward(
+        self, media: Float[Tensor, "medium patch dim"], latents: Float[Tensor, "medium latent dim"]
+    ) -> Float[Tensor, "medium latent dim"]:
+        out = attend(*self.queries_keys_values(media, latents))
         return self.to_out(rearrange(out, "m h l d -> m l (h d)"))
 
 
