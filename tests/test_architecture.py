@@ -19,6 +19,7 @@ BASE = {
     "images",
     "files",
     "typed_json",
+    "naming",
 }
 MAY_IMPORT = {
     "choices": set(),
@@ -27,6 +28,8 @@ MAY_IMPORT = {
     "files": set(),
     "typed_json": set(),
     "images": {"types"},
+    "naming": {"choices"},
+    "plots": {"choices", "naming"},
     "provenance": set(),
     "launching": set(),
     "sweeps": {"structured"},
@@ -38,14 +41,14 @@ MAY_IMPORT = {
     "data": BASE,
     "model": BASE | {"backbones"},
     "training": BASE | {"backbones", "model", "data"},
-    "evaluation": BASE | {"backbones", "model", "data"},
+    "evaluation": BASE | {"backbones", "model", "data", "plots"},
     "interop": BASE | {"backbones", "model", "data", "evaluation", "runs"},
     "runs": BASE | {"provenance", "backbones", "model", "data", "training", "evaluation"},
     "build": BASE | {"backbones", "model", "data", "training", "evaluation", "runs"},
     "planning": BASE | {"backbones", "model", "data", "training", "build"},
     "benchmarking": BASE
-    | {"backbones", "model", "data", "training", "evaluation", "interop", "planning"},
-    "comparison": BASE | {"evaluation", "training", "runs"},
+    | {"backbones", "model", "data", "training", "evaluation", "interop", "planning", "plots"},
+    "comparison": BASE | {"evaluation", "training", "runs", "plots"},
     "evaluation_run": BASE
     | {"backbones", "model", "data", "training", "evaluation", "runs", "build"},
     "publication": BASE | {"model", "evaluation", "runs"},
