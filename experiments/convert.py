@@ -36,7 +36,7 @@ from flamingo.interop.open_flamingo_export import save_open_flamingo
 from flamingo.interop.report import Report
 from flamingo.interop.tokens import TokenIds
 from flamingo.model.auto import FlamingoForConditionalGeneration
-from flamingo.runs import RunDirectory
+from flamingo.run_directory import RunDirectory
 from flamingo.training.checkpoint import save_checkpoint
 
 

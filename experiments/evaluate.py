@@ -53,7 +53,8 @@ from flamingo.evaluation.processes import ALONE, OtherProcessEnded, Processes, l
 from flamingo.evaluation.tables import table
 from flamingo.evaluation_config import EvaluationConfig
 from flamingo.evaluation_run import Parts, evaluate_run
-from flamingo.runs import Run, load_run, plain
+from flamingo.run_directory import plain
+from flamingo.runs import Run, load_run
 from flamingo.structured import build
 
 logger = logging.getLogger(__name__)

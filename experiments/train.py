@@ -25,7 +25,7 @@ from flamingo.data.sources.documents import check_documents
 from flamingo.evaluation.benchmarks.training import training_questions
 from flamingo.launching import circumstances_of_launch, hand_over, in_launched_job, join_processes
 from flamingo.planning.utilisation import run_utilisation
-from flamingo.runs import RunDirectory
+from flamingo.run_directory import RunDirectory
 from flamingo.sweeps import own_overrides
 from flamingo.training.checkpoint import CheckpointError, latest_checkpoint
 from flamingo.training.distributed import build_accelerator, check_distributed, leave_processes

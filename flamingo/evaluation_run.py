@@ -40,7 +40,8 @@ from flamingo.evaluation.runner import Loaded, Outcome, run_benchmarks
 from flamingo.files import write_atomically
 from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.persistence import check_fingerprint
-from flamingo.runs import Run, plain
+from flamingo.run_directory import plain
+from flamingo.runs import Run
 from flamingo.training.checkpoint import Checkpoint
 from flamingo.training.tracking import read_metrics
 from flamingo.types import ImageRef, MediaLoader

@@ -13,7 +13,7 @@ from flamingo.choices import Gate, LanguageTraining, ResamplerKind
 from flamingo.composition import CONF, compose
 from flamingo.config import RunConfig
 from flamingo.model.resampler import MLPResampler, PoolingResampler
-from flamingo.runs import differences, flatten, plain
+from flamingo.run_directory import differences, flatten, plain
 from flamingo.testing import save_tiny_language_model
 
 ABLATIONS = sorted(path.stem for path in (CONF / "ablation").glob("*.yaml"))

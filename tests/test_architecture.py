@@ -43,14 +43,21 @@ MAY_IMPORT = {
     "training": BASE | {"backbones", "model", "data"},
     "evaluation": BASE | {"backbones", "model", "data", "plots"},
     "interop": BASE | {"backbones", "model", "data", "evaluation", "runs"},
-    "runs": BASE | {"provenance", "backbones", "model", "data", "training", "evaluation"},
+    "run_directory": BASE | {"provenance", "training"},
+    "run_selection": BASE | {"run_directory"},
+    "run_images": BASE | {"backbones", "evaluation", "run_directory"},
+    "run_episodes": BASE | {"evaluation"},
+    "runs": BASE
+    | {"run_directory", "run_selection", "run_images", "run_episodes"}
+    | {"backbones", "model", "training", "evaluation"},
+    "run_frames": BASE | {"evaluation", "run_selection", "runs"},
     "build": BASE | {"backbones", "model", "data", "training", "evaluation", "runs"},
     "planning": BASE | {"backbones", "model", "data", "training", "build"},
     "benchmarking": BASE
     | {"backbones", "model", "data", "training", "evaluation", "interop", "planning", "plots"},
-    "comparison": BASE | {"evaluation", "training", "runs", "plots"},
+    "comparison": BASE | {"evaluation", "training", "run_images", "runs", "plots"},
     "evaluation_run": BASE
-    | {"backbones", "model", "data", "training", "evaluation", "runs", "build"},
+    | {"backbones", "model", "data", "training", "evaluation", "run_directory", "runs", "build"},
     "publication": BASE | {"model", "evaluation", "runs"},
     "testing": BASE | {"backbones", "model", "data"},
     "__init__": {"model"},

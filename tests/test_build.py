@@ -27,7 +27,8 @@ from flamingo.config import (
 )
 from flamingo.data.features import FeatureStore, PixelLoader
 from flamingo.images import BLANK
-from flamingo.runs import RunDirectory, load_run
+from flamingo.run_directory import RunDirectory
+from flamingo.runs import load_run
 from flamingo.testing import COLOURS, SHAPES, draw, save_tiny_language_model
 from flamingo.training.loop import train
 from flamingo.training.optim import decayed_names

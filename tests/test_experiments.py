@@ -18,7 +18,8 @@ from flamingo.config import RunConfig
 from flamingo.data.mixture import source_configs
 from flamingo.evaluation.benchmarks import build_benchmarks
 from flamingo.model.conditioning import conditioned_layers
-from flamingo.runs import RunDirectory, load_run
+from flamingo.run_directory import RunDirectory
+from flamingo.runs import load_run
 from flamingo.testing import save_tiny_language_model
 from flamingo.training.loop import train
 from tests.tiny_world import save_cache, save_classes, save_vision_encoder

@@ -10,7 +10,8 @@ import torch
 from flamingo.build import build_parts
 from flamingo.composition import compose
 from flamingo.config import DataConfig, RunConfig
-from flamingo.runs import RunDirectory, load_run
+from flamingo.run_directory import RunDirectory
+from flamingo.runs import load_run
 from flamingo.source_config import InterleavedSourceConfig, ShardsConfig
 from flamingo.testing import save_tiny_language_model
 from flamingo.training.loop import train

@@ -18,7 +18,7 @@ from flamingo.config import DataConfig
 from flamingo.data.mixture import UNSEEN, Mixture, build_sources, source_configs
 from flamingo.evaluation.benchmarks.training import training_questions
 from flamingo.model.processor import prepare_tokenizer
-from flamingo.runs import MAY_CHANGE
+from flamingo.run_directory import MAY_CHANGE
 from flamingo.source_config import StreamSourceConfig
 from flamingo.structured import section
 from flamingo.testing import VOCABULARY, tiny_tokenizer

@@ -18,7 +18,7 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionMode
 from flamingo.backbones.assets import MARKER, Asset
 from flamingo.build import build_model
 from flamingo.composition import compose
-from flamingo.runs import RunDirectory
+from flamingo.run_directory import RunDirectory
 from flamingo.testing import COLOURS, IMAGE_SIZE, SHAPES, draw, save_tiny_language_model
 from flamingo.training.checkpoint import save_checkpoint
 

@@ -7,16 +7,16 @@ benchmarks are built from the settings in ``results.json`` and give the images; 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
 
-from flamingo.choices import Order, Strategy
-from flamingo.evaluation.benchmarks import Benchmark, DatasetBenchmark, build_benchmarks
+from flamingo.evaluation.benchmarks import build_benchmarks
 from flamingo.evaluation.loading import load_tokenizer
 from flamingo.evaluation_config import EvaluationConfig
+from flamingo.run_images import Data, media_of, without_plans
 from flamingo.runs import Run
 from flamingo.structured import build
 from flamingo.types import ImageRef
@@ -25,14 +25,6 @@ SIDE = 144
 """Longest side of a thumbnail in pixels: a little more than it is shown at."""
 Item = tuple[str, str]
 """Benchmark and id of a query or demonstration."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """Where the embedded data sets are; a function that raises if one is not there."""
-
-    easy_vqa_folder: Callable[[], Path]
-    twemoji_folder: Callable[[], Path]
 
 
 def find_images(run: Run, items: Sequence[Item], data: Data) -> dict[Item, ImageRef]:
@@ -45,40 +37,15 @@ def find_images(run: Run, items: Sequence[Item], data: Data) -> dict[Item, Image
     for benchmark, name in items:
         wanted.setdefault(benchmark, set()).add(name)
     evaluation = build(run.results["settings"]["evaluation"], EvaluationConfig)
-    unplanned = replace(
-        evaluation.demonstrations,
-        strategy=Strategy.random,
-        order=Order.drawn,
-        fixed=[],
-        plans=None,
-    )
-    config = replace(run.config, evaluation=replace(evaluation, demonstrations=unplanned))
+    config = replace(run.config, evaluation=without_plans(evaluation))
     tokenizer = load_tokenizer(run.checkpoint(run.results["step"]).path)
     found: dict[Item, ImageRef] = {}
     for benchmark in build_benchmarks(config, tokenizer, data.easy_vqa_folder, data.twemoji_folder):
         own = wanted.get(benchmark.name, set())
         if own:
-            images = _images(benchmark)
-            found |= {(benchmark.name, name): images[name] for name in own if name in images}
+            media = media_of(benchmark)
+            found |= {(benchmark.name, n): media[n].frames[0] for n in own if n in media}
     return found
-
-
-def _images(benchmark: Benchmark) -> Mapping[str, ImageRef]:
-    """The (first) image of every item that an episode can show, by the item's id."""
-    if isinstance(benchmark, DatasetBenchmark):
-        images = {f"test/{example.id}": example.images[0] for example in benchmark.examples}
-        items = list(benchmark.pool)
-    else:
-        images = {}
-        episodes = [
-            episode
-            for shots in benchmark.shots
-            if benchmark.unfit(shots) is None
-            for seed in benchmark.seeds
-            for episode in benchmark.episodes(shots, seed)
-        ]
-        items = [item for e in episodes for item in (*e.demonstrations, e.query)]
-    return images | {item.id: item.media.frames[0] for item in items if item.media is not None}
 
 
 @dataclass

@@ -9,6 +9,7 @@ import os
 from dataclasses import asdict, dataclass, field, replace
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -22,7 +23,9 @@ class Prediction:
 
     ``target`` is the reference that a demonstration would show, ``references`` are all of them,
     none where the annotation is missing. ``score`` is None there, and where it depends on the other
-    answers (CIDEr).
+    answers (CIDEr). ``question`` is the query's, ``shown`` are question and answer of each
+    demonstration as the model saw them, in the order of the prompt. Earlier versions wrote neither:
+    ``question`` is None then.
     """
 
     key: str
@@ -41,6 +44,8 @@ class Prediction:
     group: str
     cluster: str
     references: list[str] = field(default_factory=list)
+    question: str | None = None
+    shown: list[list[str]] = field(default_factory=list)
 
 
 def prediction_key(
@@ -56,11 +61,16 @@ def prediction_key(
 
 
 def read_prediction(line: str | bytes) -> Prediction:
-    """The prediction of a line. Raises ``ValueError`` or ``TypeError`` if it holds none.
+    """The prediction of a line. Raises ``ValueError`` or ``TypeError`` if it holds none."""
+    return prediction_from(json.loads(line))
+
+
+def prediction_from(values: dict[str, Any]) -> Prediction:
+    """The prediction of a line's values. Raises ``TypeError`` if they are none.
 
     Before ``references`` were written only queries of one right answer, ``target``, were scored.
     """
-    prediction = Prediction(**json.loads(line))
+    prediction = Prediction(**values)
     if prediction.score is not None and not prediction.references:
         return replace(prediction, references=[prediction.target])
     return prediction

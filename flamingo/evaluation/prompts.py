@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from string import Formatter
 
@@ -130,6 +131,11 @@ def prompt_text(sequence: InterleavedSequence) -> str:
 
 def prompt_hash(sequence: InterleavedSequence, candidates: tuple[str, ...]) -> str:
     """16 hex digits of the text, the keys of the images and the candidates."""
-    media = [[frame.key for frame in medium.frames] for medium in sequence.media]
-    content = json.dumps([prompt_text(sequence), media, list(candidates)])
+    return hash_of(prompt_text(sequence), sequence.media, candidates)
+
+
+def hash_of(text: str, media: Sequence[Media], candidates: Sequence[str]) -> str:
+    """:func:`prompt_hash` of a prompt's text (as :func:`prompt_text` gives it) and its media."""
+    keys = [[frame.key for frame in medium.frames] for medium in media]
+    content = json.dumps([text, keys, list(candidates)])
     return hashlib.sha256(content.encode()).hexdigest()[:16]

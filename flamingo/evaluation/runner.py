@@ -204,4 +204,6 @@ def _prediction(cell: Cell, index: int, answer: Answer, model_id: str) -> Predic
         group=episode.group,
         cluster=episode.cluster,
         references=list(episode.references),
+        question=episode.query.question,
+        shown=[[item.question, item.answer] for item in episode.demonstrations],
     )

@@ -80,7 +80,7 @@ Callback = Callable[[int, FlamingoForConditionalGeneration], dict[str, float]]
 
 @runtime_checkable
 class RunFiles(Protocol):
-    """What training needs of ``flamingo.runs.RunDirectory``."""
+    """What training needs of ``flamingo.run_directory.RunDirectory``."""
 
     @property
     def path(self) -> Path: ...

@@ -13,7 +13,8 @@ from flamingo.choices import Metric
 from flamingo.composition import compose
 from flamingo.config import RunConfig
 from flamingo.evaluation.predictions import Prediction
-from flamingo.runs import Run, RunDirectory, load_run
+from flamingo.run_directory import RunDirectory
+from flamingo.runs import Run, load_run
 
 MODEL = "step_7-abc"
 

@@ -14,7 +14,7 @@ from flamingo.composition import compose
 from flamingo.data.features import EncodingLoader, PixelLoader
 from flamingo.interop.loading import load_reader
 from flamingo.model.processor import prepare_tokenizer
-from flamingo.runs import RunDirectory
+from flamingo.run_directory import RunDirectory
 from flamingo.testing import VOCABULARY, save_tiny_language_model, tiny_tokenizer
 from flamingo.training.checkpoint import save_checkpoint
 from tests.tiny_world import save_vision_encoder

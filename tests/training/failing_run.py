@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from tiny_run import tiny_config, tiny_parts
 
-from flamingo.runs import RunDirectory
+from flamingo.run_directory import RunDirectory
 from flamingo.training import loop
 from flamingo.training.batches import Steps
 from flamingo.training.loop import TrainingResult, train

@@ -22,7 +22,7 @@ from flamingo.choices import Precision, Sharding
 from flamingo.config import RunConfig, SourceConfig
 from flamingo.data.mixture import Mixture
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
-from flamingo.runs import RunDirectory
+from flamingo.run_directory import RunDirectory
 from flamingo.testing import SyntheticSource
 from flamingo.training.loop import TrainingResult, train
 from flamingo.types import ImageRef, InterleavedSequence, Text

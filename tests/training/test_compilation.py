@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import tiny_config, tiny_parts, tiny_train
 
-from flamingo.runs import RunDirectory
+from flamingo.run_directory import RunDirectory
 from flamingo.training import compilation
 from flamingo.training.checkpoint import latest_checkpoint
 from flamingo.training.compilation import compile_trained, compiled_modules, has_compiler

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from several_runs import RUNS, generated, train_named
 
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
-from flamingo.runs import RunDirectory
+from flamingo.run_directory import RunDirectory
 from flamingo.training.checkpoint import Checkpoint, latest_checkpoint
 from flamingo.training.tracking import VARYING, read_metrics
 

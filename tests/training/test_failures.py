@@ -14,7 +14,7 @@ import torch
 from test_loop import assert_same_run, metrics_of
 from tiny_run import tiny_config, tiny_train
 
-from flamingo.runs import RunDirectory
+from flamingo.run_directory import RunDirectory
 from flamingo.training import batches
 from flamingo.training.checkpoint import latest_checkpoint
 from flamingo.training.failures import (

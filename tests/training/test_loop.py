@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import slowly, tiny_config, tiny_parts, tiny_train
 
-from flamingo.runs import RunDirectory
+from flamingo.run_directory import RunDirectory
 from flamingo.training import loop
 from flamingo.training.checkpoint import CheckpointError, complete_checkpoints, latest_checkpoint
 from flamingo.training.loop import NonFiniteLossError, train

@@ -18,7 +18,7 @@ from flamingo.data.cursor import furthest
 from flamingo.data.division import Division
 from flamingo.data.mixture import UNSEEN
 from flamingo.model.processor import prepare_tokenizer
-from flamingo.runs import RunDirectory
+from flamingo.run_directory import RunDirectory
 from flamingo.testing import VOCABULARY, tiny_tokenizer
 from flamingo.training.batches import Steps
 from flamingo.training.checkpoint import (

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from tiny_run import tiny_config, tiny_parts
 
-from flamingo.runs import RunDirectory
+from flamingo.run_directory import RunDirectory
 from flamingo.training import timing
 from flamingo.training.loop import train
 from flamingo.training.timing import GIB, Timing, Utilisation, peak_memory

@@ -9,7 +9,8 @@ from test_loop import assert_same_run, train_and_stop
 from flamingo.build import build_parts
 from flamingo.composition import compose
 from flamingo.config import RunConfig
-from flamingo.runs import RunDirectory, load_run
+from flamingo.run_directory import RunDirectory
+from flamingo.runs import load_run
 from flamingo.testing import save_tiny_language_model
 from flamingo.training.loop import train
 from tests.tiny_world import save_classes, save_vision_encoder

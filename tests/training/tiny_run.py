@@ -23,7 +23,7 @@ from flamingo.data.features import EncodingLoader
 from flamingo.data.mixture import Mixture
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.model.processor import prepare_tokenizer
-from flamingo.runs import RunDirectory
+from flamingo.run_directory import RunDirectory
 from flamingo.testing import (
     VOCABULARY,
     SyntheticSource,

@@ -21,7 +21,7 @@ from flamingo.config import RunConfig, SourceConfig
 from flamingo.data.documents import BrokenShard, Record
 from flamingo.data.features import PixelLoader
 from flamingo.data.mixture import Mixture
-from flamingo.runs import RunDirectory
+from flamingo.run_directory import RunDirectory
 from flamingo.testing import tiny_vision_encoder
 from flamingo.training import loop
 from flamingo.training.loop import TrainingResult, train

@@ -1,0 +1,305 @@
+"""A run's directory: whom it belongs to, and where things are in it.
+
+::
+
+    <runs>/<name>/seed=<n>/
+      config.yaml       resolved
+      provenance.json   git state, packages, machine, backbone fingerprints; one entry a launch
+      launch_<n>.diff   what was not committed then, if anything (n: its place in provenance.json)
+      metrics.jsonl     checkpoints/step_<n>/
+      predictions/<benchmark>/<condition>.jsonl   results.json   report/index.html
+      cells.jsonl       which predictions results.json counts: a line a cell, with their keys
+      plans/<benchmark>/seed=<n>.jsonl   planned/   submissions/<benchmark>_<shots>_shots.json
+      conversion.json   of a published model: what went where
+      evaluations/<date>/   all but predictions/ of earlier evaluations, under other settings
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from flamingo.choices import Schedule
+from flamingo.config import RunConfig, config_from_yaml, config_to_yaml
+from flamingo.files import write_atomically
+from flamingo.provenance import circumstances, uncommitted_changes
+from flamingo.training.checkpoint import complete_checkpoints
+
+MAY_CHANGE = (
+    "runs",  # where the directory stands
+    "data.workers",
+    "data.feature_cache",
+    "data.interleaved.validation",
+    "data.mmc4.validation",
+    "data.obelics.validation",
+    "data.captions.validation",
+    "data.clips.validation",
+    "training.gradient_checkpointing",
+    "training.sharding",
+    "training.compile",
+    "training.timeout_minutes",
+    "training.log_every",
+    "training.eval_every",
+    "training.eval_batches",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+    "evaluation",
+    "tracking",
+)
+"""Fields (with all below them) that may differ when a run continues: they change no weight."""
+
+ONCE_FIXED = ("training.gradient_checkpointing",)
+"""Of these, those that earlier versions held a run to. Their defaults stay part of its identity."""
+
+ADDED_LATER = (
+    "language.train",
+    "model.resampler.kind",
+    "model.resampler.qk_norm",
+    "model.cross_attention.ff_width",
+    "model.cross_attention.ff_gated",
+    "model.cross_attention.norm",
+    "model.cross_attention.norm_eps",
+    "model.cross_attention.qk_norm",
+    "model.cross_attention.gate",
+    "data.interleaved",
+    "data.mmc4",
+    "data.obelics",
+    "data.captions",
+    "data.coco_captions",
+    "data.vqa",
+    "data.clips",
+    "training.micro_batch_tokens",
+    "training.packing",
+    "data.mixing",
+)
+"""Fields that earlier versions lacked. Their defaults are what those versions did, so a run has the
+same identity with a default as without the field."""
+
+
+# ---------------------------------------------------------------------------- configs
+
+
+def plain(config: RunConfig) -> dict[str, Any]:
+    """The configuration as nested dicts of plain values, enums by name."""
+    values = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"training": {"lr": 1}}`` as ``{"training.lr": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _may_change(name: str) -> bool:
+    return any(name == field or name.startswith(f"{field}.") for field in MAY_CHANGE)
+
+
+def differences(stored: RunConfig, given: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Fields that make ``given`` another run than ``stored``, with both values.
+
+    ``training.steps`` may grow under a constant learning rate: the longer run's first steps are
+    the shorter run's. Under any other schedule they are not.
+    """
+    old, new = flatten(plain(stored)), flatten(plain(given))
+    differ = {
+        name: (old.get(name, "absent"), new.get(name, "absent"))
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, "absent") != new.get(name, "absent") and not _may_change(name)
+    }
+    constant = given.training.schedule is Schedule.constant
+    if constant and given.training.steps > stored.training.steps:
+        differ.pop("training.steps", None)
+    return differ
+
+
+def config_hash(config: RunConfig) -> str:
+    """Identifies a run: equal for configs that may continue one another."""
+    values = {n: v for n, v in flatten(plain(config)).items() if not _may_change(n)}
+    defaults = flatten(plain(RunConfig(name="any")))
+    for name in ADDED_LATER:
+        if name in values and values[name] == defaults[name]:  # a section that is set has fields
+            del values[name]
+    values |= {name: defaults[name] for name in ONCE_FIXED}
+    if config.training.schedule is Schedule.constant:
+        del values["training.steps"]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read a ``config.yaml``. Raises ``ValueError`` naming the file if it does not fit."""
+    if not path.is_file():
+        seeds = sorted(found.parent.name for found in path.parent.glob(f"seed=*/{path.name}"))
+        raise ValueError(
+            f"{path}: expected a run's configuration, found no such file"
+            + (f", but one in each of {seeds}: name one of them" if seeds else "")
+        )
+    try:
+        return config_from_yaml(path.read_text())
+    except (YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise ValueError(f"{path}: expected a configuration of this version: {error}") from error
+
+
+# ---------------------------------------------------------------------------- the directory
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The directory of a run that this configuration may train or evaluate in."""
+
+    path: Path
+    config: RunConfig
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        return self.path / "provenance.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions"
+
+    def predictions_of(self, benchmark: str, condition: str) -> Path:
+        return self.predictions / benchmark / f"{condition}.jsonl"
+
+    @property
+    def plans(self) -> Path:
+        return self.path / "plans"
+
+    @property
+    def planned(self) -> Path:
+        """Plans that no evaluation has used yet."""
+        return self.path / "planned"
+
+    @property
+    def submissions(self) -> Path:
+        return self.path / "submissions"
+
+    @property
+    def cells(self) -> Path:
+        return self.path / "cells.jsonl"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    @property
+    def conversion(self) -> Path:
+        """Of a run that was converted from a published model: what went where."""
+        return self.path / "conversion.json"
+
+    @property
+    def config_hash(self) -> str:
+        return config_hash(self.config)
+
+    @property
+    def finished(self) -> bool:
+        """Whether training is done: the checkpoint of the last step is there."""
+        saved = complete_checkpoints(self.checkpoints)
+        return bool(saved) and saved[-1].step >= self.config.training.steps
+
+    @classmethod
+    def open(cls, config: RunConfig, *, write: bool = True) -> RunDirectory:
+        """The directory of ``config``, new or to be continued; ``write`` on the main process only.
+
+        Raises ``ValueError``, with the fields that differ, if it belongs to another config.
+        """
+        directory = cls(config.directory, config)
+        if directory.config_file.exists():
+            stored = load_config(directory.config_file)
+            if differ := differences(stored, config):
+                raise ValueError(_explain(directory, differ))
+        elif complete_checkpoints(directory.checkpoints):
+            raise ValueError(
+                f"{directory.path}: expected config.yaml beside the checkpoints, got none"
+            )
+        if write:
+            write_atomically(directory.config_file, config_to_yaml(config))
+        return directory
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the directory for one training process at a time (a killed one lets go).
+
+        Raises ``ValueError`` if another one holds it.
+        """
+        return self._locked(
+            ".lock",
+            "expected no other process training here, but one is; "
+            "wait for it, or give this run another name=",
+        )
+
+    def locked_for_evaluation(self) -> AbstractContextManager[None]:
+        """Hold the directory for one evaluation at a time, as :meth:`locked` does for training."""
+        return self._locked(
+            ".evaluation.lock",
+            "expected no other evaluation of this run, but one is going on; wait for it (what it "
+            "predicts need not be predicted again), or end it",
+        )
+
+    @contextmanager
+    def _locked(self, name: str, refusal: str) -> Iterator[None]:
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / name)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"{self.path}: {refusal}") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def record_launch(self, backbones: dict[str, str | None], **details: Any) -> None:
+        """Append this process's circumstances to ``provenance.json``, and what is not committed
+        in the source tree to a file beside it."""
+        launches = []
+        if self.provenance.exists():
+            launches = json.loads(self.provenance.read_text())["launches"]
+        if changes := uncommitted_changes():
+            write_atomically(self.path / f"launch_{len(launches)}.diff", changes)
+        launches.append({**circumstances(), **details, "backbones": backbones})
+        write_atomically(self.provenance, json.dumps({"launches": launches}, indent=1) + "\n")
+
+
+def _explain(directory: RunDirectory, differ: dict[str, tuple[Any, Any]]) -> str:
+    lines = [f"  {name}: {old!r} there, {new!r} now" for name, (old, new) in differ.items()]
+    advice = "give this run another name= (or seed=), or the values it was started with"
+    if set(differ) == {"training.steps"}:
+        advice = (
+            "the learning rate of every step depends on it, so start a new run under another "
+            "name=; only runs with training.schedule=constant can be made longer"
+        )
+    if not (directory.metrics.exists() or directory.checkpoints.exists()):
+        advice += "; its training never took a step: the directory can be removed"
+    return "\n".join(
+        [f"{directory.path}: expected its own config, got another one:", *lines, advice]
+    )
