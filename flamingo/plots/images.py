@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import ListedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from PIL import Image
@@ -18,8 +18,8 @@ from flamingo.plots.style import BLACK, BLUE, GREY, VERMILLION
 
 SIDE = 224
 """Images are drawn at this size: enough for print, and small in a notebook."""
-HEAT = "inferno"
-"""Rises in lightness too: it reads the same without its colours."""
+HEAT = "YlOrRd"
+"""Falls in lightness as it rises: it reads the same without its colours, on paper too."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def plot_attention(
     """A row a token: its image, and over a grey copy what each layer attends to.
 
     Shades are multiples of an even spread over the patches (1: no more than any other patch), on
-    one scale for the whole figure; patches are drawn as they are, not smoothed. The images must be
+    one scale for the whole figure, by square root, for most of it is far below the highest; what
+    is not attended to is clear. Patches are drawn as they are, not smoothed. The images must be
     as the encoder saw them: squeezed or cropped to its input. ``columns`` names the layers.
 
     Raises ``ValueError`` for lists of unequal length, or without any.
@@ -91,7 +92,7 @@ def plot_attention(
     if any(len(own) != len(columns) for own in maps):
         raise ValueError(f"columns: expected {len(maps[0])}, one a layer, got {len(columns)}")
     heat = [np.asarray(own) * own.shape[-1] * own.shape[-2] for own in maps]
-    scale = Normalize(0, max(1.0, max(float(own.max()) for own in heat)))
+    scale = PowerNorm(0.5, 0, max(1.0, max(float(own.max()) for own in heat)))
     figure = Figure(
         figsize=(1.25 * (len(columns) + 1) + 1.2, 1.35 * len(rows) + 0.4), layout="constrained"
     )
@@ -105,12 +106,12 @@ def plot_attention(
         line[0].imshow(shown)
         line[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center", parse_math=False)
         for panel, layer in zip(line[1:], own, strict=True):
-            panel.imshow(shown.convert("L"), cmap="gray", vmin=-120, vmax=255)
+            panel.imshow(shown.convert("L"), cmap="gray", vmin=-160, vmax=255)
             panel.imshow(
                 layer,
                 cmap=HEAT,
                 norm=scale,
-                alpha=0.6,
+                alpha=0.9 * np.asarray(scale(layer)),
                 extent=(-0.5, SIDE - 0.5, SIDE - 0.5, -0.5),
                 interpolation="nearest",
             )

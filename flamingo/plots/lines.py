@@ -70,7 +70,10 @@ def plot_differences(
     there is none. Raises ``ValueError`` naming the columns that are missing.
     """
     _need(rows, [label, "mean", "low", "high"])
-    figure = Figure(figsize=(5.4, 0.34 * max(2, len(rows)) + 1.1), layout="constrained")
+    longest = max((len(str(name)) for name in rows[label]), default=0)
+    figure = Figure(
+        figsize=(3.4 + 0.075 * longest, 0.3 * max(2, len(rows)) + 1.0), layout="constrained"
+    )
     panel = figure.subplots()
     panel.axvline(0, color=BLACK, linewidth=0.8)
     for place, (_, row) in enumerate(rows.iterrows()):
