@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -18,6 +19,8 @@ from flamingo.plots.style import BLACK, BLUE, GREY, VERMILLION
 
 SIDE = 224
 """Images are drawn at this size: enough for print, and small in a notebook."""
+CAPTION = 22
+"""Characters of a line of a caption: as wide as its image."""
 HEAT = "YlOrRd"
 """Falls in lightness as it rises: it reads the same without its colours, on paper too."""
 
@@ -58,7 +61,8 @@ def plot_gallery(exhibits: Sequence[Exhibit]) -> Figure:
         shown = row[columns - len(exhibit.images) : columns]
         for panel, image, caption in zip(shown, exhibit.images, exhibit.captions, strict=True):
             panel.imshow(_square(image))
-            panel.set_title(caption, fontsize=7, wrap=True, parse_math=False)
+            lines = [fill(line, CAPTION) for line in caption.splitlines()]
+            panel.set_title("\n".join(lines), fontsize=7, parse_math=False)
         mark, colour = {True: ("✓ ", BLUE), False: ("✗ ", VERMILLION), None: ("", BLACK)}[
             exhibit.right
         ]

@@ -172,6 +172,9 @@ def test_a_gallery_says_right_and_wrong_with_a_mark_beside_the_colour():
     shown = [panel for panel in figure.axes if panel.images]
     assert [panel.get_title() for panel in shown] == ["red?", "query", "$5", "query"]
     assert drawn(figure)  # a lone dollar is no formula
+    long = Exhibit([IMAGE], ["is there a gray shape in the image?\nno"], "no")
+    (title,) = [panel.get_title() for panel in plot_gallery([long]).axes if panel.images]
+    assert title == "is there a gray shape\nin the image?\nno"
     with pytest.raises(ValueError, match=r"exhibits\[0\].captions: expected 1, .* got 2"):
         plot_gallery([Exhibit([IMAGE], ["a", "b"], "x")])
     with pytest.raises(ValueError, match="expected at least one"):
