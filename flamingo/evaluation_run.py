@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -24,7 +25,7 @@ from flamingo.data.features import EncodingLoader
 from flamingo.evaluation import archive
 from flamingo.evaluation.baselines import PooledFeatures
 from flamingo.evaluation.benchmarks import Benchmark, build_benchmarks
-from flamingo.evaluation.cells import images
+from flamingo.evaluation.cells import Cell, images
 from flamingo.evaluation.loading import (
     compute_dtype,
     evaluation_device,
@@ -37,8 +38,10 @@ from flamingo.evaluation.report import RunFacts, facts_of, write_report
 from flamingo.evaluation.results import collect
 from flamingo.evaluation.retriever import ImageSource, Retriever, TextSource
 from flamingo.evaluation.runner import Loaded, Outcome, run_benchmarks
+from flamingo.evaluation_config import EvaluationConfig
 from flamingo.files import write_atomically
 from flamingo.model.configuration import FlamingoConfig
+from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.model.persistence import check_fingerprint
 from flamingo.run_directory import plain
 from flamingo.runs import Run
@@ -190,6 +193,88 @@ def evaluate_run(run: Run, parts: Parts, commands: Sequence[str]) -> dict[str, A
     # Last: these results say that everything is done.
     write_atomically(run.directory.results, json.dumps(results, indent=1) + "\n")
     return results
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What :func:`measure` found."""
+
+    results: dict[str, Any]
+    """As ``results.json`` has them."""
+    outcome: Outcome
+    """Every episode with its prediction."""
+
+    def scores(
+        self, benchmark: str, shots: int, condition: Condition = Condition.real
+    ) -> pd.DataFrame:
+        """By query: ``score``, a mean over the draws of its demonstrations, and its ``cluster``.
+
+        Raises ``ValueError`` if nothing of this kind was measured.
+        """
+        asked, cells = (benchmark, shots, condition), self.outcome.cells
+        found = [own for cell, own in cells if _kind(cell) == asked]
+        if not found:
+            known = sorted({(*_kind(cell)[:2], cell.condition.value) for cell, _ in cells})
+            raise ValueError(
+                f"benchmark, shots, condition: expected one of {known}, got "
+                f"{(benchmark, shots, condition.value)}"
+            )
+        rows = [(p.query, p.score, p.cluster) for own in found for p in own]
+        frame = pd.DataFrame(rows, columns=["query", "score", "cluster"])
+        return frame.groupby("query").agg({"score": "mean", "cluster": "first"})
+
+
+def _kind(cell: Cell) -> tuple[str, int, Condition]:
+    return cell.benchmark.name, cell.shots, cell.condition
+
+
+def measure(
+    run: Run,
+    evaluation: EvaluationConfig,
+    folder: Path,
+    *,
+    step: int | None = None,
+    change: Callable[[FlamingoForConditionalGeneration], None] | None = None,
+    changed: str = "",
+) -> Measurement:
+    """Evaluate a run in another way, for a look in a notebook; nothing of the run is written.
+
+    Predictions go to ``folder``; those that it has are not made again. ``change`` alters the model
+    that was loaded for this (an ablation), ``changed`` names the alteration: predictions of another
+    name are not taken for its. ``step``: of the checkpoint, default the newest.
+
+    Raises ``ValueError`` for a change without a name, and as :func:`evaluate_run`.
+    """
+    if change is not None and not changed:
+        raise ValueError("changed: expected a name for the change, got none")
+    config = replace(run.config, evaluation=evaluation)
+    parts = Parts(config, run.checkpoint(step))
+
+    def load(shown: Sequence[ImageRef]) -> Loaded:
+        loaded = parts.load(shown)
+        if change is not None:
+            with torch.no_grad():
+                change(loaded.model)
+        return loaded
+
+    outcome = run_benchmarks(
+        parts.benchmarks,
+        evaluation,
+        parts.tokenizer,
+        folder,
+        model_id=parts.settings["model"] + (f"-{changed}" if changed else ""),
+        precision=parts.settings["precision"],
+        load=load,
+    )
+    results = collect(
+        parts.benchmarks,
+        outcome,
+        _pooled(parts, outcome),
+        parts.settings,
+        step=parts.checkpoint.step,
+        seed=evaluation.seed,
+    )
+    return Measurement(results, outcome)
 
 
 def _pooled(parts: Parts, outcome: Outcome) -> PooledFeatures | None:

@@ -13,11 +13,10 @@ from huggingface_hub import EvalResult
 
 from flamingo.choices import Condition, Metric
 from flamingo.config import RunConfig
-from flamingo.evaluation.metrics.naming import naming
-from flamingo.evaluation.points import ALL
 from flamingo.evaluation.tables import hundred, table
 from flamingo.model.card import Results, model_card, write_card
 from flamingo.model.hub import check_login, upload
+from flamingo.naming import ALL, naming
 from flamingo.runs import Run
 from flamingo.source_config import ShardsConfig, SourceConfig
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from flamingo.choices import Condition
-from flamingo.evaluation.points import ALL
+from flamingo.naming import ALL
 from flamingo.run_selection import differing
 from flamingo.runs import CELL, NUMBERS, Run
 

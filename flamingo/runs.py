@@ -20,9 +20,9 @@ from torch import nn
 from flamingo.backbones.vision import VisionEncoder
 from flamingo.config import RunConfig
 from flamingo.evaluation.loading import load_tokenizer
-from flamingo.evaluation.points import ALL
 from flamingo.evaluation.predictions import Prediction, prediction_from
 from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
+from flamingo.naming import ALL
 from flamingo.run_directory import RunDirectory, load_config, plain
 from flamingo.run_episodes import episode_table
 from flamingo.run_images import Data, RunImages, Settings

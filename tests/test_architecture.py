@@ -19,6 +19,7 @@ BASE = {
     "images",
     "files",
     "typed_json",
+    "naming",
 }
 MAY_IMPORT = {
     "choices": set(),
@@ -27,6 +28,8 @@ MAY_IMPORT = {
     "files": set(),
     "typed_json": set(),
     "images": {"types"},
+    "naming": {"choices"},
+    "plots": {"choices", "naming"},
     "provenance": set(),
     "launching": set(),
     "sweeps": {"structured"},
@@ -38,7 +41,7 @@ MAY_IMPORT = {
     "data": BASE,
     "model": BASE | {"backbones"},
     "training": BASE | {"backbones", "model", "data"},
-    "evaluation": BASE | {"backbones", "model", "data"},
+    "evaluation": BASE | {"backbones", "model", "data", "plots"},
     "interop": BASE | {"backbones", "model", "data", "evaluation", "runs"},
     "run_directory": BASE | {"provenance", "training"},
     "run_selection": BASE | {"run_directory"},
@@ -51,9 +54,9 @@ MAY_IMPORT = {
     "build": BASE | {"backbones", "model", "data", "training", "evaluation", "runs"},
     "planning": BASE | {"backbones", "model", "data", "training", "build"},
     "benchmarking": BASE
-    | {"backbones", "model", "data", "training", "evaluation", "interop", "planning"},
+    | {"backbones", "model", "data", "training", "evaluation", "interop", "planning", "plots"},
     "comparison": BASE
-    | {"evaluation", "training", "run_directory", "run_images", "runs", "provenance"},
+    | {"evaluation", "training", "run_directory", "run_images", "runs", "provenance", "plots"},
     "evaluation_run": BASE
     | {"backbones", "model", "data", "training", "evaluation", "run_directory", "runs", "build"},
     "ablation": BASE | {"composition", "run_directory", "runs", "training", "comparison"},

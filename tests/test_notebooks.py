@@ -67,20 +67,32 @@ def test_commands_in_the_text_fit_a_page_and_run_as_they_are_copied():
 def environment(tmp_path_factory) -> dict[str, str]:
     """Of the commands and kernels: a cache of their own, and the package from this checkout."""
     assets = save_cache(tmp_path_factory.mktemp("cache"))
-    return {"FLAMINGO_CACHE": str(assets), "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+    return {
+        "FLAMINGO_CACHE": str(assets),
+        "FLAMINGO_QUERIES": "8",
+        "PYTHONPATH": str(ROOT),
+        "ACCELERATE_USE_CPU": "true",
+    }
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, environment) -> Path:
-    """The smoke experiment, trained and evaluated with tiny random backbones."""
+    """The smoke experiment, trained and evaluated with tiny random backbones.
+
+    Beside it stands an ablation of it: the command that notebook 04 gives, with these backbones.
+    """
     folder = tmp_path_factory.mktemp("run")
     save_tiny_language_model(folder / "language", layers=LAYERS)
     save_vision_encoder(folder / "vision")
     path = folder / "runs" / "smoke" / "seed=0"
     backbones = [f"vision.name={folder / 'vision'}", f"language.name={folder / 'language'}"]
+    train = ["experiments/train.py", "experiment=smoke", f"runs={folder / 'runs'}", *backbones]
+    other = folder / "runs" / "smoke-depth_2" / "seed=0"
     for command in (
-        ["experiments/train.py", "experiment=smoke", f"runs={folder / 'runs'}", *backbones],
+        train,
         ["experiments/evaluate.py", f"run={path}"],
+        [*train, "+ablation=resampler_depth_2", "name=smoke-depth_2"],
+        ["experiments/evaluate.py", f"run={other}"],
     ):
         finished = subprocess.run(
             [sys.executable, *command],
@@ -128,10 +140,33 @@ def test_looking_inside_shows_every_picture(executed):
     cells = executed(LOOK_INSIDE).cells
     shown = [o.data for cell in cells for o in cell.get("outputs", []) if "data" in o]
     pictures = [data for data in shown if "image/png" in data]
-    assert len(pictures) == 5  # accuracy, loss, gates, which image each token sees, live answers
+    # Accuracy, loss, gates, which image each token sees, attention over images, live answers.
+    assert len(pictures) == 6
     (gallery,) = [data["text/html"] for data in shown if "<img" in data.get("text/html", "")]
     assert "easy-VQA" in gallery and "held-out concepts" in gallery
     assert gallery.count("✓ right") + gallery.count("✗ wrong") >= 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "pictures"), [("02", 8), ("03", 4), ("04", 3), ("05", 4), ("06", 2)]
+)
+def test_every_story_has_its_pictures(number, pictures, executed):
+    (notebook,) = [path for path in NOTEBOOKS if path.stem.startswith(number)]
+    outputs = [o for cell in executed(notebook).cells for o in cell.get("outputs", [])]
+    shown = [o for o in outputs if "image/png" in o.get("data", {})]
+    assert len(shown) >= pictures  # 04 has one more for each sweep
+
+
+@pytest.mark.slow
+def test_the_ablation_that_notebook_04_gives_is_found_by_it(executed):
+    (notebook,) = [path for path in NOTEBOOKS if path.stem.startswith("04")]
+    cells = executed(notebook).cells
+    (told,) = [cell.source for cell in cells if "+ablation=" in cell.source]
+    assert "+ablation=resampler_depth_2 name=smoke-depth_2" in told
+    shown = [o.data for cell in cells for o in cell.get("outputs", []) if "data" in o]
+    frames = [data["text/html"] for data in shown if "<table" in data.get("text/html", "")]
+    assert "smoke-depth_2" in frames[0] and "model.resampler.depth" in frames[0]
 
 
 @pytest.mark.slow

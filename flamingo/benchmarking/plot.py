@@ -11,7 +11,7 @@ from flamingo.benchmarking.contender import Who
 from flamingo.benchmarking.numbers import Spread
 from flamingo.benchmarking.results import CaseResult
 from flamingo.benchmarking.table import duration
-from flamingo.evaluation.plots import BLUE, GREEN, GREY, ORANGE, PURPLE
+from flamingo.plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE
 
 COLOURS = {
     Who.bare: GREY,

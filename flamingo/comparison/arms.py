@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from flamingo.choices import Condition, Metric
-from flamingo.evaluation.points import ALL, Row
+from flamingo.evaluation.points import Row
+from flamingo.naming import ALL
 from flamingo.runs import Run
 
 

@@ -1,13 +1,12 @@
 """Shot curves of all arms, a panel a benchmark, with published numbers beside them.
 
-Colours and style are those of :mod:`flamingo.evaluation.plots`: arms in Okabe and Ito's colours,
+Colours and style are those of :mod:`flamingo.plots.style`: arms in Okabe and Ito's colours,
 each with a marker and dash of its own; published models in grey and black, thin, without intervals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,27 +17,19 @@ from flamingo.comparison.arms import Facts
 from flamingo.comparison.estimates import Measured
 from flamingo.comparison.published import Published, beside
 from flamingo.comparison.tables import Column, column, column_title, place_of
-from flamingo.evaluation.metrics.naming import naming
-from flamingo.evaluation.plots import (
+from flamingo.naming import ALL, naming
+from flamingo.plots.style import (
     BLACK,
-    BLUE,
     COLUMNS,
-    GREEN,
+    DASHES,
     GREY,
-    ORANGE,
+    MARKERS,
     PANEL_INCHES,
-    PURPLE,
-    SKY,
-    VERMILLION,
     Line,
+    arm_line,
     style,
     tidy,
 )
-from flamingo.evaluation.points import ALL
-
-COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
-DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (3, 1, 1, 1)))
 
 
 def plot_curves(
@@ -81,16 +72,6 @@ def plot_curves(
         fontsize=8,
     )
     return figure
-
-
-def arm_line(index: int) -> Line:
-    """The style of the ``index``-th arm; colours come again after six, markers after ten."""
-    return Line(
-        COLOURS[index % len(COLOURS)],
-        MARKERS[index % len(MARKERS)],
-        DASHES[index % len(DASHES)],
-        2.0 if index == 0 else 1.6,
-    )
 
 
 def published_line(index: int) -> Line:

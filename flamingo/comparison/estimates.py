@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from flamingo.comparison.samples import Sample
-from flamingo.evaluation.points import ALL, Scored, summary
+from flamingo.evaluation.points import Scored, summary
 from flamingo.evaluation.resampling import bootstrap_metric
 from flamingo.evaluation.statistics import Estimate
+from flamingo.naming import ALL
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from flamingo.comparison.examples import Agreement, Cell, Example
 from flamingo.comparison.formats import Table
 from flamingo.comparison.published import Published
 from flamingo.comparison.tables import column, column_title
-from flamingo.evaluation.metrics.naming import naming
 from flamingo.evaluation.predictions import Prediction
+from flamingo.naming import naming
 from flamingo.types import END_OF_CHUNK_TOKEN
 
 Picture = Callable[[str, str], str | None]

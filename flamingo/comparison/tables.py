@@ -16,8 +16,8 @@ from flamingo.comparison.published import Published, beside
 from flamingo.comparison.rates import Rates
 from flamingo.comparison.samples import Sample
 from flamingo.evaluation.corrections import Correction
-from flamingo.evaluation.points import ALL
 from flamingo.evaluation.statistics import Estimate
+from flamingo.naming import ALL
 
 Column = tuple[int, int]
 """Of a shot table: 0 for the text-only "0-shot" and 1 for all others, then the shots."""

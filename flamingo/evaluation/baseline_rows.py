@@ -16,10 +16,11 @@ from flamingo.evaluation.baselines import (
     positive,
 )
 from flamingo.evaluation.metrics.scores import expected_scores
-from flamingo.evaluation.points import ALL, Point, Row, Scored, labels, row, summary
+from flamingo.evaluation.points import Point, Row, Scored, labels, row, summary
 from flamingo.evaluation.pool_answers import PoolAnswers
 from flamingo.evaluation.prompts import Episode
 from flamingo.evaluation.statistics import Estimate
+from flamingo.naming import ALL
 
 
 def baseline_rows(measured: Sequence[Point], pooled: PooledFeatures | None) -> list[Row]:

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from flamingo.choices import Condition
 from flamingo.evaluation.bias import ContextRule, context_rate, flip_rate, recency
 from flamingo.evaluation.metrics.naming import canonical
-from flamingo.evaluation.points import ALL, Draw, Point, Row, row, without_nan
+from flamingo.evaluation.points import Draw, Point, Row, row, without_nan
 from flamingo.evaluation.statistics import Estimate
+from flamingo.naming import ALL
 
 RECENCY, ORDER_FLIP, BLANK_GAP = "recency", "order_flip", "blank_image_gap"
 BIAS_LABELS = {

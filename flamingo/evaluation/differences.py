@@ -12,7 +12,6 @@ from flamingo.choices import Condition, Metric
 from flamingo.evaluation import influence
 from flamingo.evaluation.metrics.scores import item_scores
 from flamingo.evaluation.points import (
-    ALL,
     Draw,
     Point,
     Row,
@@ -26,6 +25,7 @@ from flamingo.evaluation.points import (
 from flamingo.evaluation.power import minimum_detectable_effect, sensitivity
 from flamingo.evaluation.statistics import paired_difference
 from flamingo.evaluation.variance import decompose
+from flamingo.naming import ALL
 
 ALPHA, POWER = 0.05, 0.8
 

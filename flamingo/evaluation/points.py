@@ -11,15 +11,13 @@ import numpy as np
 
 from flamingo.choices import Condition, Metric
 from flamingo.evaluation.benchmarks.base import Benchmark
-from flamingo.evaluation.metrics.naming import naming
 from flamingo.evaluation.metrics.scores import POSITIVE, item_scores, measure
 from flamingo.evaluation.predictions import Prediction
 from flamingo.evaluation.runner import Cell, Outcome
 from flamingo.evaluation.statistics import Z95, Estimate, bounded_estimate
 from flamingo.evaluation.variance import decompose
+from flamingo.naming import ALL, naming
 
-ALL = "all"
-"""Group of the cells over all queries."""
 Row = dict[str, Any]
 
 

@@ -16,14 +16,14 @@ from PIL import Image
 
 from flamingo.choices import Condition
 from flamingo.config import RunConfig
-from flamingo.evaluation.metrics.naming import naming
-from flamingo.evaluation.plots import plot_gates, plot_loss, plot_shots
 from flamingo.evaluation.points import Row, scores_of
 from flamingo.evaluation.predictions import Prediction
 from flamingo.evaluation.prompts import Episode, Item, Template
 from flamingo.evaluation.report_tables import counted, headline, power_table, sections
 from flamingo.evaluation.runner import Cell, Outcome
-from flamingo.evaluation.tables import CONDITION_LABELS, hundred
+from flamingo.evaluation.tables import hundred
+from flamingo.naming import CONDITION_LABELS, naming
+from flamingo.plots import plot_gates, plot_loss, plot_shots
 
 DPI = 150
 THUMBNAIL = 96

@@ -8,10 +8,10 @@ from typing import Any
 
 from flamingo.choices import Condition, Metric
 from flamingo.evaluation.bias_rows import BIAS_LABELS
-from flamingo.evaluation.metrics.naming import naming
-from flamingo.evaluation.points import ALL, Row
+from flamingo.evaluation.points import Row
 from flamingo.evaluation.secondary import SECONDARY_LABELS
-from flamingo.evaluation.tables import CONDITION_LABELS, hundred, interval
+from flamingo.evaluation.tables import hundred, interval
+from flamingo.naming import ALL, CONDITION_LABELS, naming
 
 
 @dataclass(frozen=True, slots=True)

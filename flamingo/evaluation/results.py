@@ -12,11 +12,11 @@ from flamingo.evaluation.baselines import PooledFeatures
 from flamingo.evaluation.benchmarks.base import Benchmark
 from flamingo.evaluation.bias_rows import bias_rows
 from flamingo.evaluation.differences import difference_rows, power_rows
-from flamingo.evaluation.metrics.naming import naming
-from flamingo.evaluation.points import ALL, Point, Row, groups, points, result, row
+from flamingo.evaluation.points import Point, Row, groups, points, result, row
 from flamingo.evaluation.prompts import Template
 from flamingo.evaluation.runner import Outcome
 from flamingo.evaluation.secondary import calibration_bins, secondary
+from flamingo.naming import ALL, naming
 from flamingo.types import END_OF_CHUNK_TOKEN, IMAGE_TOKEN
 
 

@@ -5,18 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flamingo.choices import Condition, Metric
-from flamingo.evaluation.metrics.naming import naming
-from flamingo.evaluation.points import ALL, Row
-
-CONDITION_LABELS = {condition.value: condition.label for condition in Condition} | {
-    "centroid": "nearest centroid (ceiling)",
-    "prior": "best answer to the question alone",
-    "nearest_question": "answer of the nearest question",
-    "majority": "majority of demonstrations",
-    "last": "last demonstration",
-    "chance": "chance",
-}
+from flamingo.choices import Metric
+from flamingo.evaluation.points import Row
+from flamingo.naming import ALL, CONDITION_LABELS, naming
 
 
 def hundred(value: float | None) -> str:

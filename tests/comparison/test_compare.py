@@ -13,13 +13,13 @@ from PIL import Image
 from flamingo.choices import Condition, Metric
 from flamingo.comparison.arms import make_arms
 from flamingo.comparison.compare import Comparison, Settings, compute, read, write
-from flamingo.comparison.curves import arm_line
 from flamingo.comparison.differences import Draws
 from flamingo.comparison.examples import Agreement, choose
 from flamingo.comparison.output import Output
 from flamingo.comparison.pictures import Thumbnails
 from flamingo.comparison.published import chosen, load_published
 from flamingo.comparison.samples import Sample
+from flamingo.plots.style import arm_line
 from flamingo.runs import Run
 from flamingo.types import ImageRef
 

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from flamingo.evaluation.perturbations import Condition
-from flamingo.evaluation.plots import plot_gates, plot_loss, plot_shots
 from flamingo.evaluation.report import RunFacts, gallery, write_report
 from flamingo.evaluation.results import collect
 from flamingo.evaluation.runner import Cell, LeftOut, Outcome
+from flamingo.plots import plot_gates, plot_loss, plot_shots
 
 from . import tiny
 from .test_results import outcome_of

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from flamingo.choices import Condition
-from flamingo.evaluation.plots import plot_shots
 from flamingo.evaluation.report import RunFacts, gallery, write_report
 from flamingo.evaluation.report_tables import Table, headline, power_table, sections
 from flamingo.evaluation.results import collect
 from flamingo.evaluation.runner import Outcome
 from flamingo.evaluation.tables import table
+from flamingo.plots import plot_shots
 
 from . import toys
 

@@ -172,8 +172,8 @@ def test_a_rule_that_ties_on_every_query_is_exact_wherever_it_is_shown() -> None
 
 
 def test_every_baseline_and_condition_has_a_label_and_a_line() -> None:
-    from flamingo.evaluation.plots import LINES
-    from flamingo.evaluation.tables import CONDITION_LABELS
+    from flamingo.naming import CONDITION_LABELS
+    from flamingo.plots.style import LINES
 
     names = {c.value for c in Condition} | {b.value for b in Baseline}
     assert set(CONDITION_LABELS) == names

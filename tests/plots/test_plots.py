@@ -1,0 +1,237 @@
+"""What the pictures hold: the data of their axes, their labels, and marks beside the colours."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.container import BarContainer, ErrorbarContainer
+from matplotlib.figure import Figure
+from PIL import Image
+
+from flamingo.plots import (
+    Exhibit,
+    plot_attention,
+    plot_confusion,
+    plot_differences,
+    plot_gallery,
+    plot_gates,
+    plot_groups,
+    plot_lines,
+    plot_loss,
+    plot_visibility,
+)
+from flamingo.plots.style import BLUE, COLOURS, GREY, LINES, VERMILLION, arm_line
+
+
+def row(condition: str, group: str, mean: float | None, **more: Any) -> dict[str, Any]:
+    interval = {"low": None, "high": None} if mean is None else {"low": mean - 0.1, "high": 0.95}
+    own = {"benchmark": "toys", "shots": 2, "condition": condition, "group": group, "mean": mean}
+    return own | interval | {"n": 10} | more
+
+
+RESULTS = {
+    "benchmarks": [{"name": "toys", "title": "Toys", "unit": "images", "metric": "exact_match"}],
+    "model": [
+        row("real", "all", 0.8, n=30),
+        row("real", "shape", 0.9),
+        row("real", "colour", 0.7, n=20),
+        row("blank_query", "all", 0.5),
+        row("blank_query", "shape", 0.4, low=None, high=None),
+        row("real", "unknown", None),
+        row("real", "all", 0.1, shots=4),
+    ],
+    "baselines": [],
+}
+IMAGE = Image.new("RGB", (40, 20), "red")
+
+
+def drawn(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def legend(figure: Figure) -> list[str]:
+    return [text.get_text() for found in figure.legends for text in found.get_texts()]
+
+
+def ticks(labels: Any) -> list[str]:
+    return [label.get_text() for label in labels]
+
+
+def test_bars_by_type_hold_the_results_and_differ_in_hatch():
+    figure = plot_groups(RESULTS, "toys", shots=2, conditions=["real", "blank_query", "swap_query"])
+    (panel,) = figure.axes
+    bars = [found for found in panel.containers if isinstance(found, BarContainer)]
+    assert [[bar.get_height() for bar in found] for found in bars] == [[0.8, 0.7, 0.9], [0.5, 0.4]]
+    assert len({found[0].get_hatch() for found in bars}) == 2
+    assert len({found[0].get_facecolor() for found in bars}) == 2
+    assert ticks(panel.get_xticklabels()) == ["all\nn = 30", "colour\nn = 20", "shape\nn = 10"]
+    assert legend(figure) == ["model", "query image blanked"]
+    assert panel.get_ylabel() == "accuracy, %"
+    assert drawn(figure)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"benchmark": "x", "shots": 2}, r"benchmark: expected one of \['toys'\], got 'x'"),
+        ({"benchmark": "toys", "shots": 3}, r"shots: expected one of \[2, 4\], got 3"),
+    ],
+)
+def test_bars_of_what_was_not_evaluated_are_refused(asked: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        plot_groups(RESULTS, **asked)
+
+
+def test_a_confusion_counts_right_answers_down_and_given_ones_across():
+    targets = ["cat", "cat", "cat", "dog", "cow", "emu"]
+    answers = ["cat", "dog", "cat", "dog", "cat", "yes"]
+    figure = plot_confusion(targets, answers, most=2)
+    (panel,) = figure.axes
+    assert ticks(panel.get_yticklabels()) == ["cat", "dog", "other"]
+    cells = {
+        (round(t.get_position()[1]), round(t.get_position()[0])): t.get_text() for t in panel.texts
+    }
+    assert cells == {(0, 0): "2", (0, 1): "1", (1, 1): "1", (2, 0): "1", (2, 2): "1"}
+    shade = panel.images[0].get_array()
+    assert shade is not None
+    assert shade.tolist() == [
+        [pytest.approx(2 / 3), pytest.approx(1 / 3), 0],
+        [0, 1, 0],
+        [0.5, 0, 0.5],
+    ]
+    with pytest.raises(ValueError, match="answers: expected as many as targets, 1, got 2"):
+        plot_confusion(["a"], ["a", "b"])
+
+
+def test_a_confusion_has_no_other_where_all_answers_are_shown():
+    (panel,) = plot_confusion(["a", "b"], ["b", "b"]).axes
+    assert ticks(panel.get_xticklabels()) == ["b", "a"]
+
+
+def test_lines_hold_each_arm_with_its_interval_in_the_order_given():
+    points = pd.DataFrame(
+        {
+            "shots": [4, 0, 0, 4],
+            "mean": [0.5, 0.25, 0.1, 0.2],
+            "low": [0.4, 0.2, None, 0.2],
+            "high": [0.7, 0.3, None, 0.2],
+            "arm": ["b", "b", "a", "a"],
+        }
+    )
+    figure = plot_lines(points, x="shots", by="arm", ylabel="accuracy")
+    (panel,) = figure.axes
+    assert legend(figure) == ["b", "a"]
+    first, second = [c for c in panel.containers if isinstance(c, ErrorbarContainer)]
+    assert [list(found[0].get_ydata()) for found in (first, second)] == [[0.25, 0.5], [0.1, 0.2]]
+    assert ticks(panel.get_xticklabels()) == ["0", "4"]
+    spans = [segment[:, 1].tolist() for segment in first[2][0].get_segments()]
+    assert spans == [[0.2, 0.3], [pytest.approx(0.4), pytest.approx(0.7)]]
+    styles = {(found[0].get_marker(), found[0].get_linestyle()) for found in (first, second)}
+    assert len(styles) == 2
+    split = plot_lines(points, x="shots", by="arm", panel="arm")
+    assert [axis.get_title(loc="left") for axis in split.axes] == ["b", "a"]
+    with pytest.raises(ValueError, match=r"columns: expected \['seed'\] too"):
+        plot_lines(points, x="shots", by="seed")
+
+
+def test_a_difference_is_filled_where_its_interval_leaves_out_zero():
+    rows = pd.DataFrame(
+        {
+            "label": ["apart", "below", "with", "alone"],
+            "mean": [0.2, -0.2, 0.1, 0.3],
+            "low": [0.1, -0.3, -0.1, None],
+            "high": [0.3, -0.1, 0.3, None],
+        }
+    )
+    (panel,) = plot_differences(rows, xlabel="accuracy").axes
+    marks = [c[0] for c in panel.containers if isinstance(c, ErrorbarContainer)]
+    assert [float(m.get_xdata()[0]) for m in marks] == [0.2, -0.2, 0.1, 0.3]
+    assert [m.get_markerfacecolor() for m in marks] == [BLUE, BLUE, "white", "white"]
+    assert [m.get_color() for m in marks] == [BLUE, BLUE, GREY, GREY]
+    assert ticks(panel.get_yticklabels()) == ["apart", "below", "with", "alone"]
+    bottom, top = panel.get_ylim()
+    assert bottom > top  # the first row on top
+
+
+def test_a_gallery_says_right_and_wrong_with_a_mark_beside_the_colour():
+    exhibits = [
+        Exhibit([IMAGE, IMAGE], ["red?", "query"], "red", right=True),
+        Exhibit([IMAGE], ["$5"], "blue", right=False),
+        Exhibit([IMAGE], ["query"], "grey"),
+    ]
+    figure = plot_gallery(exhibits)
+    said = [text for panel in figure.axes for text in panel.texts]
+    assert [text.get_text() for text in said] == ["✓ red", "✗ blue", "grey"]
+    assert said[1].get_color() == VERMILLION
+    shown = [panel for panel in figure.axes if panel.images]
+    assert [panel.get_title() for panel in shown] == ["red?", "query", "$5", "query"]
+    assert drawn(figure)  # a lone dollar is no formula
+    long = Exhibit([IMAGE], ["is there a gray shape in the image?\nno"], "no")
+    (title,) = [panel.get_title() for panel in plot_gallery([long]).axes if panel.images]
+    assert title == "is there a gray shape\nin the image?\nno"
+    with pytest.raises(ValueError, match=r"exhibits\[0\].captions: expected 1, .* got 2"):
+        plot_gallery([Exhibit([IMAGE], ["a", "b"], "x")])
+    with pytest.raises(ValueError, match="expected at least one"):
+        plot_gallery([])
+
+
+def test_attention_is_drawn_as_multiples_of_an_even_spread_on_one_scale():
+    even = np.full((2, 2, 2), 0.25, dtype=np.float32)
+    sharp = np.zeros((2, 2, 2), dtype=np.float32)
+    sharp[:, 0, 1] = 0.75
+    figure = plot_attention(
+        [IMAGE, IMAGE], [even, sharp], rows=["a", "b"], columns=["layer 1", "layer 3"]
+    )
+    heats = [panel.images[1] for panel in figure.axes if len(panel.images) == 2]
+    assert [heat.get_array().max() for heat in heats] == [1, 1, 3, 3]
+    assert heats[2].get_array().tolist() == [[0, 3], [0, 0]]
+    assert {heat.get_clim() for heat in heats} == {(0, 3)}
+    titles = [panel.get_title() for panel in figure.axes]
+    assert titles[:3] == ["image", "layer 1", "layer 3"]
+    assert figure.axes[-1].get_ylabel() == "attention, × even spread"
+    with pytest.raises(ValueError, match="expected equally many.* got 1, 2, 1"):
+        plot_attention([IMAGE], [even, even], rows=["a"], columns=["x", "y"])
+    with pytest.raises(ValueError, match="columns: expected 2, one a layer, got 1"):
+        plot_attention([IMAGE], [even], rows=["a"], columns=["x"])
+
+
+def test_visibility_shows_a_panel_for_each_rule():
+    mask = np.array([[True, False], [False, True], [False, False]])
+    figure = plot_visibility({"one": mask, "two": ~mask}, ["a", "$b", "c"], [IMAGE, IMAGE])
+    first, second = figure.axes
+    assert (first.get_title(), second.get_title()) == ("one", "two")
+    array = first.collections[0].get_array()
+    assert array is not None and array.reshape(3, 2).tolist() == mask.tolist()
+    assert ticks(first.get_yticklabels()) == ["a", "$b", "c"]
+    assert drawn(figure)
+
+
+@pytest.mark.parametrize("plot", [plot_loss, plot_gates])
+def test_training_is_drawn_alike_from_entries_and_from_a_data_frame(plot):
+    entries = [
+        {"step": 10, "train/loss": 2.0, "gate/layer_1/attention": 0.5, "gate/layer_1/ff": 0.1},
+        {"step": 20, "train/loss": 1.0, "gate/layer_1/attention": 0.6, "gate/layer_1/ff": 0.2},
+        {"step": 20, "validation/loss": 1.5},
+    ]
+    frame = pd.DataFrame(entries).set_index("step")
+    lines = [
+        [line.get_xydata().tolist() for line in plot(metrics).axes[0].lines]
+        for metrics in (entries, frame)
+    ]
+    assert lines[0] == lines[1]
+    assert [[10, 2.0], [20, 1.0]] in lines[0] or [[10, 0.5], [20, 0.6]] in lines[0]
+
+
+def test_styles_differ_in_more_than_colour():
+    arms = [arm_line(i) for i in range(30)]
+    assert len({(line.colour, line.marker, line.dash) for line in arms}) == 30
+    assert len({(line.marker, line.dash) for line in arms[:8]}) == 8
+    conditions = [(line.marker, line.dash) for line in LINES.values()]
+    assert len(set(conditions)) == len(conditions)
+    assert len(set(COLOURS)) == 6
