@@ -1,6 +1,6 @@
 """A forest plot of a sweep: each arm's difference to the reference, with its interval.
 
-Colours are those of :mod:`flamingo.evaluation.plots`; what they say is said by markers too.
+Colours are those of :mod:`flamingo.plots.style`; what they say is said by markers too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from flamingo.comparison.sweep_table import Results, tested_rows
-from flamingo.evaluation.plots import BLACK, BLUE, GREY, ORANGE, tidy
+from flamingo.plots.style import BLACK, BLUE, GREY, ORANGE, tidy
 
 PANEL_INCHES, ROW_INCHES = 3.1, 0.34
 COLUMNS = 3
