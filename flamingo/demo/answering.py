@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -26,6 +27,7 @@ from flamingo.evaluation.prompts import QUESTION, Episode, Item, prompt
 from flamingo.evaluation.ranking import rank_candidates
 from flamingo.evaluation.scoring import Reader
 from flamingo.model.attention_maps import attention_maps
+from flamingo.model.cross_attention import GatedCrossAttentionBlock
 from flamingo.runs import Run
 from flamingo.types import ImageRef, Media, TokenizedSequence
 
@@ -201,5 +203,6 @@ def _attention(
 
 
 def _gate(reader: Reader, layer: int) -> float:
-    gate = reader.model.cross_attention[str(layer)].attention_gate
+    block = cast(GatedCrossAttentionBlock, reader.model.cross_attention[str(layer)])
+    gate = block.attention_gate
     return 1.0 if gate is None else gate.detach().float().tanh().abs().mean().item()
