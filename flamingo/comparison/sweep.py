@@ -16,7 +16,7 @@ from flamingo.comparison.arms import Facts, make_arms, shared_benchmarks
 from flamingo.comparison.samples import Sample, read_samples
 from flamingo.comparison.seeds import OverSeeds, difference_over_seeds, mean_over_seeds
 from flamingo.evaluation.corrections import holm
-from flamingo.evaluation.metrics.naming import naming
+from flamingo.naming import naming
 from flamingo.provenance import circumstances, git_state
 from flamingo.run_directory import differences
 from flamingo.runs import Run

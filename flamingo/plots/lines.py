@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -33,9 +34,9 @@ def plot_lines(
     drawn = {}
     for axis, title in zip(axes, titles, strict=True):
         own = points[points[panel] == title] if panel else points
-        places = {value: i for i, value in enumerate(sorted(own[x].unique()))}
+        places = {value: i for i, value in enumerate(sorted(set(own[x])))}
         for order, label in enumerate(labels):
-            line = own[own[by] == label].sort_values(x)
+            line = pd.DataFrame(own[own[by] == label]).sort_values(by=x)
             if line.empty:
                 continue
             # Moved apart a little, so that intervals can be told.
@@ -77,7 +78,7 @@ def plot_differences(
     panel = figure.subplots()
     panel.axvline(0, color=BLACK, linewidth=0.8)
     for place, (_, row) in enumerate(rows.iterrows()):
-        mean, low, high = (float(row[name]) for name in ("mean", "low", "high"))
+        mean, low, high = (float(cast(float, row[name])) for name in ("mean", "low", "high"))
         apart = low > 0 or high < 0
         known = low == low and high == high
         panel.errorbar(
