@@ -93,7 +93,7 @@ def decoding(world: World, works: Works, shots: int, effort: Effort) -> list[Poi
         features=work.features[:, most - shots :],
     )
     runs = _runs(world, lambda contender: contender.decode(work))
-    seconds, _ = alternate(runs, effort, works.device, may_fail=PEERS)
+    seconds = _alternate(runs, effort, works)
     return [Point("decode", who, shots, own) for who, own in seconds.items()]
 
 
@@ -106,11 +106,19 @@ def padding(world: World, works: Works, padded: int, peers: int, effort: Effort)
         if who is Who.ours or (padded <= peers and who is not Who.bare)
     }
     runs = _runs(replace(world, contenders=chosen), lambda own: own.training_step(work))
-    seconds, _ = alternate(runs, effort, works.device, may_fail=PEERS)
+    seconds = _alternate(runs, effort, works)
     return [
         Point("padding", who, padded, own, peak_memory(runs[who], works.device))
         for who, own in seconds.items()
     ]
+
+
+def _alternate(runs: dict[str, Run], effort: Effort, works: Works) -> dict[str, list[float]]:
+    """Seconds of those that did not fail; who failed, and why, is printed."""
+    seconds, failed = alternate(runs, effort, works.device, may_fail=PEERS)
+    for who, error in failed.items():
+        tqdm.write(f"{who} failed: {type(error).__name__}: {error}")
+    return seconds
 
 
 def _runs(world: World, make: Callable[[Contender], Run]) -> dict[str, Run]:

@@ -125,7 +125,12 @@ class OpenFlamingo:
                 labels=work.labels,
             )[0].backward()
 
-        return Run(call)
+        return Run(call, prepare=self._forget)
+
+    def _forget(self) -> None:
+        """The media of prompts that were read before: kept, its training would refuse its own."""
+        self.model.lang_encoder.clear_conditioned_layers()
+        self.model.lang_encoder._use_cached_vision_x = False
 
     def optimizer_step(self) -> Run:
         """As their training: the whole vocabulary has gradients, all but the new rows zeroed, and
