@@ -32,10 +32,10 @@ def plot_lines(
     figure, axes = panels(len(titles))
     drawn = {}
     for axis, title in zip(axes, titles, strict=True):
-        own = points[points[panel] == title] if panel else points
+        own = points.loc[points[panel] == title] if panel else points
         places = {value: i for i, value in enumerate(sorted(own[x].unique()))}
         for order, label in enumerate(labels):
-            line = own[own[by] == label].sort_values(x)
+            line = own.loc[own[by] == label].sort_values(by=x)
             if line.empty:
                 continue
             # Moved apart a little, so that intervals can be told.
@@ -76,8 +76,8 @@ def plot_differences(
     )
     panel = figure.subplots()
     panel.axvline(0, color=BLACK, linewidth=0.8)
-    for place, (_, row) in enumerate(rows.iterrows()):
-        mean, low, high = (float(row[name]) for name in ("mean", "low", "high"))
+    numbers = rows[["mean", "low", "high"]].astype(float).to_numpy()
+    for place, (mean, low, high) in enumerate(numbers):
         apart = low > 0 or high < 0
         known = low == low and high == high
         panel.errorbar(
