@@ -189,8 +189,9 @@ def test_attention_is_drawn_as_multiples_of_an_even_spread_on_one_scale():
         [IMAGE, IMAGE], [even, sharp], rows=["a", "b"], columns=["layer 1", "layer 3"]
     )
     heats = [panel.images[1] for panel in figure.axes if len(panel.images) == 2]
-    assert [heat.get_array().max() for heat in heats] == [1, 1, 3, 3]
-    assert heats[2].get_array().tolist() == [[0, 3], [0, 0]]
+    shades = [np.asarray(heat.get_array()) for heat in heats]
+    assert [shade.max() for shade in shades] == [1, 1, 3, 3]
+    assert shades[2].tolist() == [[0, 3], [0, 0]]
     assert {heat.get_clim() for heat in heats} == {(0, 3)}
     titles = [panel.get_title() for panel in figure.axes]
     assert titles[:3] == ["image", "layer 1", "layer 3"]
