@@ -155,10 +155,11 @@ def test_an_evaluation_is_launched_as_training_is(world: Path, monkeypatch) -> N
     ],
 )
 def test_a_mistake_ends_with_its_message_alone(world: Path, words: list[str], message: str) -> None:
+    before = sorted(world.rglob("*"))  # what the sweeps of other tests left
     done = start(world, *words)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and message in done.stderr
-    assert not (world / "runs").exists()
+    assert sorted(world.rglob("*")) == before
 
 
 # ---------------------------------------------------------------------------- the command line
