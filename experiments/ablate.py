@@ -2,6 +2,7 @@
 
     python experiments/ablate.py experiment=ablation_gate_init dry_run=true   # what there is to do
     python experiments/ablate.py experiment=ablation_gate_init                # all of it
+    python experiments/ablate.py experiment=ablation_gate_init at_once=2      # two runs at a time
     python experiments/ablate.py experiment=ablation_gate_init name=short training.steps=300
     python experiments/ablate.py experiment=my_sweep.yaml seeds=[0,1]
     python experiments/ablate.py experiment=... launcher=slurm hydra.launcher.partition=gpu
@@ -10,9 +11,10 @@ The sweeps are the files of conf/sweeps (docs/ablations.md). Every other key=val
 of the runs, as to experiments/train.py (evaluation.* to experiments/evaluate.py too); if that makes
 other runs than the experiment's, they need a name= of their own.
 
-One run after the other on a CPU, one on each GPU at a time, or all as Slurm jobs. The same command
-passes over what is finished and continues what was interrupted. A run that fails leaves the others
-alone; the status is then 1. SIGTERM and Ctrl-C stop all of it, with checkpoints.
+One run after the other on a CPU, one on each GPU at a time (at_once= says otherwise), or all as
+Slurm jobs. The same command passes over what is finished and continues what was interrupted. A run
+that fails leaves the others alone; the status is then 1. SIGTERM and Ctrl-C stop all of it, with
+checkpoints.
 """
 
 from __future__ import annotations
@@ -56,6 +58,9 @@ class AblateConfig:
     """What train.py and evaluate.py are told to run as Slurm jobs, all at once; typed as
     launcher=slurm hydra.launcher.partition=gpu. Default: here, a run at a time on each GPU, or one
     without a GPU."""
+    at_once: int | None = None
+    """Runs at work at a time, where nothing is launched; default: one on each GPU, or one. They
+    share GPUs in turns and CPU cores evenly: small models train faster one on each core."""
     dry_run: bool = False
     """Print the plan and end."""
     overrides: list[str] = field(default_factory=list)
@@ -64,6 +69,9 @@ class AblateConfig:
     def __post_init__(self) -> None:
         slurm = not self.launch or "launcher=slurm" in self.launch
         require(slurm, "launch", "launcher=slurm among what has the runs launched", self.launch)
+        require(self.at_once is None or self.at_once >= 1, "at_once", ">= 1", self.at_once)
+        alone = self.at_once is None or not self.launch
+        require(alone, "at_once", "none beside launch, which starts all", self.at_once)
 
 
 def main(config: AblateConfig) -> None:
@@ -77,7 +85,7 @@ def main(config: AblateConfig) -> None:
     )
     progress = progress_of_all(sweep)
     left = [run for run, own in progress if own.stage is not Stage.finished]
-    devices = devices_of(config.launch, len(left))
+    devices = devices_of(config, len(left))
     print(plan(sweep, progress, len(devices)), flush=True)
     if config.dry_run:
         return
@@ -93,11 +101,12 @@ def main(config: AblateConfig) -> None:
         sys.exit(f"error: {len(failed)} of the runs failed, the others are done: {told}")
 
 
-def devices_of(launch: Sequence[str], runs: int) -> list[Place]:
+def devices_of(config: AblateConfig, runs: int) -> list[Place]:
     """A place for each run that is to be at work at the same time."""
-    if launch:
+    if config.launch:
         return [{}] * max(1, runs)
-    return places(torch.cuda.device_count(), os.environ)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return places(torch.cuda.device_count(), os.environ, config.at_once, cores or 1)
 
 
 def plan(sweep: Sweep, progress: Sequence[tuple[SweepRun, Progress]], at_once: int) -> str:

@@ -183,6 +183,10 @@ def test_a_launcher_and_its_settings_go_to_each_run_and_all_start_at_once() -> N
     config = compose(gathered(typed), AblateConfig, "ablate")
     assert config.launch == ["launcher=slurm", "hydra.launcher.partition=gpu"]
     assert config.overrides == ["training.lr=1"]
-    assert len(devices_of(config.launch, 12)) == 12
+    assert len(devices_of(config, 12)) == 12
+    with pytest.raises(ValueError, match="at_once: expected none beside launch"):
+        compose([*gathered(typed), "at_once=2"], AblateConfig, "ablate")
+    with pytest.raises(ValueError, match="at_once: expected >= 1, got 0"):
+        compose(["sweep=a", "at_once=0"], AblateConfig, "ablate")
     with pytest.raises(ValueError, match="launch: expected launcher=slurm"):
         compose(gathered(["experiment=a", "launcher=local"]), AblateConfig, "ablate")

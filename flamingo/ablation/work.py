@@ -52,11 +52,20 @@ def commands(sweep: Sweep, run: SweepRun, launcher: Sequence[str] = ()) -> list[
     ]
 
 
-def places(gpus: int, environment: Mapping[str, str]) -> list[Place]:
-    """A place for each of ``gpus`` that ``environment`` lets a process see; one without any."""
+def places(
+    gpus: int, environment: Mapping[str, str], at_once: int | None = None, cores: int = 1
+) -> list[Place]:
+    """A place for each of ``gpus`` that ``environment`` lets a process see; one without any.
+
+    ``at_once`` is another number of places: they share the GPUs in turns and the ``cores`` evenly.
+    """
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(number) for number in range(gpus)]
-    return [{"CUDA_VISIBLE_DEVICES": name} for name in names[:gpus]] or [{}]
+    devices = [{"CUDA_VISIBLE_DEVICES": name} for name in names[:gpus]] or [{}]
+    if at_once is None:
+        return [*devices]
+    threads = {"OMP_NUM_THREADS": str(max(1, cores // at_once))}
+    return [{**devices[place % len(devices)], **threads} for place in range(at_once)]
 
 
 @dataclass

@@ -96,6 +96,14 @@ def test_places_are_the_gpus_that_may_be_seen():
     assert places(0, {"CUDA_VISIBLE_DEVICES": ""}) == [{}]
 
 
+def test_runs_at_once_share_gpus_in_turns_and_cores_evenly():
+    assert places(0, {}, at_once=2, cores=5) == [{"OMP_NUM_THREADS": "2"}] * 2
+    assert places(0, {}, at_once=4, cores=2) == [{"OMP_NUM_THREADS": "1"}] * 4
+    shared = places(2, {"CUDA_VISIBLE_DEVICES": "5,7"}, at_once=3, cores=6)
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in shared] == ["5", "7", "5"]
+    assert {place["OMP_NUM_THREADS"] for place in shared} == {"2"}
+
+
 def test_a_signal_stops_what_is_at_work_and_begins_nothing_more(
     sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
