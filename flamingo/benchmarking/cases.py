@@ -22,6 +22,8 @@ from flamingo.benchmarking.work import (
     prompt_work,
     training_work,
 )
+from flamingo.choices import Strategy
+from flamingo.evaluation_config import DemonstrationsConfig
 
 
 class Case(Enum):
@@ -40,6 +42,7 @@ class Case(Enum):
     rank_few = "ranking, few candidates"
     rank_many = "ranking, many candidates"
     evaluation = "few-shot evaluation, per query"
+    evaluation_common = "the same with the same demonstrations for all, per query"
 
 
 @dataclass(kw_only=True)
@@ -141,10 +144,18 @@ class Works:
         return RankingWork(prompts, list(found), list(found.values()), rows)
 
     def evaluation(
-        self, queries: int | None = None, shots: Sequence[int] = (), seeds: Sequence[int] = (0,)
+        self,
+        queries: int | None = None,
+        shots: Sequence[int] = (),
+        seeds: Sequence[int] = (0,),
+        *,
+        common: bool = False,
     ) -> EvaluationWork:
-        """``queries`` (default: the sizes') at ``shots`` (default: many)."""
+        """``queries`` (default: the sizes') at ``shots`` (default: many); ``common``: all of them
+        with the same demonstrations."""
         sizes = self.sizes
+        first = [f"train/{image}" for image in range(max(shots, default=sizes.many_shots))]
+        fixed = DemonstrationsConfig(strategy=Strategy.fixed, fixed=first)
         queries = queries or sizes.queries
         shape = (sizes.pool + queries, 1, sizes.patches, sizes.vision_dim)
         return EvaluationWork(
@@ -158,6 +169,7 @@ class Works:
             batch_size=sizes.prompts,
             new_tokens=sizes.new_tokens,
             beams=sizes.evaluation_beams,
+            demonstrations=fixed if common else DemonstrationsConfig(),
         )
 
     def run(self, case: Case, contender: Contender) -> Run:
@@ -190,3 +202,5 @@ class Works:
                 return contender.rank(self.ranking(sizes.many_candidates))
             case Case.evaluation:
                 return contender.evaluate(self.evaluation())
+            case Case.evaluation_common:
+                return contender.evaluate(self.evaluation(common=True))

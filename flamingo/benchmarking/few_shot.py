@@ -57,6 +57,7 @@ class EvaluationWork:
     batch_size: int
     new_tokens: int
     beams: int
+    demonstrations: DemonstrationsConfig
 
     def load(self, media: Sequence[Media]) -> Float[Tensor, "image 1 patch dim"]:
         """Features of ``media``; a :data:`flamingo.types.MediaLoader`."""
@@ -73,7 +74,7 @@ class EvaluationWork:
             task=replace(own, decoding=decoding),
             test=examples[self.pool :],
             train=examples[: self.pool],
-            planner=Planner(DemonstrationsConfig()),
+            planner=Planner(self.demonstrations),
             queries=0,
             pool=0,
             seed=0,

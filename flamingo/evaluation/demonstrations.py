@@ -153,7 +153,8 @@ def plan_fixed(
     unknown = [name for name in ids if name not in pool.place]
     if unknown:
         raise ValueError(
-            f"demonstrations: expected ids of the pool of {benchmark}, got {unknown[0]!r}"
+            f"demonstrations.fixed: expected ids of the pool of {benchmark}, such as "
+            f"{pool.ids[0]!r}, got {unknown[0]!r}"
         )
     allowed = tuple(name for name in ids if pool.place[name] not in excluded)
     if longest > len(allowed):

@@ -2,6 +2,7 @@
 
 import torch
 
+from flamingo.benchmarking.cases import SizesConfig, Works
 from flamingo.benchmarking.few_shot import EvaluationWork
 from flamingo.benchmarking.work import (
     FeatureShape,
@@ -12,6 +13,7 @@ from flamingo.benchmarking.work import (
 )
 from flamingo.data.sequence import special_token_id
 from flamingo.evaluation.prompts import prompt
+from flamingo.evaluation_config import DemonstrationsConfig
 from flamingo.model.processor import prepare_tokenizer
 from flamingo.testing import VOCABULARY, tiny_tokenizer
 from flamingo.types import IMAGE_TOKEN
@@ -87,6 +89,7 @@ def test_peers_get_the_first_prompts_of_the_evaluation_with_their_images_in_orde
         batch_size=4,
         new_tokens=3,
         beams=1,
+        demonstrations=DemonstrationsConfig(),
     )
     (batch,) = work.batches()
     assert batch.features.shape == (2, 3, 1, 4, 6)
@@ -100,3 +103,17 @@ def test_peers_get_the_first_prompts_of_the_evaluation_with_their_images_in_orde
     image = special_token_id(tokenizer, IMAGE_TOKEN)
     assert batch.input_ids.eq(image).sum(dim=1).tolist() == [3, 3]
     assert batch.mask[:, -1].all()
+
+
+def test_the_evaluation_with_demonstrations_in_common_shows_the_first_of_the_pool_to_all():
+    tokenizer = prepare_tokenizer(tiny_tokenizer(), VOCABULARY)
+    sizes = SizesConfig(pool=6, queries=3, many_shots=4, patches=4, vision_dim=6)
+    works = Works(sizes, TOKENS, torch.device("cpu"), torch.float32, tokenizer)
+
+    def shown(common: bool) -> list[list[str]]:
+        episodes = works.evaluation(common=common).benchmark().episodes(4, 0)
+        return [[item.id for item in episode.demonstrations] for episode in episodes]
+
+    assert shown(common=True) == [["train/0", "train/1", "train/2", "train/3"]] * 3
+    different = shown(common=False)
+    assert different[0] != different[1] != different[2]

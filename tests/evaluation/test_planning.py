@@ -154,7 +154,7 @@ def test_fixed_demonstrations_are_those_the_user_listed_and_move_up_for_an_exclu
     assert made["test/1"].demonstrations == ("train/90", "train/99")  # train/4 shows image/1
     with pytest.raises(ValueError, match="3 fixed demonstrations less 1 excluded for query"):
         plans(replace(own, longest=3))
-    with pytest.raises(ValueError, match="expected ids of the pool of b, got 'train/x'"):
+    with pytest.raises(ValueError, match="pool of b, such as 'train/0', got 'train/x'"):
         plans(settings(Strategy.fixed, fixed=["train/x"], longest=2))
     with pytest.raises(ValueError, match="expected each once, got 'train/4' twice"):
         plans(settings(Strategy.fixed, fixed=["train/4", "train/4"], longest=2), [0])
