@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
@@ -24,12 +21,11 @@ from flamingo.backbones import language as lm
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.choices import LanguageTraining
 from flamingo.config import CrossAttentionConfig, LanguageConfig, ResamplerConfig, VisionConfig
-from flamingo.files import UNFINISHED
-from flamingo.model import hub, persistence
 from flamingo.model.conditioning import ConditionedCall, Conditioning, conditioned_layers
 from flamingo.model.configuration import FlamingoConfig, to_plain
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
 from flamingo.model.embedding import NewTokenEmbedding
+from flamingo.model.encoding import FlamingoMedia
 from flamingo.model.generation import FlamingoGeneration, default_generation_config
 from flamingo.model.loss import weighted_loss
 from flamingo.model.masking import document_positions, media_before, text_time
@@ -40,13 +36,15 @@ from flamingo.model.media import (
     check_media_counts,
     check_projected,
 )
-from flamingo.model.reading import KeysValues
 from flamingo.model.resampler import build_resampler
+from flamingo.model.saving import FlamingoSaving
 from flamingo.model.sharded import whole
 from flamingo.types import IGNORE_INDEX
 
 
-class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, GenerationMixin):
+class FlamingoForConditionalGeneration(
+    FlamingoMedia, FlamingoSaving, FlamingoGeneration, PreTrainedModel, GenerationMixin
+):
     """Flamingo (Alayrac et al. 2022): ``p(text | interleaved media)`` with a frozen LM.
 
     Before chosen layers of the LM a gated block lets every text token attend to the latents of the
@@ -126,7 +124,7 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
         )
         self.post_init()
 
-    # ------------------------------------------------------------------ building and saving
+    # ------------------------------------------------------------------ building
 
     @classmethod
     def from_backbones(
@@ -196,115 +194,6 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
             language_adapter=adapters.description(language),
         )
         return cls(config, language_model=language, vision_encoder=encoder)
-
-    def save_pretrained(  # type: ignore[override]
-        self,
-        save_directory: str | Path,
-        *,
-        include_backbones: bool = False,
-        max_shard_size: int | str = "50GB",
-        is_main_process: bool = True,
-        push_to_hub: bool = False,
-        repo_id: str | None = None,
-        state_dict: Mapping[str, Tensor] | None = None,
-        safe_serialization: bool = True,
-        **push: Any,
-    ) -> None:
-        """Write what trains, and the names and fingerprints of the backbones, as safetensors.
-
-        A model card, ``README.md``, is written beside them; one that somebody edited is left alone
-        (:mod:`flamingo.model.card`). ``include_backbones=True`` writes the frozen backbones too:
-        the folder then needs nothing else. ``from_pretrained`` reads either. ``max_shard_size`` is
-        for the language model; what trains is one file. With ``push_to_hub`` the folder is
-        uploaded to ``repo_id`` (default: the folder's name); ``push`` as in :meth:`push_to_hub`.
-        Processes that are not the main one write nothing. ``state_dict``: what trains is taken from
-        it, by the names of :meth:`state_dict` (a sharded model's, gathered); all else in it is not
-        looked at.
-
-        Raises:
-            ValueError: for options that are none of these, and for a ``state_dict`` that lacks
-                what trains.
-        """
-        folder = Path(save_directory)
-        push = {name: value for name, value in push.items() if value is not None}
-        unknown = sorted(set(push) - set(hub.UPLOAD_OPTIONS))
-        if unknown or not safe_serialization:
-            got = unknown or "safe_serialization=False"
-            raise ValueError(f"save_pretrained: expected safetensors and known options, got {got}")
-        if push and not push_to_hub:
-            raise ValueError(f"save_pretrained: expected push_to_hub=True with {sorted(push)}")
-        if not is_main_process:
-            return
-        name = repo_id or folder.resolve().name.removeprefix(UNFINISHED)
-        persistence.save(
-            self,
-            folder,
-            include_backbones=include_backbones,
-            max_shard_size=max_shard_size,
-            name=name,
-            state=state_dict,
-        )
-        if push_to_hub:
-            hub.upload(folder, name, **push)
-
-    def push_to_hub(  # type: ignore[override]
-        self,
-        repo_id: str,
-        *,
-        include_backbones: bool = False,
-        max_shard_size: int | str = "50GB",
-        **push: Any,
-    ) -> str:
-        """Save into ``repo_id`` on the Hugging Face hub; returns the commit's address.
-
-        ``push`` goes to :func:`flamingo.model.hub.upload`: ``private``, ``token``, ``revision``,
-        ``create_pr``, ``commit_message``, ``commit_description``, ``tags``. A card on the hub that
-        somebody edited stays as it is. The processor has a ``push_to_hub`` of its own.
-        """
-        with TemporaryDirectory() as folder:
-            persistence.save(
-                self,
-                Path(folder),
-                include_backbones=include_backbones,
-                max_shard_size=max_shard_size,
-                name=repo_id,
-            )
-            return hub.upload(Path(folder), repo_id, **push)
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        config: FlamingoConfig | None = None,
-        language_model: nn.Module | None = None,
-        vision_encoder: VisionEncoder | None = None,
-        dtype: torch.dtype | str | None = None,
-        **hub: Any,
-    ) -> FlamingoForConditionalGeneration:
-        """Restore a saved model; backbones are loaded by name unless they are given.
-
-        A saved adapter of peft is put into ``language_model``, the very object that is given.
-        ``dtype``: of the whole model; default (and ``"auto"``): float32. ``hub`` goes to
-        ``huggingface_hub.snapshot_download`` (``revision``, ``token``, ``cache_dir``,
-        ``local_files_only``, ``force_download``) for a name that is no local folder. What
-        transformers' Auto classes and pipelines pass along (``trust_remote_code`` and its like)
-        changes nothing: no code is loaded.
-
-        Raises:
-            ValueError: for a backbone whose fingerprint differs from the one that was trained
-                with, for weights that are missing, left over or of another shape, and for an
-                option that is none of the above (``device_map``: use ``.to`` instead).
-        """
-        return persistence.load(
-            cls,
-            str(pretrained_model_name_or_path),
-            config=config,
-            language_model=language_model,
-            vision_encoder=vision_encoder,
-            dtype=persistence.as_dtype(dtype),
-            hub=persistence.download_options(hub),
-        )
 
     def init_weights(self) -> None:
         """Every module draws its own initial weights; frozen ones must never be drawn again."""
@@ -379,79 +268,6 @@ class FlamingoForConditionalGeneration(FlamingoGeneration, PreTrainedModel, Gene
     @property
     def _blocks(self) -> dict[int, GatedCrossAttentionBlock]:
         return {int(i): block for i, block in self.cross_attention.items()}  # type: ignore[misc]
-
-    def encode_media(
-        self,
-        *,
-        vision_features: Float[Tensor, "batch image frame patch dim"] | None = None,
-        pixel_values: Float[Tensor, "batch image frame 3 height width"] | None = None,
-    ) -> Float[Tensor, "batch image latent dim"]:
-        """Latents of every medium given, to be reused as ``media_latents``."""
-        media = pixel_values if vision_features is None else vision_features
-        if media is None:
-            raise ValueError("encode_media: expected vision_features or pixel_values, got neither")
-        flat = self._encode(media.flatten(0, 1), are_pixels=vision_features is None)
-        return flat.unflatten(0, tuple(media.shape[:2]))
-
-    def _encode(self, media: Tensor, *, are_pixels: bool) -> Float[Tensor, "medium latent dim"]:
-        if are_pixels:
-            if self.vision_encoder is None:
-                raise ValueError(
-                    "pixel_values: expected vision_features (this model was built without a vision "
-                    "encoder), got pixels"
-                )
-            patches = self.vision_encoder(media.flatten(0, 1))
-            media = rearrange(patches, "(m f) p d -> m f p d", m=len(media))
-        if media.shape[-1] != self.config.vision_dim:
-            raise ValueError(
-                f"vision_features: expected width {self.config.vision_dim}, got {media.shape[-1]}"
-            )
-        return self.resampler(media)
-
-    @torch.no_grad()
-    def project_media(self, latents: Float[Tensor, "medium latent dim"]) -> dict[int, KeysValues]:
-        """Keys and values of media for every gated block, by its decoder layer.
-
-        For media that are read again and again: as ``projected_media``
-        (:class:`flamingo.model.media.ProjectedMedia`) they are neither encoded nor projected again.
-        """
-        return {index: block.project_media(latents) for index, block in self._blocks.items()}
-
-    def real_media(
-        self,
-        counts: Int[Tensor, " row"],
-        pixel_values: Tensor | None,
-        vision_features: Tensor | None,
-        media_latents: Tensor | None,
-    ) -> tuple[Float[Tensor, "medium latent dim"], Bool[Tensor, "row image"]] | None:
-        """Latents of the media that ``<image>`` tokens name, and where they are in the batch.
-
-        Padding (media beyond a row's ``counts``) is neither encoded nor resampled.
-        """
-        given = {
-            "pixel_values": pixel_values,
-            "vision_features": vision_features,
-            "media_latents": media_latents,
-        }
-        given = {name: tensor for name, tensor in given.items() if tensor is not None}
-        if len(given) > 1:
-            raise ValueError(f"media: expected at most one of its three forms, got {sorted(given)}")
-        if not given:
-            return None
-        ((name, tensor),) = given.items()
-        if len(tensor) != len(counts):
-            raise ValueError(
-                f"{name}: expected {len(counts)} rows, as input_ids, got {len(tensor)}"
-            )
-        width = tensor.shape[1]
-        check_media_counts(counts, torch.full_like(counts, width))
-        present = torch.arange(width, device=counts.device) < counts[:, None]
-        real = tensor.flatten(0, 1) if bool(present.all()) else tensor[present]
-        if len(real) == 0:
-            return None
-        if name == "media_latents":
-            return real, present
-        return self._encode(real, are_pixels=name == "pixel_values"), present
 
     # ------------------------------------------------------------------ forward
 

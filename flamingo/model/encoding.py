@@ -1,0 +1,101 @@
+"""From images to the latents and the keys and values that text reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from flamingo.model.media import check_media_counts
+from flamingo.model.reading import KeysValues
+
+if TYPE_CHECKING:
+    from flamingo.model.flamingo import FlamingoForConditionalGeneration
+
+
+class FlamingoMedia:
+    """A model's media in their three forms (pixels, features, latents), encoded and projected."""
+
+    def encode_media(
+        self: FlamingoForConditionalGeneration,  # type: ignore[misc]
+        *,
+        vision_features: Float[Tensor, "batch image frame patch dim"] | None = None,
+        pixel_values: Float[Tensor, "batch image frame 3 height width"] | None = None,
+    ) -> Float[Tensor, "batch image latent dim"]:
+        """Latents of every medium given, to be reused as ``media_latents``."""
+        media = pixel_values if vision_features is None else vision_features
+        if media is None:
+            raise ValueError("encode_media: expected vision_features or pixel_values, got neither")
+        flat = self._encode(media.flatten(0, 1), are_pixels=vision_features is None)
+        return flat.unflatten(0, tuple(media.shape[:2]))
+
+    def _encode(
+        self: FlamingoForConditionalGeneration,  # type: ignore[misc]
+        media: Tensor,
+        *,
+        are_pixels: bool,
+    ) -> Float[Tensor, "medium latent dim"]:
+        if are_pixels:
+            if self.vision_encoder is None:
+                raise ValueError(
+                    "pixel_values: expected vision_features (this model was built without a vision "
+                    "encoder), got pixels"
+                )
+            patches = self.vision_encoder(media.flatten(0, 1))
+            media = rearrange(patches, "(m f) p d -> m f p d", m=len(media))
+        if media.shape[-1] != self.config.vision_dim:
+            raise ValueError(
+                f"vision_features: expected width {self.config.vision_dim}, got {media.shape[-1]}"
+            )
+        return self.resampler(media)
+
+    @torch.no_grad()
+    def project_media(
+        self: FlamingoForConditionalGeneration,  # type: ignore[misc]
+        latents: Float[Tensor, "medium latent dim"],
+    ) -> dict[int, KeysValues]:
+        """Keys and values of media for every gated block, by its decoder layer.
+
+        For media that are read again and again: as ``projected_media``
+        (:class:`flamingo.model.media.ProjectedMedia`) they are neither encoded nor projected again.
+        """
+        return {index: block.project_media(latents) for index, block in self._blocks.items()}
+
+    def real_media(
+        self: FlamingoForConditionalGeneration,  # type: ignore[misc]
+        counts: Int[Tensor, " row"],
+        pixel_values: Tensor | None,
+        vision_features: Tensor | None,
+        media_latents: Tensor | None,
+    ) -> tuple[Float[Tensor, "medium latent dim"], Bool[Tensor, "row image"]] | None:
+        """Latents of the media that ``<image>`` tokens name, and where they are in the batch.
+
+        Padding (media beyond a row's ``counts``) is neither encoded nor resampled.
+        """
+        given = {
+            "pixel_values": pixel_values,
+            "vision_features": vision_features,
+            "media_latents": media_latents,
+        }
+        given = {name: tensor for name, tensor in given.items() if tensor is not None}
+        if len(given) > 1:
+            raise ValueError(f"media: expected at most one of its three forms, got {sorted(given)}")
+        if not given:
+            return None
+        ((name, tensor),) = given.items()
+        if len(tensor) != len(counts):
+            raise ValueError(
+                f"{name}: expected {len(counts)} rows, as input_ids, got {len(tensor)}"
+            )
+        width = tensor.shape[1]
+        check_media_counts(counts, torch.full_like(counts, width))
+        present = torch.arange(width, device=counts.device) < counts[:, None]
+        real = tensor.flatten(0, 1) if bool(present.all()) else tensor[present]
+        if len(real) == 0:
+            return None
+        if name == "media_latents":
+            return real, present
+        return self._encode(real, are_pixels=name == "pixel_values"), present
