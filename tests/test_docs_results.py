@@ -1,0 +1,33 @@
+"""The findings in docs/ablations.md are those of experiments/results."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flamingo.ablation.sweep import compose_sweep
+from flamingo.comparison.formats import markdown
+from flamingo.comparison.sweep import read_results
+from flamingo.comparison.sweep_table import difference_table, score_table
+
+ROOT = Path(__file__).parent.parent
+RESULTS = sorted((ROOT / "experiments" / "results").glob("*.json"))
+DOCS = (ROOT / "docs" / "ablations.md").read_text()
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_the_docs_have_the_tables_of_each_sweep_that_was_run(path: Path):
+    results = read_results(path)
+    for table in (score_table(results), difference_table(results)):
+        for row in markdown(table).splitlines():
+            if row.startswith("|"):
+                assert row in DOCS
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_results_are_of_the_sweep_as_it_is_today(path: Path):
+    results = json.loads(path.read_text())
+    sweep = compose_sweep(results["sweep"])
+    assert [arm["name"] for arm in results["arms"]] == sweep.arms
+    assert all(arm["seeds"] == sweep.config.seeds for arm in results["arms"])
+    assert results["steps"] == sweep.runs[0].config.training.steps
