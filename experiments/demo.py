@@ -25,7 +25,7 @@ from flamingo.composition import entry_point
 from flamingo.demo.answering import Answered, Respondent, Shown, answer, open_respondent
 from flamingo.demo.form import Limits
 from flamingo.demo.gradio_settings import gradio_settings, require_gradio
-from flamingo.demo.overlay import seen_image
+from flamingo.demo.seen import seen_image
 from flamingo.runs import load_run
 
 

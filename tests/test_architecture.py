@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "evaluation_run": BASE
     | {"backbones", "model", "data", "training", "evaluation", "run_directory", "runs", "build"},
     "ablation": BASE | {"composition", "run_directory", "runs", "training", "comparison"},
-    "demo": BASE | {"backbones", "model", "data", "evaluation", "runs"},
+    "demo": BASE | {"backbones", "model", "data", "evaluation", "runs", "plots"},
     "publication": BASE | {"model", "evaluation", "runs"},
     "testing": BASE | {"backbones", "model", "data"},
     "__init__": {"model"},
