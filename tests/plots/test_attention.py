@@ -19,8 +19,8 @@ def lightness(colour: tuple[int, int, int]) -> float:
     return float(116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16)
 
 
-def at(image: Image.Image, *place: int) -> tuple[int, int, int]:
-    colour = image.getpixel(place)
+def at(image: Image.Image, x: int, y: int) -> tuple[int, int, int]:
+    colour = image.getpixel((x, y))
     assert isinstance(colour, tuple)
     red, green, blue = colour
     return red, green, blue
