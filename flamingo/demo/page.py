@@ -142,6 +142,10 @@ def _results() -> list[Any]:
     text = gr.Textbox(label="Answer", interactive=False, elem_id="answer")
     label = gr.Label(label="Alternatives", show_heading=False, elem_id="alternatives")
     gr.Markdown(
+        "An answer that is not chosen among candidates is decoded as in the run's evaluation; its "
+        "alternatives are found by beam search, and one of them can be likelier as a whole."
+    )
+    gr.Markdown(
         "**Where it looked** in the image, as the encoder sees it, while it said the answer: the "
         "mean of all layers, then before each layer with a gated block. Little is let through a "
         "gate near 0, wherever it looks."
