@@ -4,10 +4,11 @@
         image=query.png question="what shape is in the image?" \\
         demos='["a.png | what color is the circle? | red", "b.png | is there a circle? | no"]'
 
-Prints the answer and its probability. With candidates='[dax, wug]' the candidates are ranked
-instead, by the likelihood of the whole word. To bind words, ask as in training:
-question="This is a" demos='["a.png | This is a | dax", ...]'. A demonstration is
-"image | question | answer"; the last one stands next to the question.
+Prints the answer and its probability, decoded as the run's evaluation decodes answers to questions
+about images: greedily, unless its evaluation.protocol or evaluation.beams say otherwise. With
+candidates='[dax, wug]' the candidates are ranked instead, by the likelihood of the whole word. To
+bind words, ask as in training: question="This is a" demos='["a.png | This is a | dax", ...]'. A
+demonstration is "image | question | answer"; the last one stands next to the question.
 """
 
 from __future__ import annotations
@@ -16,30 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import torch
 from omegaconf import MISSING
 
-from flamingo.backbones.vision import load_vision_encoder
+from flamingo.asking import candidate_probabilities, open_answer, open_respondent, read
 from flamingo.composition import entry_point
-from flamingo.data.features import EncodingLoader
-from flamingo.data.sequence import tokenize
-from flamingo.evaluation.decoding import Decoding
-from flamingo.evaluation.generation import generate_answers
-from flamingo.evaluation.latents import MediaLatents
-from flamingo.evaluation.loading import (
-    compute_dtype,
-    evaluation_device,
-    load_model,
-    load_tokenizer,
-)
-from flamingo.evaluation.prompts import QUESTION, Episode, Item, prompt
-from flamingo.evaluation.ranking import rank_candidates
-from flamingo.evaluation.scoring import Reader
+from flamingo.evaluation.prompts import Episode, Item
 from flamingo.images import open_image
 from flamingo.runs import Run, load_run
 from flamingo.types import ImageRef, Media
-
-CANDIDATES_AT_ONCE = 16
 
 
 @dataclass(kw_only=True)
@@ -57,7 +42,8 @@ class AskConfig:
     """Answers to choose from; none: the answer is open."""
     step: int | None = None
     """Of the checkpoint; default: the newest."""
-    max_new_tokens: int = 10
+    max_new_tokens: int | None = None
+    """Of an open answer; default: as in the run's evaluation (10, unless it says otherwise)."""
 
     def __post_init__(self) -> None:
         words = [word.strip() for word in self.candidates]
@@ -67,7 +53,7 @@ class AskConfig:
             )
         if not self.question.strip():
             raise ValueError(f"question: expected text, got {self.question!r}")
-        if self.max_new_tokens < 1:
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens: expected >= 1, got {self.max_new_tokens}")
 
 
@@ -106,25 +92,14 @@ def media(path: str) -> Media:
     return Media((ImageRef(path, partial(open_image, path)),))
 
 
-def ask(run: Run, asked: Episode, step: int | None, max_new_tokens: int) -> str:
+def ask(run: Run, asked: Episode, step: int | None, max_new_tokens: int | None) -> str:
     """The answer with its probability, or the candidates with theirs, likeliest first."""
-    checkpoint = run.checkpoint(step).path
-    device = evaluation_device()
-    tokenizer = load_tokenizer(checkpoint)
-    tokens = tokenize(prompt(asked, QUESTION), tokenizer, run.config.evaluation.max_tokens)
-    encoder = load_vision_encoder(run.config.vision).to(device)
-    model = load_model(checkpoint, run.config, encoder, device)
-    latents = MediaLatents(model, EncodingLoader(encoder))
-    latents.prepare(tokens.media)
-    reader = Reader(model, tokenizer, latents, compute_dtype(run.config, device))
-    decoding = Decoding(max_new_tokens=max_new_tokens)
+    respondent = open_respondent(run, step, max_new_tokens=max_new_tokens)
+    tokens = read(respondent, asked)
     if asked.candidates:
-        words = [QUESTION.answer_text(word) for word in asked.candidates]
-        ((_, answer),) = rank_candidates(
-            reader, [tokens], [words], decoding=decoding, batch_size=CANDIDATES_AT_ONCE
-        )
-        return ranking(asked.candidates, torch.tensor(answer.scores).softmax(dim=0).tolist())
-    ((_, answer),) = generate_answers(reader, [tokens], decoding=decoding, batch_size=1)
+        probabilities = candidate_probabilities(respondent, tokens, asked.candidates)
+        return ranking(asked.candidates, probabilities)
+    answer = open_answer(respondent, tokens)
     return f"{answer.text or '(nothing)'}  (probability {answer.probability:.3g})"
 
 

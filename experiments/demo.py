@@ -3,6 +3,11 @@
     python experiments/demo.py run=runs/quickstart/seed=0
     python experiments/demo.py run=runs/quickstart/seed=0 port=8000 limits.demonstrations=4
 
+The answer is the one that experiments/ask.py gives: decoded as the run's evaluation decodes answers
+to questions about images, greedily unless its evaluation.protocol or evaluation.beams say
+otherwise, or the likeliest of the candidates. Beside it stand the alternatives= likeliest answers
+that beam search finds, of which one can be likelier than a greedy answer.
+
 Needs gradio (pip install -e '.[demo]'). The page is served to this machine alone; host=0.0.0.0
 serves it to everyone who can reach the machine, without a password. Ctrl-C ends it, and removes
 what was uploaded.
@@ -21,11 +26,12 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
+from flamingo.asking import Respondent, open_respondent
 from flamingo.composition import entry_point
-from flamingo.demo.answering import Answered, Respondent, Shown, answer, open_respondent
+from flamingo.demo.answering import Answered, Shown, answer
 from flamingo.demo.form import Limits
 from flamingo.demo.gradio_settings import gradio_settings, require_gradio
-from flamingo.demo.overlay import seen_image
+from flamingo.demo.seen import seen_image
 from flamingo.runs import load_run
 
 
@@ -41,16 +47,18 @@ class DemoConfig:
     """Address to serve on; the default is reached from this machine alone."""
     port: int = 7860
     alternatives: int = 5
-    """Answers that are searched for an open question."""
-    max_new_tokens: int = 10
+    """Beams that are searched for what else might be said to an open question."""
+    max_new_tokens: int | None = None
+    """Of an open answer; default: as in the run's evaluation (10, unless it says otherwise)."""
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port: expected a number from 1 to 65535, got {self.port}")
         for name in ("alternatives", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected >= 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: expected >= 1, got {value}")
         if not self.host.strip():
             raise ValueError(f"host: expected an address, got {self.host!r}")
 
@@ -60,7 +68,7 @@ def main(config: DemoConfig) -> None:
     require_gradio()
     logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio looks whether its page is there
     run = load_run(config.run)
-    respondent = open_respondent(run, config.step)
+    respondent = open_respondent(run, config.step, max_new_tokens=config.max_new_tokens)
     with tempfile.TemporaryDirectory(prefix="flamingo-demo-") as uploads:
         settings = gradio_settings(os.environ, Path(uploads))
         os.environ.clear()
@@ -94,7 +102,6 @@ def asking(respondent: Respondent, config: DemoConfig) -> Callable[..., Answered
                 query,
                 candidates=candidates,
                 alternatives=config.alternatives,
-                max_new_tokens=config.max_new_tokens,
             )
 
     return ask

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,12 +87,12 @@ def plain(config: RunConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"training": {"lr": 1}}`` as ``{"training.lr": 1}``."""
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"training": {"lr": 1}}`` as ``{"training.lr": 1}``; keys may have dots already."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return flat
 
 

@@ -64,7 +64,7 @@ def wanted(where: Mapping[str, Any]) -> Wanted:
     are a list of lists. Raises ``ValueError`` naming the key for one that configs do not have (with
     the nearest that they have), and for a value that it cannot have.
     """
-    keys = {key: value for key, value in _spread(where).items()}
+    keys = flatten(where)
     refuse([key for key in keys if field_type(RunConfig, key) is None], known_keys(RunConfig))
     return {key: [_stored(key, one) for one in _several(key, v)] for key, v in keys.items()}
 
@@ -88,14 +88,6 @@ def _value(config: RunConfig, key: str) -> Any:
     if isinstance(held, list):
         return [one.name if isinstance(one, Enum) else one for one in held]
     return held.name if isinstance(held, Enum) else held
-
-
-def _spread(where: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    spread: dict[str, Any] = {}
-    for key, value in where.items():
-        name = f"{prefix}{key}"
-        spread |= _spread(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return spread
 
 
 def _several(key: str, value: Any) -> list[Any]:

@@ -94,9 +94,9 @@ class Run:
         """The checkpoint of ``step``, or the newest. Raises ``ValueError`` if there is none."""
         saved = {c.step: c for c in complete_checkpoints(self.directory.checkpoints)}
         if not saved or (step is not None and step not in saved):
+            wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
             raise ValueError(
-                f"{self.directory.checkpoints}: expected a checkpoint of step "
-                f"{'any' if step is None else step}, got {sorted(saved) or 'none'}"
+                f"{self.directory.checkpoints}: expected {wanted}, got {sorted(saved) or 'none'}"
             )
         return saved[max(saved) if step is None else step]
 

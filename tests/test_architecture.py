@@ -60,7 +60,8 @@ MAY_IMPORT = {
     "evaluation_run": BASE
     | {"backbones", "model", "data", "training", "evaluation", "run_directory", "runs", "build"},
     "ablation": BASE | {"composition", "run_directory", "runs", "training", "comparison"},
-    "demo": BASE | {"backbones", "model", "data", "evaluation", "runs"},
+    "asking": BASE | {"backbones", "data", "evaluation", "runs"},
+    "demo": BASE | {"backbones", "model", "data", "evaluation", "asking", "plots"},
     "publication": BASE | {"model", "evaluation", "runs"},
     "testing": BASE | {"backbones", "model", "data"},
     "__init__": {"model"},

@@ -113,7 +113,7 @@ def test_a_run_that_has_only_begun_opens_with_nothing_in_it(tmp_path):
     assert run.metrics.empty and run.checkpoints == [] and run.predictions().empty
     assert list(run.episodes().columns) == list(COLUMNS)
     assert not run.finished and not run.evaluated
-    with pytest.raises(ValueError, match="expected a checkpoint of step any, got none"):
+    with pytest.raises(ValueError, match="expected a checkpoint, got none"):
         run.model()
 
 

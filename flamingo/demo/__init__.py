@@ -1,1 +1,1 @@
-"""A page to ask a run on: what is answered, what is drawn, what may be uploaded, and the page."""
+"""A page to ask a run on: its form, what is answered, and the image as the encoder sees it."""

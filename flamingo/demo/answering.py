@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -12,26 +12,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
+from flamingo.asking import Respondent, candidate_probabilities, open_answer, read
 from flamingo.data.features import EncodingLoader, content_hash
-from flamingo.data.sequence import tokenize
-from flamingo.evaluation.decoding import Decoding
-from flamingo.evaluation.latents import MediaLatents
-from flamingo.evaluation.loading import (
-    compute_dtype,
-    evaluation_device,
-    load_model,
-    load_tokenizer,
-)
-from flamingo.evaluation.prompts import QUESTION, Episode, Item, prompt
-from flamingo.evaluation.ranking import rank_candidates
+from flamingo.evaluation.prompts import QUESTION, Episode, Item
 from flamingo.evaluation.scoring import Reader
 from flamingo.model.attention_maps import attention_maps
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
-from flamingo.runs import Run
 from flamingo.types import ImageRef, Media, TokenizedSequence
-
-CANDIDATES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +43,10 @@ class Alternative:
 class Answered:
     """What came of a question."""
 
+    said: Alternative
+    """The answer."""
     alternatives: tuple[Alternative, ...]
-    """Likeliest first, all different; the first is the answer."""
+    """Likeliest first, all different, the answer among them."""
     attention: Float[Tensor, "layer height width"]
     """Of the text that predicts the answer's tokens, over the patches of the query's image, in
     each gated block; mean of heads and tokens."""
@@ -69,32 +58,7 @@ class Answered:
 
     @property
     def text(self) -> str:
-        return self.alternatives[0].text
-
-
-@dataclass(frozen=True)
-class Respondent:
-    """A run's model, ready to be asked."""
-
-    reader: Reader
-    encoder: VisionEncoder
-    max_tokens: int
-    """A longer prompt is refused."""
-
-
-def open_respondent(run: Run, step: int | None = None) -> Respondent:
-    """The checkpoint of ``step`` (default: the newest) on the GPU if there is one.
-
-    Raises ``ValueError`` where there is no such checkpoint or a backbone has changed.
-    """
-    checkpoint = run.checkpoint(step).path
-    device = evaluation_device()
-    tokenizer = load_tokenizer(checkpoint)
-    encoder = load_vision_encoder(run.config.vision).to(device)
-    model = load_model(checkpoint, run.config, encoder, device)
-    latents = MediaLatents(model, EncodingLoader(encoder))
-    reader = Reader(model, tokenizer, latents, compute_dtype(run.config, device))
-    return Respondent(reader, encoder, run.config.evaluation.max_tokens)
+        return self.said.text
 
 
 def answer(
@@ -104,30 +68,36 @@ def answer(
     *,
     candidates: Sequence[str] = (),
     alternatives: int = 5,
-    max_new_tokens: int = 10,
 ) -> Answered:
     """Ask about ``query.image``, with ``demonstrations`` before it; the last one stands next to it.
 
-    With ``candidates`` these are ranked as in an evaluation: probabilities are the softmax of the
-    likelihoods of whole answers, and sum to 1. Without, ``alternatives`` beams are searched: the
-    probability of each is that of its tokens up to and including the end of chunk (or the first
-    ``max_new_tokens``), so that what is missing to 1 is anything else. Beams that read alike are
-    added up.
+    The answer is that of :mod:`flamingo.asking`. With ``candidates`` these are the alternatives:
+    probabilities are the softmax of the scores of whole answers, and sum to 1. Without,
+    ``alternatives`` beams are searched, and stand beside the answer: the probability of each is
+    that of its tokens up to and including the end of chunk (or the first
+    ``respondent.decoding.max_new_tokens``), so that what is missing to 1 is anything else. Those
+    that read alike are added up. One of them can be likelier than the answer: a greedy answer
+    takes the likeliest token at each step, which need not lead to the likeliest whole.
 
     Raises ``ValueError`` for a prompt above ``respondent.max_tokens``, special tokens in a text,
     and candidates that are empty or equal.
     """
     reader = respondent.reader
     shown = [_item(own) for own in demonstrations]
-    episode = Episode(_item(query), tuple(shown), len(shown), candidates=tuple(candidates))
-    asked = tokenize(prompt(episode, QUESTION), reader.tokenizer, respondent.max_tokens)
-    reader.latents.prepare(asked.media)
+    asked = read(
+        respondent,
+        Episode(_item(query), tuple(shown), len(shown), candidates=tuple(candidates)),
+    )
     if candidates:
-        found = _ranked(reader, asked, candidates)
+        found = _ranked(respondent, asked, candidates)
+        said = found[0]
     else:
-        found = _beams(reader, asked, max(1, alternatives), max_new_tokens)
-    attention, layers = _attention(respondent, asked, found[0].ids)
-    return Answered(found, attention, layers, tuple(_gate(reader, layer) for layer in layers))
+        own = open_answer(respondent, asked)
+        said = Alternative(own.text, own.probability, own.ids)
+        found = _together([*_beams(respondent, asked, max(1, alternatives)), said])
+    attention, layers = _attention(respondent, asked, said.ids)
+    gates = tuple(_gate(reader, layer) for layer in layers)
+    return Answered(said, found, attention, layers, gates)
 
 
 def _item(shown: Shown) -> Item:
@@ -140,28 +110,24 @@ def _item(shown: Shown) -> Item:
 
 
 def _ranked(
-    reader: Reader, asked: TokenizedSequence, candidates: Sequence[str]
+    respondent: Respondent, asked: TokenizedSequence, candidates: Sequence[str]
 ) -> tuple[Alternative, ...]:
+    probabilities = candidate_probabilities(respondent, asked, candidates)
     words = [QUESTION.answer_text(word) for word in candidates]
-    ((_, ranking),) = rank_candidates(
-        reader, [asked], [words], decoding=Decoding(), batch_size=CANDIDATES_AT_ONCE
-    )
-    ids = reader.tokenizer(words, add_special_tokens=False)["input_ids"]
-    probabilities = torch.tensor(ranking.scores, dtype=torch.float64).softmax(dim=0).tolist()
+    ids = respondent.reader.tokenizer(words, add_special_tokens=False)["input_ids"]
     found = zip(candidates, probabilities, map(tuple, ids), strict=True)
     return _likeliest_first([Alternative(*one) for one in found])
 
 
 @torch.no_grad()
-def _beams(
-    reader: Reader, asked: TokenizedSequence, count: int, max_new_tokens: int
-) -> tuple[Alternative, ...]:
+def _beams(respondent: Respondent, asked: TokenizedSequence, count: int) -> list[Alternative]:
     """The ``count`` likeliest answers that beam search finds, without a length penalty."""
+    reader = respondent.reader
     inputs = reader.inputs([(asked.input_ids, asked.media)])
     with reader.autocast():
         output = reader.model.generate(
             **inputs,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=respondent.decoding.max_new_tokens,
             num_beams=max(2, count),
             num_return_sequences=count,
             length_penalty=0.0,  # a beam's score is the sum of its log-likelihoods
@@ -172,14 +138,22 @@ def _beams(
         )
     ends = reader.model.generation_config.eos_token_id
     ends = {ends} if isinstance(ends, int) else set(ends or ())
-    found: dict[str, Alternative] = {}
+    found = []
     beams = output.sequences[:, len(asked.input_ids) :].tolist()
     for ids, score in zip(beams, output.sequences_scores.tolist(), strict=True):
         end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
         text = str(reader.tokenizer.decode(ids[:end])).strip()
-        same = found.get(text, Alternative(text, 0.0, tuple(ids[:end])))
-        found[text] = Alternative(text, same.probability + math.exp(score), same.ids)
-    return _likeliest_first(list(found.values()))
+        found.append(Alternative(text, math.exp(score), tuple(ids[:end])))
+    return found
+
+
+def _together(found: Sequence[Alternative]) -> tuple[Alternative, ...]:
+    """Each once; those that read alike are one."""
+    by_text: dict[str, Alternative] = {}
+    for own in _likeliest_first(list({one.ids: one for one in found}.values())):
+        same = by_text.get(own.text, Alternative(own.text, 0.0, own.ids))
+        by_text[own.text] = replace(same, probability=same.probability + own.probability)
+    return _likeliest_first(list(by_text.values()))
 
 
 def _likeliest_first(found: list[Alternative]) -> tuple[Alternative, ...]:

@@ -11,8 +11,8 @@ def require_gradio() -> None:
     """Raise ``ValueError`` saying how to install gradio if it is missing."""
     if find_spec("gradio") is None:
         raise ValueError(
-            "demo: expected the package gradio (pip install -e '.[demo]'), got none installed; "
-            "experiments/ask.py asks a run without it"
+            "demo: expected the package gradio, got none installed: make install brings it, and so "
+            "does pip install -e '.[demo]' (experiments/ask.py asks a run without it)"
         )
 
 

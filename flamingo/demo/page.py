@@ -15,11 +15,13 @@ from PIL import Image
 
 from flamingo.demo.answering import Alternative, Answered, Shown
 from flamingo.demo.form import Limits, Row, candidates, demonstrations, query
-from flamingo.demo.overlay import overlay
+from flamingo.plots.attention import attention_scale, in_even_spreads, overlay
 
 Ask = Callable[[tuple[Shown, ...], Shown, tuple[str, ...]], Answered]
 """From demonstrations, the query and the candidates (or none) to what came of it."""
 SOURCES: list[Any] = ["upload", "clipboard"]
+SIDE = 336
+"""Pixels of the longer side of a drawn image."""
 KEPT_SECONDS = 3600
 WAITING = 16
 """Questions that may wait while one is answered."""
@@ -71,13 +73,15 @@ def build_page(
 
 
 def gallery(image: Image.Image, answered: Answered) -> list[tuple[Image.Image, str]]:
-    """The mean over layers, then each layer, drawn over ``image``, with what to call them."""
-    drawn = [(overlay(image, answered.attention.mean(dim=0)), "mean of layers")]
-    for layer, gate, own in zip(
-        answered.layers, answered.gates, answered.attention.unbind(), strict=True
-    ):
-        drawn.append((overlay(image, own), f"layer {layer}, gate {gate:.2f}"))
-    return drawn
+    """The mean over layers, then each layer, drawn over ``image``, with what to call them.
+
+    Every picture has a scale of its own, from nothing to its strongest patch.
+    """
+    layers = in_even_spreads(answered.attention.numpy())
+    named = [(layers.mean(axis=0), "mean of layers")]
+    for layer, gate, own in zip(answered.layers, answered.gates, layers, strict=True):
+        named.append((own, f"layer {layer}, gate {gate:.2f}"))
+    return [(overlay(image, own, attention_scale([own]), SIDE), name) for own, name in named]
 
 
 def _named(alternative: Alternative) -> str:
@@ -137,6 +141,10 @@ def _text(label: str, limits: Limits) -> gr.Textbox:
 def _results() -> list[Any]:
     text = gr.Textbox(label="Answer", interactive=False, elem_id="answer")
     label = gr.Label(label="Alternatives", show_heading=False, elem_id="alternatives")
+    gr.Markdown(
+        "An answer that is not chosen among candidates is decoded as in the run's evaluation; its "
+        "alternatives are found by beam search, and one of them can be likelier as a whole."
+    )
     gr.Markdown(
         "**Where it looked** in the image, as the encoder sees it, while it said the answer: the "
         "mean of all layers, then before each layer with a gated block. Little is let through a "

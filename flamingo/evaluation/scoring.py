@@ -32,13 +32,15 @@ class Answer:
     ``raw`` is the decoded output with special tokens (for ranking the chosen candidate), ``text``
     the answer in it. ``probability``: of the generated tokens up to and including the end of
     chunk; for ranking, the softmax over the candidates' scores. ``scores``: for ranking, each
-    candidate's score in nats, in the order given; empty for an open answer.
+    candidate's score in nats, in the order given; empty for an open answer. ``ids``: of an answer
+    generated here, its tokens without their end.
     """
 
     raw: str
     text: str
     probability: float
     scores: tuple[float, ...] = ()
+    ids: tuple[int, ...] = ()
 
 
 @dataclass

@@ -7,7 +7,8 @@ as the last value of a cell; a file is ``figure.savefig(path)``.
 """
 
 from flamingo.plots.answers import plot_confusion, plot_groups
-from flamingo.plots.images import Exhibit, plot_attention, plot_gallery, plot_visibility
+from flamingo.plots.attention import plot_attention
+from flamingo.plots.images import Exhibit, plot_gallery, plot_visibility
 from flamingo.plots.lines import plot_differences, plot_lines
 from flamingo.plots.shots import plot_shots
 from flamingo.plots.training import plot_gates, plot_loss

@@ -1,4 +1,4 @@
-"""Pictures of pictures: galleries of episodes, what a token sees, attention over an image."""
+"""Pictures of pictures: galleries of episodes, and which image a token sees."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from textwrap import fill
 
 import numpy as np
-from jaxtyping import Bool, Float
-from matplotlib import colormaps
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, PowerNorm
+from jaxtyping import Bool
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from PIL import Image
@@ -21,8 +19,6 @@ SIDE = 224
 """Images are drawn at this size: enough for print, and small in a notebook."""
 CAPTION = 22
 """Characters of a line of a caption: as wide as its image."""
-HEAT = "YlOrRd"
-"""Falls in lightness as it rises: it reads the same without its colours, on paper too."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ def plot_gallery(exhibits: Sequence[Exhibit]) -> Figure:
         # Queries end their rows: rows stand flush right.
         shown = row[columns - len(exhibit.images) : columns]
         for panel, image, caption in zip(shown, exhibit.images, exhibit.captions, strict=True):
-            panel.imshow(_square(image))
+            panel.imshow(square(image))
             lines = [fill(line, CAPTION) for line in caption.splitlines()]
             panel.set_title("\n".join(lines), fontsize=7, parse_math=False)
         mark, colour = {True: ("✓ ", BLUE), False: ("✗ ", VERMILLION), None: ("", BLACK)}[
@@ -69,63 +65,6 @@ def plot_gallery(exhibits: Sequence[Exhibit]) -> Figure:
         row[-1].text(
             0, 0.5, f"{mark}{exhibit.said}", color=colour, fontsize=9, va="center", parse_math=False
         )
-    return figure
-
-
-def plot_attention(
-    images: Sequence[Image.Image],
-    maps: Sequence[Float[np.ndarray, "layer height width"]],
-    *,
-    rows: Sequence[str],
-    columns: Sequence[str],
-) -> Figure:
-    """A row a token: its image, and over a grey copy what each layer attends to.
-
-    Shades are multiples of an even spread over the patches (1: no more than any other patch), on
-    one scale for the whole figure, by square root, for most of it is far below the highest; what
-    is not attended to is clear. Patches are drawn as they are, not smoothed. The images must be
-    as the encoder saw them: squeezed or cropped to its input. ``columns`` names the layers.
-
-    Raises ``ValueError`` for lists of unequal length, or without any.
-    """
-    if not images or not len(images) == len(maps) == len(rows):
-        raise ValueError(
-            f"images, maps, rows: expected equally many, at least one, got {len(images)}, "
-            f"{len(maps)}, {len(rows)}"
-        )
-    if any(len(own) != len(columns) for own in maps):
-        raise ValueError(f"columns: expected {len(maps[0])}, one a layer, got {len(columns)}")
-    heat = [np.asarray(own) * own.shape[-1] * own.shape[-2] for own in maps]
-    scale = PowerNorm(0.5, 0, max(1.0, max(float(own.max()) for own in heat)))
-    figure = Figure(
-        figsize=(1.25 * (len(columns) + 1) + 1.2, 1.35 * len(rows) + 0.4), layout="constrained"
-    )
-    axes = figure.subplots(len(rows), len(columns) + 1, squeeze=False)
-    for line, image, own, name in zip(axes, images, heat, rows, strict=True):
-        for panel in line:
-            panel.set_xticks([])
-            panel.set_yticks([])
-            panel.spines[:].set_visible(False)
-        shown = _square(image)
-        line[0].imshow(shown)
-        line[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center", parse_math=False)
-        for panel, layer in zip(line[1:], own, strict=True):
-            panel.imshow(shown.convert("L"), cmap="gray", vmin=-160, vmax=255)
-            panel.imshow(
-                layer,
-                cmap=HEAT,
-                norm=scale,
-                alpha=0.9 * np.asarray(scale(layer)),
-                extent=(-0.5, SIDE - 0.5, SIDE - 0.5, -0.5),
-                interpolation="nearest",
-            )
-    for panel, title in zip(axes[0], ["image", *columns], strict=True):
-        panel.set_title(title, fontsize=8, parse_math=False)
-    bar = figure.colorbar(
-        ScalarMappable(scale, colormaps[HEAT]), ax=axes, shrink=0.8, aspect=25, pad=0.02
-    )
-    bar.set_label("attention, × even spread", fontsize=8)
-    bar.ax.tick_params(labelsize=8)
     return figure
 
 
@@ -140,7 +79,7 @@ def plot_visibility(
     for panel, (title, mask) in zip(panels, masks.items(), strict=True):
         panel.pcolormesh(mask, cmap=ListedColormap(["#eeeeee", BLUE]), edgecolors="white", vmax=1)
         for place, image in enumerate(images):
-            thumbnail = OffsetImage(np.asarray(_square(image)), zoom=34 / SIDE)
+            thumbnail = OffsetImage(np.asarray(square(image)), zoom=34 / SIDE)
             panel.add_artist(
                 AnnotationBbox(
                     thumbnail,
@@ -161,5 +100,6 @@ def plot_visibility(
     return figure
 
 
-def _square(image: Image.Image) -> Image.Image:
+def square(image: Image.Image) -> Image.Image:
+    """``image`` as it is drawn: squeezed to :data:`SIDE`, whatever its shape."""
     return image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)

@@ -215,6 +215,14 @@ def test_results_are_read_as_they_were_written(results: dict, tmp_path: Path) ->
         read_results(path)
 
 
+def test_results_that_are_kept_with_the_code_can_be_read_and_drawn() -> None:
+    for file in sorted((Path(__file__).parents[2] / "experiments" / "results").glob("*.json")):
+        kept = read_results(file)
+        assert kept["sweep"] == file.stem
+        assert all(arm["name"] in sweep_markdown(kept) for arm in kept["arms"])
+        assert plot_forest(kept).axes
+
+
 def test_the_table_says_what_was_asked_and_found(results: dict) -> None:
     told = sweep_markdown(results)
     assert told.startswith("Which? 1,000 training steps.")

@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from flamingo.demo.answering import Answered, Respondent, Shown, answer
+from flamingo.asking import Respondent
+from flamingo.demo.answering import Answered, Shown, answer
+from flamingo.evaluation.decoding import Decoding
 from flamingo.evaluation.prompts import QUESTION
 from flamingo.model.attention_maps import attention_maps
 from flamingo.testing import draw, tiny_vision_encoder
@@ -26,12 +28,13 @@ TOKENS = 3
 
 @pytest.fixture(scope="module")
 def respondent() -> Respondent:
-    return Respondent(tiny.reader(), tiny_vision_encoder(), max_tokens=128)
+    decoding = Decoding(max_new_tokens=TOKENS)
+    return Respondent(tiny.reader(), tiny_vision_encoder(), max_tokens=128, decoding=decoding)
 
 
 @pytest.fixture(scope="module")
 def opened(respondent: Respondent) -> Answered:
-    return answer(respondent, DEMONSTRATIONS, QUERY, alternatives=4, max_new_tokens=TOKENS)
+    return answer(respondent, DEMONSTRATIONS, QUERY, alternatives=4)
 
 
 def prompt_ids(respondent: Respondent) -> list[int]:
@@ -61,27 +64,52 @@ def logits(respondent: Respondent, ids: list[int]) -> Tensor:
 
 def test_probabilities_are_those_of_the_model_run_on_the_whole_text(respondent, opened) -> None:
     start, end = prompt_ids(respondent), respondent.reader.model.config.end_of_chunk_token_id
-    assert 2 <= len(opened.alternatives) <= 4
-    for own in opened.alternatives:
+    assert 2 <= len(opened.alternatives) <= 5
+    for own in (opened.said, *opened.alternatives):
         ids = [*own.ids, end][:TOKENS]
         likely = logits(respondent, [*start, *ids])[len(start) - 1 : -1]
         total = likely[range(len(ids)), ids].sum().exp().item()
         assert own.probability == pytest.approx(total, rel=1e-4)
 
 
-def test_alternatives_differ_and_the_likeliest_is_the_answer(opened) -> None:
+def test_alternatives_differ_and_the_answer_is_among_them(opened) -> None:
     probabilities = [own.probability for own in opened.alternatives]
     assert probabilities == sorted(probabilities, reverse=True)
     assert sum(probabilities) <= 1
     texts = [own.text for own in opened.alternatives]
     assert len(set(texts)) == len(texts)
-    assert opened.text == texts[0]
+    assert opened.text in texts
 
 
 def test_one_alternative_is_the_best_of_several(respondent) -> None:
-    two = answer(respondent, DEMONSTRATIONS, QUERY, alternatives=2, max_new_tokens=TOKENS)
-    one = answer(respondent, DEMONSTRATIONS, QUERY, alternatives=1, max_new_tokens=TOKENS)
-    assert [own.text for own in one.alternatives] == [two.text]
+    two = answer(respondent, DEMONSTRATIONS, QUERY, alternatives=2)
+    one = answer(respondent, DEMONSTRATIONS, QUERY, alternatives=1)
+    assert {own.text for own in one.alternatives} == {one.text, two.alternatives[0].text}
+
+
+def test_the_answer_is_decoded_as_it_is_told_whatever_the_alternatives(monkeypatch) -> None:
+    reader = tiny.reader()
+    end = reader.model.config.end_of_chunk_token_id
+    asked = reader.tokenizer("?", add_special_tokens=False)["input_ids"][-1]
+    first, second = (
+        reader.tokenizer(word, add_special_tokens=False)["input_ids"][0]
+        for word in (" red", " one")
+    )
+    # The likeliest first token leads nowhere: as a whole, the other answer is likelier.
+    follow = {asked: {first: 0.5, second: 0.4}, first: {first: 0.3}, second: {end: 0.99}}
+    tiny.make_bigram(reader, monkeypatch, follow)
+    greedy, beams = (Decoding(max_new_tokens=2, beams=count) for count in (1, 3))
+    said = {}
+    for decoding in (greedy, beams):
+        own = Respondent(reader, tiny_vision_encoder(), 128, decoding)
+        said[decoding] = answer(own, (), Shown(QUERY.image, "?"), alternatives=3)
+    assert said[greedy].said.ids == (first, first)
+    assert said[greedy].said.probability == pytest.approx(0.15, rel=5e-3)
+    assert said[beams].said.ids == (second,)
+    assert said[beams].said.probability == pytest.approx(0.396, rel=5e-3)
+    for own in said.values():
+        assert own.alternatives[0].ids == (second,)
+        assert own.text in [one.text for one in own.alternatives]
 
 
 def test_candidates_are_ranked_by_the_likelihood_of_whole_words(respondent) -> None:
@@ -105,7 +133,7 @@ def test_candidates_are_ranked_by_the_likelihood_of_whole_words(respondent) -> N
 
 
 def test_attention_is_that_of_the_tokens_before_each_of_the_answer(respondent, opened) -> None:
-    start, said = prompt_ids(respondent), list(opened.alternatives[0].ids)
+    start, said = prompt_ids(respondent), list(opened.said.ids)
     positions = [len(start) - 1 + i for i in range(max(1, len(said)))]
     ids = torch.tensor([[*start, *said]])
     maps = attention_maps(
@@ -119,7 +147,7 @@ def test_attention_is_that_of_the_tokens_before_each_of_the_answer(respondent, o
 
 def test_another_image_gets_another_answer(respondent, opened) -> None:
     other = Shown(Image.new("RGB", (32, 32), "black"), QUERY.question)
-    found = answer(respondent, DEMONSTRATIONS, other, alternatives=4, max_new_tokens=TOKENS)
+    found = answer(respondent, DEMONSTRATIONS, other, alternatives=4)
     assert found.alternatives[0].probability != opened.alternatives[0].probability
 
 

@@ -17,7 +17,9 @@ import torch
 
 from experiments import ask, evaluate
 from flamingo import evaluation_run
+from flamingo.asking import open_respondent
 from flamingo.composition import CONF
+from flamingo.demo.answering import Shown, answer
 from flamingo.evaluation.plans import read_plans
 from flamingo.evaluation.prompts import QUESTION, prompt, prompt_text
 from flamingo.runs import load_run
@@ -415,6 +417,22 @@ def test_an_answer_has_its_probability(run: Path) -> None:
     answer, _, probability = said.rpartition("  (probability ")
     assert answer
     assert 0 < float(probability.removesuffix(")")) <= 1
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_an_answer_is_the_demo_page_s_and_decoded_as_the_run_is_evaluated(
+    world: Path, run: Path, beams: int, monkeypatch
+) -> None:
+    if beams > 1:
+        with_beams = ("model.cross_attention.gate_init=1.0", f"evaluation.beams={beams}")
+        run = save_untrained_run(world, f"beams_{beams}", *with_beams)
+    monkeypatch.chdir(world)
+    said = asked(run, image="query.png", question="what is it?", demos=["query.png | why? | red"])
+    respondent = open_respondent(load_run(run))
+    assert respondent.decoding.beams == beams
+    image = draw("red", "circle", 0)
+    found = answer(respondent, [Shown(image, "why?", "red")], Shown(image, "what is it?"))
+    assert said == f"{found.text}  (probability {found.said.probability:.3g})"
 
 
 def test_demonstrations_stand_before_the_question_in_their_order() -> None:

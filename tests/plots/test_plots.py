@@ -14,7 +14,6 @@ from PIL import Image
 
 from flamingo.plots import (
     Exhibit,
-    plot_attention,
     plot_confusion,
     plot_differences,
     plot_gallery,
@@ -179,27 +178,6 @@ def test_a_gallery_says_right_and_wrong_with_a_mark_beside_the_colour():
         plot_gallery([Exhibit([IMAGE], ["a", "b"], "x")])
     with pytest.raises(ValueError, match="expected at least one"):
         plot_gallery([])
-
-
-def test_attention_is_drawn_as_multiples_of_an_even_spread_on_one_scale():
-    even = np.full((2, 2, 2), 0.25, dtype=np.float32)
-    sharp = np.zeros((2, 2, 2), dtype=np.float32)
-    sharp[:, 0, 1] = 0.75
-    figure = plot_attention(
-        [IMAGE, IMAGE], [even, sharp], rows=["a", "b"], columns=["layer 1", "layer 3"]
-    )
-    heats = [panel.images[1] for panel in figure.axes if len(panel.images) == 2]
-    shades = [np.asarray(heat.get_array()) for heat in heats]
-    assert [shade.max() for shade in shades] == [1, 1, 3, 3]
-    assert shades[2].tolist() == [[0, 3], [0, 0]]
-    assert {heat.get_clim() for heat in heats} == {(0, 3)}
-    titles = [panel.get_title() for panel in figure.axes]
-    assert titles[:3] == ["image", "layer 1", "layer 3"]
-    assert figure.axes[-1].get_ylabel() == "attention, × even spread"
-    with pytest.raises(ValueError, match="expected equally many.* got 1, 2, 1"):
-        plot_attention([IMAGE], [even, even], rows=["a"], columns=["x", "y"])
-    with pytest.raises(ValueError, match="columns: expected 2, one a layer, got 1"):
-        plot_attention([IMAGE], [even], rows=["a"], columns=["x"])
 
 
 def test_visibility_shows_a_panel_for_each_rule():
