@@ -26,14 +26,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from omegaconf import MISSING
 
 from flamingo.ablation.outcome import compare_finished, progress_of_all, write_comparison
 from flamingo.ablation.progress import Progress, Stage, duration, seconds_left
-from flamingo.ablation.sweep import Sweep, SweepRun, compose_sweep
+from flamingo.ablation.sweep import SWEEPS, Sweep, SweepRun, compose_sweep
 from flamingo.ablation.work import Outcome, Place, Workers, places
 from flamingo.comparison.output import Output
-from flamingo.comparison.sweep import results_text
+from flamingo.comparison.sweep import read_results, results_text
 from flamingo.comparison.sweep_table import sweep_markdown
 from flamingo.composition import entry_point
 from flamingo.files import write_atomically
@@ -44,7 +43,7 @@ from flamingo.structured import known_keys, require
 class AblateConfig:
     """Which sweep is run, and where."""
 
-    sweep: str = MISSING
+    sweep: str = ""
     """A file of conf/sweeps, or the path of one. Typed as experiment=, which is Hydra's word for a
     file of conf/experiment."""
     name: str | None = None
@@ -76,6 +75,9 @@ class AblateConfig:
 
 def main(config: AblateConfig) -> None:
     """Run what is left of the sweep, compare, or end with a message."""
+    if not config.sweep:
+        known = ", ".join(sorted(file.stem for file in SWEEPS.glob("*.yaml")))
+        raise ValueError(f"experiment: expected a sweep ({known}) or a file of one, got none")
     sweep = compose_sweep(
         config.sweep,
         config.overrides,
@@ -83,6 +85,7 @@ def main(config: AblateConfig) -> None:
         run_name=config.name,
         seeds=config.seeds,
     )
+    check_kept(results_file(config, sweep), sweep)
     progress = progress_of_all(sweep)
     left = [run for run, own in progress if own.stage is not Stage.finished]
     devices = devices_of(config, len(left))
@@ -95,7 +98,7 @@ def main(config: AblateConfig) -> None:
     if workers.stopped is not None:
         print("Stopped. The same command continues.")
         sys.exit(128 + workers.stopped)
-    print(finish(sweep, folder, Path(config.results)))
+    print(finish(sweep, folder, results_file(config, sweep)))
     if failed:
         told = "; ".join(f"{name_of(outcome.run)}: {outcome.log}" for outcome in failed)
         sys.exit(f"error: {len(failed)} of the runs failed, the others are done: {told}")
@@ -159,11 +162,36 @@ def name_of(run: SweepRun) -> str:
     return f"{run.arm}, seed {run.seed}"
 
 
-def finish(sweep: Sweep, folder: Path, results_folder: Path) -> str:
+def results_file(config: AblateConfig, sweep: Sweep) -> Path:
+    """Where the results go."""
+    return Path(config.results) / f"{sweep.title}.json"
+
+
+def check_kept(path: Path, sweep: Sweep) -> None:
+    """Raise ``ValueError`` if the file has results that those of ``sweep`` would not renew: of
+    another question, or of arms or seeds that it has not."""
+    if not path.exists():
+        return
+    kept = read_results(path)
+    seeds = {seed for arm in kept["arms"] for seed in arm["seeds"]}
+    for what, had, own in (
+        ("question", {kept["question"]}, {sweep.config.question}),
+        ("reference", {kept["reference"]}, {sweep.config.reference}),
+        ("steps", {kept["steps"]}, {sweep.runs[0].config.training.steps}),
+        ("arms", {arm["name"] for arm in kept["arms"]}, {*sweep.arms}),
+        ("seeds", seeds, {*sweep.config.seeds}),
+    ):
+        if lost := sorted(had - own):
+            raise ValueError(
+                f"{path}: expected results that this sweep renews, got others, which would be "
+                f"lost: {what} {', '.join(map(str, lost))}. Move the file, or give results=FOLDER"
+            )
+
+
+def finish(sweep: Sweep, folder: Path, path: Path) -> str:
     """Write the comparison of what is finished; returns its tables and where it is."""
     results, missing = compare_finished(sweep, progress_of_all(sweep))
     write_comparison(results, Output.claim(folder / "comparison"))
-    path = results_folder / f"{sweep.title}.json"
     write_atomically(path, results_text(results))
     lines = ["", sweep_markdown(results)]
     lines += (

@@ -6,9 +6,11 @@ without annotations gets predictions and a submission file, and no score.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from flamingo.choices import (
     CLEVRGroup,
@@ -27,7 +29,7 @@ from flamingo.choices import (
     VLICLTask,
     VQAGroup,
 )
-from flamingo.structured import require
+from flamingo.structured import build, require
 
 # ---------------------------------------------------------------------------- demonstrations
 
@@ -420,3 +422,17 @@ class EvaluateConfig:
     plan_only: bool = False
     """Write the plans of demonstrations and end."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def settings_of(results: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings.evaluation`` of a ``results.json``; fields that came later have their defaults.
+
+    Raises ``ValueError`` naming the field for one that is not known any more.
+    """
+    try:
+        built = build(results["settings"]["evaluation"], EvaluationConfig)
+    except ValueError as error:
+        raise ValueError(f"results.json: settings.evaluation.{error}") from error
+    settings = OmegaConf.to_container(OmegaConf.structured(built), enum_to_str=True)
+    assert isinstance(settings, dict)
+    return {str(key): value for key, value in settings.items() if key != "batch_size"}

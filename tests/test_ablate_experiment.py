@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.ablate import AblateConfig, devices_of, gathered
+from experiments.ablate import AblateConfig, check_kept, devices_of, gathered
+from flamingo.ablation.sweep import compose_sweep
 from flamingo.comparison.sweep import read_results
 from flamingo.composition import CONF, compose
 from flamingo.runs import load_run
@@ -97,7 +98,12 @@ def test_a_sweep_is_run_compared_and_passed_over_when_it_is_finished(world: Path
 
 @pytest.mark.slow
 def test_a_sweep_that_is_stopped_is_continued_by_the_same_command(world: Path) -> None:
-    words = ("runs=stopped", "training.steps=60", "training.checkpoint_every=1000")
+    words = (
+        "runs=stopped",
+        "results=of_60_steps",
+        "training.steps=60",
+        "training.checkpoint_every=1000",
+    )
     process = subprocess.Popen(
         command(world, *words),
         env=environment(world),
@@ -123,7 +129,7 @@ def test_a_sweep_that_is_stopped_is_continued_by_the_same_command(world: Path) -
     start(world, *words)
     first, second = load_run(folder).provenance["launches"]
     assert (first["from_step"], second["from_step"]) == (0, step)
-    results = json.loads((world / "experiments/results/mine-tiny.json").read_text())
+    results = json.loads((world / "of_60_steps/mine-tiny.json").read_text())
     assert results["steps"] == 60
 
 
@@ -150,7 +156,7 @@ def test_an_evaluation_is_launched_as_training_is(world: Path, monkeypatch) -> N
     ("words", "message"),
     [
         (["training.stepz=3"], "did you mean training.steps?"),
-        (["seed=3"], "overrides: expected none of name, seed, runs, experiment"),
+        (["seed=3"], "seed: expected none (a sweep gives each run its own; seeds=[...] are"),
         (["hydra.launcher.partition=gpu"], "launch: expected launcher=slurm"),
     ],
 )
@@ -160,6 +166,38 @@ def test_a_mistake_ends_with_its_message_alone(world: Path, words: list[str], me
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and message in done.stderr
     assert sorted(world.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ({"question": "Another?"}, r"would be lost: question Another\?"),
+        ({"steps": 7}, "would be lost: steps 7"),
+        ({"seeds": [0, 1, 2, 3]}, "would be lost: seeds 3"),
+        ({"arm": "a third"}, "would be lost: arms a third"),
+    ],
+)
+def test_results_of_another_sweep_are_not_overwritten(tmp_path: Path, lost: dict, message: str):
+    sweep = compose_sweep("ablation_media")
+    arms = [lost.get("arm", "all images"), "last image"]
+    kept = {
+        "sweep": "ablation_media",
+        "question": lost.get("question", sweep.config.question),
+        "reference": "last image",
+        "steps": lost.get("steps", 1000),
+        "arms": [{"name": arm, "seeds": lost.get("seeds", [0, 1, 2])} for arm in arms],
+        "cells": [],
+        "differences": [],
+    }
+    path = tmp_path / "ablation_media.json"
+    check_kept(path, sweep)
+    path.write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match=message):
+        check_kept(path, sweep)
+    path.write_text(
+        json.dumps(kept | {"question": sweep.config.question, "steps": 1000, "arms": []})
+    )
+    check_kept(path, sweep)
 
 
 # ---------------------------------------------------------------------------- the command line

@@ -37,9 +37,10 @@ def compare_finished(
     seeds = {run.seed for run in finished[sweep.config.reference]}
     usable = [arm for arm in sweep.arms if seeds & {run.seed for run in finished[arm]}]
     if len(usable) < 2:
+        states = "; ".join(f"{run.arm}, seed {run.seed}: {own.words}" for run, own in progress)
         raise ValueError(
             f"{sweep.title}: expected an arm with a finished seed that {sweep.config.reference!r} "
-            "has too, got none"
+            f"has too, got {states}"
         )
     arms = [
         SweepArm(

@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 
 from flamingo.ablation.sweep import SweepRun
 from flamingo.config import RunConfig
-from flamingo.run_directory import RunDirectory, load_config, plain
+from flamingo.evaluation_config import settings_of
+from flamingo.run_directory import RunDirectory, flatten, load_config, plain
 from flamingo.training.checkpoint import latest_checkpoint
 from flamingo.training.tracking import read_metrics
 
@@ -40,11 +41,16 @@ class Progress:
     """Of the newest checkpoint: where the run continues."""
     step_seconds: float | None
     evaluation_seconds: float | None
+    unlike: tuple[str, ...] = ()
+    """Settings in which an evaluation that is there differs from the one that is asked for."""
 
     @property
     def words(self) -> str:
-        """``begun, step 200``."""
-        return f"begun, step {self.step}" if self.stage is Stage.begun else self.stage.value
+        """``begun, step 200``; ``trained, evaluated with another shots``."""
+        if self.stage is Stage.begun:
+            return f"begun, step {self.step}"
+        other = f", evaluated with another {', '.join(self.unlike)}" if self.unlike else ""
+        return f"{self.stage.value}{other}"
 
 
 def progress_of(config: RunConfig, overrides: Sequence[str] = ()) -> Progress:
@@ -57,24 +63,26 @@ def progress_of(config: RunConfig, overrides: Sequence[str] = ()) -> Progress:
     step = checkpoint.step if checkpoint else 0
     results = _results(directory)
     stage = Stage.begun if directory.metrics.exists() or step else Stage.waiting
+    unlike: tuple[str, ...] = ()
     if directory.finished:
-        same = (
-            results is not None
-            and results["step"] == step
-            and _evaluated(results) == _asked(load_config(directory.config_file), overrides)
-        )
-        stage = Stage.finished if same else Stage.trained
+        stage = Stage.trained
+        if results is not None and results["step"] == step:
+            unlike = _unlike(results, _asked(load_config(directory.config_file), overrides))
+            stage = Stage.trained if unlike else Stage.finished
     seconds = results["timing"]["seconds"] if results else 0
     # One that predicted nothing new took no time.
-    return Progress(stage, step, step_seconds(directory.metrics), seconds or None)
+    return Progress(stage, step, step_seconds(directory.metrics), seconds or None, unlike)
 
 
 def _results(directory: RunDirectory) -> dict[str, Any] | None:
     return json.loads(directory.results.read_text()) if directory.results.exists() else None
 
 
-def _evaluated(results: Mapping[str, Any]) -> dict[str, Any]:
-    return results["settings"]["evaluation"]
+def _unlike(results: Mapping[str, Any], asked: dict[str, Any]) -> tuple[str, ...]:
+    """Fields in which what was evaluated is not what is ``asked`` for."""
+    own, wished = flatten(settings_of(results)), flatten(asked)
+    absent = object()
+    return tuple(k for k in wished | own if own.get(k, absent) != wished.get(k, absent))
 
 
 def _asked(config: RunConfig, overrides: Sequence[str]) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import MISSING, OmegaConf
 
 from flamingo.composition import CONF, compose
@@ -69,9 +71,28 @@ def load_sweep(name: str) -> SweepConfig:
             f"got {name!r}{nearest(name, known)}"
         )
     try:
-        return build(OmegaConf.load(path), SweepConfig)
+        values = OmegaConf.to_container(OmegaConf.load(path))
+        _check_arms(values)
+        return build(values, SweepConfig)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
+        raise ValueError(
+            f"{path}: {line}expected YAML (an override with brackets or commas in quotes), got "
+            f"{error.problem}"
+        ) from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _check_arms(values: Any) -> None:
+    """Say what is wrong with arms in words of their own, not in YAML's."""
+    require(isinstance(values, dict), "the file", "keys and values", values)
+    arms = values.get("arms", {})
+    require(isinstance(arms, dict), "arms", "a mapping of names to overrides", arms)
+    for name, words in arms.items():
+        require(isinstance(name, str), "arms", "names that are text (in quotes)", name)
+        are_words = isinstance(words, list) and all(isinstance(word, str) for word in words)
+        require(are_words, f"arms.{name}", "a list of overrides, as [training.lr=1e-4]", words)
 
 
 def folder_name(arm: str) -> str:
@@ -110,11 +131,7 @@ class Sweep:
 
     def changes(self, arm: str) -> dict[str, tuple[Any, Any]]:
         """Keys that ``arm`` changes, each with the reference's value and its own."""
-        reference, own = (
-            next(run.config for run in self.runs if run.arm == name)
-            for name in (self.config.reference, arm)
-        )
-        return changes(reference, own)
+        return changes(_first(self, self.config.reference), _first(self, arm))
 
 
 def changes(reference: RunConfig, arm: RunConfig) -> dict[str, tuple[Any, Any]]:
@@ -144,8 +161,10 @@ def compose_sweep(
     config = load_sweep(name)
     if seeds is not None:
         config = replace(config, seeds=list(seeds))
-    given = sorted(word for word in overrides if word.partition("=")[0] in OWN)
-    require(not given, "overrides", f"none of {', '.join(OWN)}", given)
+    for word in overrides:
+        key = word.partition("=")[0]
+        hint = "; seeds=[...] are the sweep's" if key == "seed" else ""
+        require(key not in OWN, key, f"none (a sweep gives each run its own{hint})", word)
     base = [f"experiment={config.experiment}"]
     own = compose(base)
     if run_name is None:
@@ -160,27 +179,34 @@ def compose_sweep(
         for arm, words in {config.reference: [], **config.arms}.items():
             full = run_name if arm == config.reference else f"{run_name}-{folder_name(arm)}"
             said = (*base, *words, *overrides, f"name={full}", f"seed={seed}", f"runs='{runs}'")
-            planned.append(SweepRun(arm, seed, _composed(arm, said), said))
+            planned.append(SweepRun(arm, seed, _composed(name, arm, said), said))
     stem = Path(name).stem
     title = stem if run_name == own.name else f"{stem}-{run_name}"
     sweep = Sweep(title, config, planned, tuple(overrides))
-    for arm in config.arms:
-        _check(sweep, arm)
+    try:
+        for arm in config.arms:
+            _check(sweep, arm)
+        _check_distinct(sweep)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     return sweep
 
 
-def _composed(arm: str, words: Sequence[str]) -> RunConfig:
+def _composed(name: str, arm: str, words: Sequence[str]) -> RunConfig:
     try:
         return compose(words)
     except ValueError as error:
-        raise ValueError(f"arm {arm!r}: {error}") from error
+        raise ValueError(f"{name}: arm {arm!r}: {error}") from error
 
 
 def _check(sweep: Sweep, arm: str) -> None:
     """An arm differs from the reference, and in nothing that makes numbers incomparable."""
-    reference = next(run.config for run in sweep.runs if run.arm == sweep.config.reference)
-    own = next(run.config for run in sweep.runs if run.arm == arm)
-    require(bool(sweep.changes(arm)), f"arm {arm!r}", "a change of the reference", "none")
+    reference, own = (_first(sweep, name) for name in (sweep.config.reference, arm))
+    if not changes(reference, own):
+        raise ValueError(
+            f"arm {arm!r}: expected a change of the reference, got its own values "
+            f"({', '.join(sweep.config.arms[arm]) or 'no override'})"
+        )
     steps = reference.training.steps
     require(
         own.training.steps == steps,
@@ -194,3 +220,14 @@ def _check(sweep: Sweep, arm: str) -> None:
             f"arm {arm!r}: expected the reference's evaluation, got another "
             f"evaluation.{', evaluation.'.join(differ)}"
         )
+
+
+def _check_distinct(sweep: Sweep) -> None:
+    """Equal arms would be trained twice, and tested twice."""
+    for one, other in combinations(sweep.config.arms, 2):
+        if not changes(_first(sweep, one), _first(sweep, other)):
+            raise ValueError(f"arms: expected different ones, got {one!r} and {other!r}: the same")
+
+
+def _first(sweep: Sweep, arm: str) -> RunConfig:
+    return next(run.config for run in sweep.runs if run.arm == arm)

@@ -18,7 +18,13 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from numpy import ndarray
 
-from flamingo.evaluation.statistics import Z95, estimate, mean_estimate, student_p_value
+from flamingo.evaluation.statistics import (
+    Z95,
+    estimate,
+    mean_estimate,
+    student_p_value,
+    student_quantile,
+)
 from flamingo.evaluation.variance import decompose
 
 
@@ -26,7 +32,8 @@ from flamingo.evaluation.variance import decompose
 class OverSeeds:
     """A mean of a matrix (seed, query) with its 95 % interval and the p-value of zero.
 
-    Of one seed the interval is that of new images alone: nothing is known of other seeds. NaN: what
+    Of one seed the interval is that of new images alone (a difference's with Student's t on one
+    degree of freedom less than images): nothing is known of other seeds. NaN: what
     cannot be told (a single image, or an error of zero beside a difference that is not).
     """
 
@@ -54,8 +61,9 @@ def difference_over_seeds(
     by_seed = tuple(differences.mean(axis=1).tolist())
     if len(by_seed) == 1:
         one = mean_estimate(differences[0].tolist(), clusters)
-        low, high, freedom = one.low, one.high, math.inf
-        mean, error = one.mean, one.standard_error
+        mean, error, freedom = one.mean, one.standard_error, float(len(set(clusters)) - 1)
+        half = error * student_quantile(0.975, freedom) if error > 0 else error
+        low, high = mean - half, mean + half
     else:
         both = decompose(differences.tolist(), clusters)
         low, high, freedom = both.low, both.high, both.degrees_of_freedom

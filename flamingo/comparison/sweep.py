@@ -16,6 +16,7 @@ from flamingo.comparison.arms import Facts, make_arms, shared_benchmarks
 from flamingo.comparison.samples import Sample, read_samples
 from flamingo.comparison.seeds import OverSeeds, difference_over_seeds, mean_over_seeds
 from flamingo.evaluation.corrections import holm
+from flamingo.evaluation_config import settings_of
 from flamingo.naming import naming
 from flamingo.provenance import circumstances, git_state
 from flamingo.run_directory import differences
@@ -129,7 +130,7 @@ def check(arms: Sequence[SweepArm]) -> None:
 
 def _circumstances(run: Run) -> tuple[Any, Any, Any]:
     results = run.results
-    return run.config.training.steps, results["step"], results["settings"]["evaluation"]
+    return run.config.training.steps, results["step"], settings_of(results)
 
 
 def _unlike(own: Any, other: Any) -> str:

@@ -61,7 +61,8 @@ def difference_table(results: Results) -> Table:
         "query's score differs there is no interval."
     )
     if unequal:
-        caption += f" One seed alone, so nothing of other seeds: {', '.join(sorted(unequal))}."
+        named = ", ".join(sorted(unequal))
+        caption += f" Of one seed alone, for new images and nothing of other seeds: {named}."
     return Table(
         name="differences",
         title=f"Differences to “{results['reference']}”",

@@ -93,7 +93,13 @@ def test_overrides_that_make_other_runs_need_a_name_of_their_own():
         ("arms: {a b: [x=1], a_b: [x=2]}", "arms: expected names that differ"),
         ("arms: {a: [seed=1]}", "arms.a: expected none of name, seed"),
         ("arms: {a: [training.lr=1.0]}\nseeds: [0, 0]", "seeds: expected different seeds"),
-        ("arms: {a: [training.lr=2e-4]}", "arm 'a': expected a change of the reference"),
+        ("arms: {a: [training.lr=2e-4]}", r"mine.yaml: arm 'a': expected a change .*lr=2e-4"),
+        ("arms: {a: [training.lr=1e-4], b: [training.lr=0.0001]}", "got 'a' and 'b': the same"),
+        ("arms: {a: [evaluation.shots=[0]]}", "mine.yaml: line 4: expected YAML"),
+        ("arms: {a: [x=1], a: [x=2]}", "mine.yaml: line 4: expected YAML.*duplicate key a"),
+        ("arms: {a: training.lr=1e-4}", r"arms.a: expected a list of overrides.*got 'training.lr"),
+        ("arms: {1e-3: [training.lr=1e-3]}", "arms: expected names that are text .in quotes., got"),
+        ("arms: [a]", "arms: expected a mapping"),
         ("arms: {a: [training.lrr=1.0]}", "arm 'a': training.lrr: unknown .*did you mean"),
         ("arms: {a: [training.steps=500]}", "'a': training.steps: expected the reference's 1000"),
         ("arms: {a: [training.lr=1.0, evaluation.seed=3]}", "got another evaluation.seed"),
@@ -103,6 +109,11 @@ def test_overrides_that_make_other_runs_need_a_name_of_their_own():
 def test_a_sweep_that_would_say_nothing_is_refused(tmp_path: Path, arms: str, message: str):
     with pytest.raises(ValueError, match=message):
         compose_sweep(written(tmp_path, arms))
+
+
+def test_a_key_of_each_run_is_refused_by_its_own_name():
+    with pytest.raises(ValueError, match=r"seed: expected none .*seeds=.* got 'seed=3'"):
+        compose_sweep("ablation_media", ["seed=3"])
 
 
 def test_an_unknown_sweep_is_named_with_those_there_are():

@@ -163,9 +163,13 @@ def test_a_run_goes_from_not_begun_to_finished(tmp_path: Path):
     directory.results.write_text(results(config))
     assert progress_of(config) == Progress(Stage.finished, 40, 2.0, 50.0)
     asked = ["evaluation.control_queries=7"]
-    assert progress_of(config, asked).stage is Stage.trained
+    assert progress_of(config, asked).words == "trained, evaluated with another control_queries"
     directory.results.write_text(results(config, control_queries=7))
     assert progress_of(config, asked).stage is Stage.finished
+    older = json.loads(results(config))
+    del older["settings"]["evaluation"]["vqav2"]  # a benchmark of its future
+    directory.results.write_text(json.dumps(older))
+    assert progress_of(config).stage is Stage.finished
     other = replace(config, training=replace(config.training, lr=1.0))
     with pytest.raises(ValueError, match="expected its own config"):
         progress_of(other)

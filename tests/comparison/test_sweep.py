@@ -150,11 +150,20 @@ def test_arms_are_tested_at_the_most_shots_allowed_and_corrected_together(result
     assert all(row["p_holm"] is None for row in results["differences"] if not row["tested"])
 
 
+def test_one_seed_alone_has_student_s_interval_over_images() -> None:
+    # t = -1 on 3 degrees of freedom, whose 97.5 % quantile is 3.182446.
+    one = np.array([[0.0, 1.0, 1.0, 1.0]])
+    found = difference_over_seeds(one, np.ones((1, 4)), "abcd")
+    assert found.mean == -0.25 and found.standard_error == pytest.approx(0.25)
+    assert found.p_value == pytest.approx(0.3910022)
+    assert (found.low, found.high) == pytest.approx((-0.25 - 0.7956116, -0.25 + 0.7956116))
+
+
 def test_seeds_that_both_have_are_compared(tmp_path: Path) -> None:
     reference, other, _ = arms(tmp_path)
     found = compare_sweep("s", "?", [reference, replace(other, runs=other.runs[1:2])])
     assert {tuple(row["seeds"]) for row in found["differences"]} == {(1,)}
-    assert "One seed alone" in difference_table(found).caption
+    assert "Of one seed alone" in difference_table(found).caption
     missing = replace(reference, runs=reference.runs[:1])
     with pytest.raises(ValueError, match=r"'better': expected a seed of 'reference' \(\[0\]\)"):
         compare_sweep("s", "?", [missing, replace(other, runs=other.runs[1:2])])
@@ -167,9 +176,12 @@ def test_runs_of_other_steps_or_data_sets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected training steps as .*, got 2000, not 1000"):
         compare_sweep("s", "?", [reference, other])
     asked = write_run(
-        tmp_path, "asked", {("bench", "real"): [answers("11")]}, settings={"evaluation": {"x": 1}}
+        tmp_path,
+        "asked",
+        {("bench", "real"): [answers("11")]},
+        settings={"evaluation": {"max_tokens": 1}},
     )
-    with pytest.raises(ValueError, match=r"data sets and settings .* evaluation.x 1, not None"):
+    with pytest.raises(ValueError, match=r"data sets and settings .* evaluation.max_tokens 1, not"):
         compare_sweep("s", "?", [reference, SweepArm("asked", [asked])])
 
 
