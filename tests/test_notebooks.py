@@ -241,6 +241,9 @@ def test_notebook_06_reads_what_open_flamingo_wrote_and_gives_its_logits(execute
     ]
     differences = [float(line.split()[-1]) for line in table.splitlines()[1:]]
     assert len(differences) == 3 and max(differences) < 1e-4
+    plain = [o["data"]["text/plain"] for o in outputs if "text/plain" in o.get("data", {})]
+    (saved,) = [text for text in plain if "gives the same logits" in text]
+    assert [line.split()[-1] for line in saved.splitlines() if "same logits" in line] == ["True"]
 
 
 @pytest.mark.slow
