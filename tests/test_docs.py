@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -12,7 +13,7 @@ from experiments.evaluate import with_overrides
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.ablation.sweep import SWEEPS, compose_sweep, load_sweep
 from flamingo.backbones.language import load_tokenizer
-from flamingo.composition import CONF
+from flamingo.composition import CONF, compose
 from flamingo.config import (
     CrossAttentionConfig,
     LanguageConfig,
@@ -21,6 +22,7 @@ from flamingo.config import (
     VisionConfig,
 )
 from flamingo.model.processor import prepare_tokenizer
+from flamingo.run_selection import fits, wanted
 from flamingo.testing import save_tiny_language_model
 from tests.tiny_world import save_vision_encoder
 
@@ -61,7 +63,15 @@ def test_the_sweep_of_the_documentation_is_one(tmp_path: Path) -> None:
     (code,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     (tmp_path / "mine.yaml").write_text(code)
     sweep = compose_sweep(str(tmp_path / "mine.yaml"), seeds=[0])
-    assert len(sweep.arms) == 3
+    assert len(sweep.arms) == 4
+    changed = sweep.changes("lr 4e-4, 2 layers")
+    assert changed["model.cross_attention.layers"] == ([6, 10, 14, 18, 22, 26], [6, 18])
+
+
+def test_the_runs_that_the_documentation_looks_for_are_the_quickstart_s() -> None:
+    text = (ROOT / "docs" / "runs.md").read_text(encoding="utf-8")
+    (asked,) = re.findall(r"find\((\{.*\}), seed", text)
+    assert fits(compose(["experiment=quickstart"]), wanted(ast.literal_eval(asked)))
 
 
 def test_every_option_of_evaluation_in_the_readme_exists() -> None:

@@ -1,9 +1,11 @@
 """The notebooks run from top to bottom on a small run, and are kept without their outputs."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import pytest
 
 from experiments.ask import AskConfig
 from flamingo.composition import compose, quote_values
-from flamingo.testing import save_tiny_language_model
+from flamingo.data.concepts import folder_concepts
+from flamingo.testing import COLOURS, SHAPES, draw, save_tiny_language_model
 from tests.tiny_world import save_cache, save_vision_encoder
 
 nbformat = pytest.importorskip("nbformat")
@@ -63,6 +66,57 @@ def test_commands_in_the_text_fit_a_page_and_run_as_they_are_copied():
     assert [demo.split(" | ")[2] for demo in config.demos] == ["red", "no"]
 
 
+def test_runs_made_as_notebook_04_tells_are_like_those_that_it_opens():
+    (notebook,) = [path for path in NOTEBOOKS if path.stem.startswith("04")]
+    text = "".join(
+        cell.source.replace("\\\n", " ")
+        for cell in nbformat.read(notebook, as_version=4).cells
+        if cell.cell_type == "markdown"
+    )
+    commands = re.findall(r"experiments/train\.py (.*ablation=.*)", text)
+    assert len(commands) == 2
+    for command in commands:
+        words = command.split()
+        own, reference = compose(words), compose(words[:1])
+        assert words[0].startswith("experiment=") and own.name.startswith(f"{reference.name}-")
+        assert (own.language, own.vision) == (reference.language, reference.vision)
+        assert own.training.steps == reference.training.steps
+        assert own.evaluation == reference.evaluation
+        assert own.model != reference.model
+
+
+def images_folder(given: Path | None, monkeypatch) -> Path:
+    """What notebook 05 takes for its folder of images."""
+    (notebook,) = [path for path in NOTEBOOKS if path.stem.startswith("05")]
+    cells = nbformat.read(notebook, as_version=4).cells
+    (source,) = [c.source for c in cells if 'environ.get("FLAMINGO_IMAGES")' in c.source]
+    monkeypatch.delenv("FLAMINGO_IMAGES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("FLAMINGO_IMAGES", str(given))
+    names = {"os": os, "Path": Path, "mkdtemp": tempfile.mkdtemp, "draw": draw}
+    names |= {"COLOURS": list(COLOURS)[:2], "SHAPES": SHAPES[:2]}
+    exec(source, names)
+    return names["folder"]
+
+
+def test_images_are_drawn_where_none_are_named_and_taken_where_they_are(tmp_path, monkeypatch):
+    assert len(folder_concepts(images_folder(None, monkeypatch))) == 4
+    (tmp_path / "mine" / "oak").mkdir(parents=True)
+    assert images_folder(tmp_path / "mine", monkeypatch) == tmp_path / "mine"
+    assert not list((tmp_path / "mine" / "oak").iterdir())
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_folder_of_images_that_is_not_one_is_refused_and_not_made(tmp_path, monkeypatch, empty):
+    folder = tmp_path / "oops"
+    if empty:
+        folder.mkdir()
+    told = "FLAMINGO_IMAGES: expected a folder with a sub-folder a class, found"
+    with pytest.raises(ValueError, match=f"{told} n.* {re.escape(str(folder))}"):
+        images_folder(folder, monkeypatch)
+    assert folder.exists() == empty and not list(folder.glob("*"))
+
+
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory) -> dict[str, str]:
     """Of the commands and kernels: a cache of their own, and the package from this checkout."""
@@ -93,7 +147,7 @@ def run(tmp_path_factory, environment) -> Path:
     for command in (
         train,
         ["experiments/evaluate.py", f"run={path}"],
-        [*train, "+ablation=resampler_depth_2", "name=smoke-depth_2"],
+        [*train, "ablation=resampler_depth_2", "name=smoke-depth_2"],
         ["experiments/evaluate.py", f"run={other}"],
     ):
         finished = subprocess.run(
@@ -164,8 +218,8 @@ def test_every_story_has_its_pictures(number, pictures, executed):
 def test_the_ablation_that_notebook_04_gives_is_found_by_it(executed):
     (notebook,) = [path for path in NOTEBOOKS if path.stem.startswith("04")]
     cells = executed(notebook).cells
-    (told,) = [cell.source for cell in cells if "+ablation=" in cell.source]
-    assert "+ablation=resampler_depth_2 name=smoke-depth_2" in told
+    (told,) = [cell.source for cell in cells if " ablation=" in cell.source]
+    assert "experiment=smoke ablation=resampler_depth_2 name=smoke-depth_2" in told
     shown = [o.data for cell in cells for o in cell.get("outputs", []) if "data" in o]
     frames = [data["text/html"] for data in shown if "<table" in data.get("text/html", "")]
     assert "smoke-depth_2" in frames[0] and "model.resampler.depth" in frames[0]
@@ -187,6 +241,9 @@ def test_notebook_06_reads_what_open_flamingo_wrote_and_gives_its_logits(execute
     ]
     differences = [float(line.split()[-1]) for line in table.splitlines()[1:]]
     assert len(differences) == 3 and max(differences) < 1e-4
+    plain = [o["data"]["text/plain"] for o in outputs if "text/plain" in o.get("data", {})]
+    (saved,) = [text for text in plain if "gives the same logits" in text]
+    assert [line.split()[-1] for line in saved.splitlines() if "same logits" in line] == ["True"]
 
 
 @pytest.mark.slow

@@ -20,8 +20,8 @@ Row = Mapping[str, Any]
 def plot_shots(results: Mapping[str, Any]) -> Figure:
     """Scores against shots, a panel a benchmark: the model, its controls, the baselines.
 
-    Each panel in its benchmark's own metric, times 100. Bars are 95 % intervals clustered by image.
-    ``results`` is the content of ``results.json``.
+    Each panel in its benchmark's own metric, times 100. Bars are 95 % intervals clustered by image;
+    of the baselines, the centroid alone has them. ``results`` is the content of ``results.json``.
     """
     benchmarks = [b for b in results["benchmarks"] if _rows(results, b["name"], "real")]
     figure, axes = panels(len(benchmarks))
