@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -27,7 +28,32 @@ def of_group(table: pd.DataFrame, group: str | None, known: Sequence[str] = ()) 
         return table
     if known or len(table):
         choose("group", group, [ALL, *known, *table["group"]])
-    return table[table["group"] == group].reset_index(drop=True)
+    return table.loc[table["group"] == group].reset_index(drop=True)
+
+
+NEEDED = (
+    *("benchmark", "condition", "shots", "query", "demonstrations"),
+    *("prompt", "candidates", "prompt_hash"),
+)
+"""Columns of a prediction that say which images it showed."""
+
+
+def as_row(row: object) -> dict[str, Any]:
+    """One prediction, of either table. Raises ``ValueError`` for what is none, or not all of it."""
+    if not isinstance(row, Mapping | pd.Series):
+        kind = type(row).__name__
+        if isinstance(row, pd.DataFrame):
+            kind = f"a DataFrame of {len(row)}: take one of them, frame.iloc[0]"
+        raise ValueError(
+            f"row: expected one row of run.episodes() or run.predictions(), got {kind}"
+        )
+    prediction: dict[str, Any] = dict(row)
+    if missing := [name for name in NEEDED if name not in prediction]:
+        raise ValueError(
+            f"row: expected one row of run.episodes() or run.predictions() with all its columns, "
+            f"got none of {', '.join(missing)}"
+        )
+    return prediction
 
 
 def check_backbones(language_model: object, vision_encoder: object) -> None:
@@ -45,12 +71,14 @@ def check_backbones(language_model: object, vision_encoder: object) -> None:
 
 def check_device(device: torch.device | str) -> None:
     """Raise ``ValueError``, naming those of this machine, for a device that it has not."""
+    kinds = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    refusal = f"device: expected one of this machine ({', '.join(kinds)}), got {str(device)!r}"
     try:
-        torch.empty(0, device=device)
+        known = torch.device(device)
+    except RuntimeError as error:  # with a list of all that torch was ever built for
+        raise ValueError(refusal) from error
+    try:
+        torch.empty(0, device=known)
     # torch says an AssertionError of a kind of device that it was not built for.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        kinds = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise ValueError(
-            f"device: expected one of this machine ({', '.join(kinds)}), got {str(device)!r}: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
+        raise ValueError(f"{refusal}: {str(error).splitlines()[0]}") from error

@@ -29,6 +29,7 @@ from flamingo.evaluation.benchmarks.open_mi import OpenMIBenchmark
 from flamingo.evaluation.perturbations import perturb
 from flamingo.evaluation.prompts import Episode, Item, hash_of
 from flamingo.evaluation_config import EvaluationConfig
+from flamingo.run_checks import as_row
 from flamingo.run_directory import plain
 from flamingo.structured import build, nearest, optional_sections
 from flamingo.types import ImageRef, Media
@@ -189,7 +190,7 @@ class RunImages:
         Raises ``ValueError`` for what is no row, and naming what is missing: data, a benchmark of
         the settings, an item, or images that are still the ones that the model was shown.
         """
-        prediction = _row(row)
+        prediction = as_row(row)
         reasons = []
         for settings in self._settings:
             try:
@@ -262,31 +263,6 @@ class RunImages:
             return {own.name: _Built(own, media_of(own)) for own in benchmarks}
         except (ValueError, OSError) as error:
             return str(error)
-
-
-NEEDED = (
-    *("benchmark", "condition", "shots", "query", "demonstrations"),
-    *("prompt", "candidates", "prompt_hash"),
-)
-"""Columns of a prediction that say which images it showed."""
-
-
-def _row(row: object) -> dict[str, Any]:
-    """Raises ``ValueError`` unless ``row`` is one prediction."""
-    if not isinstance(row, Mapping | pd.Series):
-        kind = type(row).__name__
-        if isinstance(row, pd.DataFrame):
-            kind = f"a DataFrame of {len(row)}: take one of them, frame.iloc[0]"
-        raise ValueError(
-            f"row: expected one row of run.episodes() or run.predictions(), got {kind}"
-        )
-    prediction: dict[str, Any] = dict(row)
-    if missing := [name for name in NEEDED if name not in prediction]:
-        raise ValueError(
-            f"row: expected one row of run.episodes() or run.predictions() with all its columns, "
-            f"got none of {', '.join(missing)}"
-        )
-    return prediction
 
 
 def _folder_name(told: Mapping[str, Any]) -> str | None:

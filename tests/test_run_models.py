@@ -49,7 +49,7 @@ def test_it_is_on_the_device_and_in_the_precision_that_are_asked_for(run: Run) -
     ("asked", "message"),
     [
         ({"device": "cuda:99"}, r"device: expected one of this machine \(cpu.*, got 'cuda:99': "),
-        ({"device": "cud"}, r"device: expected one of this machine \(cpu.*, got 'cud': "),
+        ({"device": "cud"}, r"device: expected one of this machine \(cpu.*, got 'cud'$"),
         (
             {"language_model": "some/lm"},
             r"language_model: expected a loaded model, got 'some/lm'; .*language.load_language_mode"
