@@ -66,7 +66,10 @@ def main(config: EvaluateConfig) -> None:
         with speaking(processes):
             with processes.main_first():
                 run = load_run(config.run)
-            told = (plan if config.plan_only else evaluate)(run, config.step, overrides, processes)
+            with naming_data_root(config.data_root, overrides):
+                told = (plan if config.plan_only else evaluate)(
+                    run, config.step, overrides, processes
+                )
     except OtherProcessEnded:
         ended = "error: another process ended, see above; what was predicted is kept"
         sys.exit(ended if processes.main else 1)
@@ -77,6 +80,21 @@ def main(config: EvaluateConfig) -> None:
         sys.exit(f"error: process {processes.index}: {error}")
     if processes.main:
         print(told)
+
+
+@contextmanager
+def naming_data_root(data_root: str, overrides: Sequence[str]) -> Iterator[None]:
+    """Where files of ``benchmark=`` are not found, it is said which key says where they are."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        chosen = any(override.startswith("benchmark=") for override in overrides)
+        if not chosen or f"{Path(data_root)}{os.sep}" not in str(error):
+            raise
+        raise ValueError(
+            f"{error}\nThe files of benchmark= are looked for below data_root={data_root}: name "
+            "the folder of the data sets there (docs/evaluation.md lists the files)"
+        ) from error
 
 
 @contextmanager

@@ -13,12 +13,13 @@ import functools
 import inspect
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, get_type_hints, overload
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -44,6 +45,7 @@ from flamingo.structured import (
     optional_sections,
     refuse,
     section,
+    told_by_program,
 )
 from flamingo.sweeps import Job, JobFailed, check_folders, compose_jobs, is_sweep
 
@@ -85,11 +87,26 @@ def checked_overrides(
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     keys = [override.key_or_group for override in parsed]
     ours = [k for k in keys if "/" not in k and "@" not in k and not k.startswith("hydra.")]
-    refuse([key for key in ours if key not in known], known)
+    unknown = [key for key in ours if key not in known]
+    refuse(unknown, known, {key: _of_a_run(key, schema) for key in unknown})
     for override in parsed:
         _refuse_value_of_section(override, schema, options)
     switched = [s for s in optional_sections(schema) if any(k.startswith(f"{s}.") for k in keys)]
     return [*overrides, *(f"+{name.replace('.', '/')}=default" for name in switched)]
+
+
+def _of_a_run(key: str, schema: type) -> str:
+    """What a program with another schema is told of a key that runs have."""
+    if schema is RunConfig or field_type(RunConfig, key) is None:
+        return ""
+    theirs, own = get_type_hints(RunConfig), get_type_hints(schema)
+    shared = [
+        f"{name}.*"
+        for name, hint in own.items()
+        if section(hint) is not None and section(hint) is section(theirs.get(name))
+    ]
+    taken = f"{', '.join(shared)} alone" if shared else "none"
+    return f" of this program, which takes {taken} of a run's configuration"
 
 
 def _refuse_value_of_section(override: Override, schema: type, options: Sequence[str]) -> None:
@@ -167,7 +184,8 @@ def quote_values(
     """``arguments`` with the values of the keys ``verbatim`` quoted for Hydra's grammar.
 
     A path such as ``run=runs/a/seed=0`` or a question can then be typed as it is, and so can the
-    elements of ``lists`` that have no comma: ``runs=[runs/a/seed=0,runs/b/seed=0]``.
+    elements of ``lists`` that have no comma: ``runs=[runs/a/seed=0,runs/b/seed=0]``. The brackets
+    may be left out: ``runs=runs/a/seed=0``.
     """
     result = []
     for argument in arguments:
@@ -187,10 +205,20 @@ def _in_quotes(value: str) -> str:
     return f"'{escaped}'"
 
 
+NO_ELEMENTS = re.compile(r"null|\?\?\?|\w+\(.*\)|.*([\[\]]|\$\{).*", re.DOTALL)
+"""What is typed for a list, without being one, and is none of its elements either."""
+
+
 def _quoted_elements(value: str) -> str:
-    """A list with its elements quoted; as it is where it is no list or has quotes."""
+    """A list with its elements quoted, and elements without brackets as a list.
+
+    As it is where it has quotes, or is neither.
+    """
     inner = value.removeprefix("[").removesuffix("]")
-    if f"[{inner}]" != value or not inner or "'" in inner or '"' in inner:
+    listed = f"[{inner}]" == value
+    if not inner or "'" in inner or '"' in inner:
+        return value
+    if not listed and NO_ELEMENTS.fullmatch(value):
         return value
     return f"[{','.join(_in_quotes(element.strip()) for element in inner.split(',') if element)}]"
 
@@ -230,7 +258,7 @@ def entry_point(
             return task(build(OmegaConf.masked_copy(composed, keys), schema))
         except (ValueError, OSError) as error:
             logger.debug("where it happened", exc_info=True)
-            return _end_job(f"error: {error}", failed)
+            return _end_job(f"error: {told_by_program(error, known_keys(schema))}", failed)
         except SystemExit as end:
             return _end_job(end.code, failed)
         except Exception:
@@ -261,6 +289,11 @@ def entry_point(
         decorate(with_dataclasses)()
         if jobs:
             print(f"All {len(jobs)} jobs have ended.")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who reads what is printed (head) has seen enough. Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {explain_composition(error, schema)}")
     except JobFailed:

@@ -21,6 +21,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -137,12 +138,42 @@ def load_config(path: Path) -> RunConfig:
         seeds = sorted(found.parent.name for found in path.parent.glob(f"seed=*/{path.name}"))
         raise ValueError(
             f"{path}: expected a run's configuration, found no such file"
-            + (f", but one in each of {seeds}: name one of them" if seeds else "")
+            + (f", but one in each of {seeds}: name one of them" if seeds else _nearest(path))
         )
     try:
         return config_from_yaml(path.read_text())
     except (YAMLError, OmegaConfBaseException, ValueError) as error:
         raise ValueError(f"{path}: expected a configuration of this version: {error}") from error
+
+
+def _nearest(file: Path) -> str:
+    """``; did you mean <folder>?`` with a run whose path is spelt much like that of ``file``."""
+    near = nearest_run(file.parent)
+    return "" if near is None else f"; did you mean {near}?"
+
+
+def nearest_run(path: Path) -> Path | None:
+    """The folder of a run, if any, that ``path`` is a misspelling of.
+
+    Each name on the way that is not there is taken for those nearest to it. Without the folder of a
+    seed the first one is meant.
+    """
+    places = [Path(path.anchor)]
+    for name in path.relative_to(path.anchor).parts:
+        places = [own for place in places for own in _spelt(place, name)]
+    seeds = [seed for place in places for seed in sorted(place.glob("seed=*"))]
+    return next((own for own in (*places, *seeds) if (own / "config.yaml").is_file()), None)
+
+
+def _spelt(folder: Path, name: str) -> list[Path]:
+    """The folder ``name`` in ``folder`` or, if there is none, those of names like it."""
+    if (folder / name).is_dir():
+        return [folder / name]
+    try:
+        names = [own.name for own in folder.iterdir() if own.is_dir()]
+    except OSError:  # not ours to look into
+        return []
+    return [folder / own for own in get_close_matches(name, names)]
 
 
 # ---------------------------------------------------------------------------- the directory

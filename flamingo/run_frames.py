@@ -9,6 +9,7 @@ import pandas as pd
 
 from flamingo.choices import Condition
 from flamingo.naming import ALL
+from flamingo.run_checks import of_group
 from flamingo.run_selection import differing
 from flamingo.runs import CELL, NUMBERS, Run
 
@@ -48,9 +49,9 @@ def scores(runs: Sequence[Run], group: str | None = ALL) -> pd.DataFrame:
     """:meth:`Run.scores` of all ``runs`` that have results, one below the other.
 
     In front of each row the ``run`` (its path), its ``name``, ``seed`` and config values that
-    differ, as in :func:`frame`.
+    differ, as in :func:`frame`. Raises ``ValueError`` for a ``group`` that none of them has.
     """
-    return _stacked(runs, [run.scores(group) if run.evaluated else None for run in runs])
+    return of_group(_stacked(runs, [r.scores(None) if r.evaluated else None for r in runs]), group)
 
 
 def metrics(runs: Sequence[Run]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ asked for. That an image is the one the model was shown is checked by the hash o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ from flamingo.evaluation.benchmarks.open_mi import OpenMIBenchmark
 from flamingo.evaluation.perturbations import perturb
 from flamingo.evaluation.prompts import Episode, Item, hash_of
 from flamingo.evaluation_config import EvaluationConfig
+from flamingo.run_checks import as_row
 from flamingo.run_directory import plain
-from flamingo.structured import build, optional_sections
+from flamingo.structured import build, nearest, optional_sections
 from flamingo.types import ImageRef, Media
 
 FOLDER = "folder/"
@@ -52,6 +53,18 @@ class Data:
     twemoji_folder: Callable[[], Path] = assets.twemoji_folder
     moved: Mapping[str, str] = field(default_factory=dict)
 
+    def _moves(self) -> list[tuple[str, str]]:
+        return [(old.rstrip("/"), new.rstrip("/")) for old, new in self.moved.items()]
+
+    def misspelt(self, paths: Iterable[str]) -> list[str]:
+        """What to say of each key of ``moved`` that is none of ``paths`` and above none."""
+        known = {str(folder) for path in paths for folder in (Path(path), *Path(path).parents)}
+        return [
+            f"  moved: no path of the run's configuration is {old!r} or in it{nearest(old, known)}"
+            for old in self.moved
+            if old.rstrip("/") not in known
+        ]
+
     def here(self, values: Any) -> Any:
         """Nested ``values`` of a configuration, with each path as it is on this machine."""
         if isinstance(values, Mapping):
@@ -62,7 +75,7 @@ class Data:
 
     def place(self, path: str) -> str:
         """Where ``path`` is on this machine."""
-        for old, new in self.moved.items():
+        for old, new in self._moves():
             if path == old or path.startswith(f"{old}/"):
                 return new + path.removeprefix(old)
         return path
@@ -74,7 +87,7 @@ class Data:
     def key_there(self, image: ImageRef) -> ImageRef:
         """``image`` by the key that it had where the run was evaluated."""
         key = image.key
-        for old, new in self.moved.items():
+        for old, new in self._moves():
             key = key.replace(f"{FOLDER}{new}/", f"{FOLDER}{old}/")
         return replace(image, key=key)
 
@@ -174,10 +187,10 @@ class RunImages:
     def __call__(self, row: Mapping[str, Any] | pd.Series) -> Shown:
         """The media of the prompt of ``row``, as its condition showed them.
 
-        Raises ``ValueError`` naming what is missing: data, a benchmark of the settings, an item, or
-        images that are still the ones that the model was shown.
+        Raises ``ValueError`` for what is no row, and naming what is missing: data, a benchmark of
+        the settings, an item, or images that are still the ones that the model was shown.
         """
-        prediction: dict[str, Any] = dict(row)
+        prediction = as_row(row)
         reasons = []
         for settings in self._settings:
             try:
@@ -188,16 +201,17 @@ class RunImages:
         raise ValueError(
             "\n".join(
                 [
-                    f"{self._path}: expected the images of {row['benchmark']}, query "
-                    f"{row['query']!r}, as the model was shown them, found none:",
+                    f"{self._path}: expected the images of {prediction['benchmark']}, query "
+                    f"{prediction['query']!r}, as the model was shown them, found none:",
                     *reasons,
+                    *self._data.misspelt(self._paths()),
                 ]
             )
         )
 
     def _built(self, settings: Settings, name: str) -> _Built:
         """The benchmark of that name. Builds a section at a time: others may lack their data."""
-        file, _ = settings
+        file, told = settings
         config = self._evaluated_by(settings)
         if isinstance(config, str):
             raise ValueError(config)
@@ -206,7 +220,7 @@ class RunImages:
         # Most benchmarks are called as their section: those first.
         for section in sorted(given, key=lambda section: not name.startswith(section)):
             if (file, section) not in self._sections:
-                self._sections[file, section] = self._build(config, section)
+                self._sections[file, section] = self._build(config, section, _folder_name(told))
             found = self._sections[file, section]
             if isinstance(found, str):
                 reasons.append(f"{section}: {found}")
@@ -225,7 +239,15 @@ class RunImages:
                 self._configs[file] = str(error)
         return self._configs[file]
 
-    def _build(self, config: RunConfig, section: str) -> dict[str, _Built] | str:
+    def _paths(self) -> Iterator[str]:
+        """Texts of all configurations; paths are among them."""
+        yield from _texts(plain(self._config))
+        for _, told in self._settings:
+            yield from _texts(told)
+
+    def _build(
+        self, config: RunConfig, section: str, folder_name: str | None
+    ) -> dict[str, _Built] | str:
         """The benchmarks of a section by name, or why they cannot be built."""
         others = dict.fromkeys(own for own in SECTIONS if own != section)
         # What conditions ask of the others does not matter here.
@@ -236,10 +258,25 @@ class RunImages:
                 self._tokenizer(),
                 self._data.easy_vqa_folder,
                 self._data.twemoji_folder,
+                folder_name=folder_name,
             )
             return {own.name: _Built(own, media_of(own)) for own in benchmarks}
         except (ValueError, OSError) as error:
             return str(error)
+
+
+def _folder_name(told: Mapping[str, Any]) -> str | None:
+    """What the benchmark of the user's own directory is called after, where it was evaluated."""
+    path = (told.get("folder") or {}).get("path")
+    return None if path is None else Path(path).resolve().name
+
+
+def _texts(values: Any) -> Iterator[str]:
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, Mapping | list):
+        for value in values.values() if isinstance(values, Mapping) else values:
+            yield from _texts(value)
 
 
 def _shown(built: _Built, row: Mapping[str, Any], data: Data) -> Shown:

@@ -57,14 +57,19 @@ Wanted = Mapping[str, Sequence[Any]]
 """Dotted key to the values that it may have, each as ``config.yaml`` has it."""
 
 
-def wanted(where: Mapping[str, Any]) -> Wanted:
-    """What ``where`` asks for: a value, or several of which one is enough, a key.
+def wanted(where: object, also: Mapping[str, Any]) -> Wanted:
+    """What ``where`` and ``also`` ask for: a value, or several of which one is enough, a key.
 
     Keys are dotted, or sections hold a mapping. For a field that is a list itself, several values
     are a list of lists. Raises ``ValueError`` naming the key for one that configs do not have (with
-    the nearest that they have), and for a value that it cannot have.
+    the nearest that they have), for a value that it cannot have, and if ``where`` is no mapping.
     """
-    keys = flatten(where)
+    if not isinstance(where, Mapping | None):
+        raise ValueError(
+            f"where: expected a mapping of keys to values, such as {{'training.steps': 100}}, got "
+            f"{where!r}; by name: find(name={str(where)!r})"
+        )
+    keys = flatten({**(where or {}), **also})
     refuse([key for key in keys if field_type(RunConfig, key) is None], known_keys(RunConfig))
     return {key: [_stored(key, one) for one in _several(key, v)] for key, v in keys.items()}
 

@@ -18,11 +18,14 @@ import torch
 from torch import nn
 
 from flamingo.backbones.vision import VisionEncoder
+from flamingo.choices import Condition
 from flamingo.config import RunConfig
 from flamingo.evaluation.loading import load_tokenizer
 from flamingo.evaluation.predictions import Prediction, prediction_from
+from flamingo.evaluation.statistics import is_zero
 from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.naming import ALL
+from flamingo.run_checks import check_backbones, check_device, choose, of_group
 from flamingo.run_directory import RunDirectory, load_config, plain
 from flamingo.run_episodes import episode_table
 from flamingo.run_images import Data, RunImages, Settings
@@ -33,7 +36,9 @@ from flamingo.training.tracking import read_entries, read_metrics
 CELL = ("benchmark", "condition", "shots", "group")
 """What names a row of results."""
 NUMBERS = ("mean", "standard_error", "low", "high", "n", "clusters", "seeds")
-"""What a row of results says: the mean (unscaled), its 95 % interval, and over how much."""
+"""What a row of results says: the mean (unscaled), its 95 % interval, and over how much.
+
+NaN: unknown, as the interval where nothing varies."""
 FACTS = ("metric", "unit", "chance")
 """What is said of a benchmark beside its results."""
 
@@ -44,16 +49,24 @@ FACTS = ("metric", "unit", "chance")
 def load_run(path: str | Path) -> Run:
     """Open a run's directory, wherever it was moved or copied to.
 
-    Raises ``ValueError`` if there is no run in ``path``.
+    Raises ``ValueError`` if there is no run in ``path``, with one whose path is spelt like it.
     """
     return Run(RunDirectory(Path(path), load_config(Path(path) / "config.yaml")))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A run as found on disk, read again at every access (it may be going on)."""
 
     directory: RunDirectory
+
+    def __repr__(self) -> str:
+        """``<Run runs/quickstart/seed=0: step 1000 of 1000, evaluated>``; opens no weights."""
+        step = max(self.checkpoints, default=0)
+        finished = "" if self.finished else ", not finished"
+        evaluated = "evaluated" if self.evaluated else "not evaluated"
+        steps = self.config.training.steps
+        return f"<Run {self.path}: step {step} of {steps}{finished}, {evaluated}>"
 
     @property
     def path(self) -> Path:
@@ -94,7 +107,7 @@ class Run:
         """The checkpoint of ``step``, or the newest. Raises ``ValueError`` if there is none."""
         saved = {c.step: c for c in complete_checkpoints(self.directory.checkpoints)}
         if not saved or (step is not None and step not in saved):
-            wanted = "a checkpoint" if step is None else f"a checkpoint of step {step}"
+            wanted = "a checkpoint" if step is None else f"a checkpoint of step {step!r}"
             raise ValueError(
                 f"{self.directory.checkpoints}: expected {wanted}, got {sorted(saved) or 'none'}"
             )
@@ -114,9 +127,11 @@ class Run:
         ``dtype``: of all weights; default: float32, and the vision encoder in what this machine
         computes fast. Backbones are loaded by their names unless they are given (the names may be
         folders of another machine). Raises ``ValueError`` or ``OSError`` if there is no such
-        checkpoint, and naming a backbone that is not there or is another one now.
+        checkpoint or device, and naming a backbone that is not there or is another one now.
         """
         folder = self.checkpoint(step).path
+        check_backbones(language_model, vision_encoder)
+        check_device(device)
         model = FlamingoForConditionalGeneration.from_pretrained(
             folder, dtype=dtype, language_model=language_model, vision_encoder=vision_encoder
         )
@@ -139,7 +154,8 @@ class Run:
         """The model's results: a row a benchmark, condition and shot count, over all queries.
 
         Columns: :data:`CELL`, :data:`NUMBERS`, :data:`FACTS`. ``group``: over those of one kind of
-        query; None: a row for each kind, and for all. Raises as :attr:`results`.
+        query; None: a row for each kind, and for all. Raises as :attr:`results`, and ``ValueError``
+        for a ``group`` that no benchmark has.
         """
         return self._rows("model", group)
 
@@ -148,18 +164,25 @@ class Run:
         return self._rows("baselines", group)
 
     def differences(self, group: str | None = ALL) -> pd.DataFrame:
-        """Paired differences between conditions (``"real - blank_query"``), as :meth:`scores`."""
-        return self._rows("differences", group)
+        """Paired differences between conditions (``"real - blank_query"``), as :meth:`scores`.
+
+        Where all differences are equal there is no interval: nothing tells how far another could
+        be.
+        """
+        rows = self._rows("differences", group)
+        alike = rows["standard_error"].map(is_zero).astype(bool)
+        # Earlier versions wrote intervals of no width.
+        return rows.assign(**{end: rows[end].mask(alike) for end in ("low", "high")})
 
     def _rows(self, part: str, group: str | None) -> pd.DataFrame:
         results = self.results
         facts = {own["name"]: {name: own.get(name) for name in FACTS} for own in _told(results)}
-        rows = [
-            row | facts.get(row["benchmark"], {})
-            for row in results.get(part, [])
-            if group in (None, row["group"])
-        ]
-        return pd.DataFrame(rows, columns=[*CELL, *NUMBERS, *FACTS])
+        parts = ("model", "baselines", "differences")
+        known = [row["group"] for own in parts for row in results.get(own, [])]
+        rows = [row | facts.get(row["benchmark"], {}) for row in results.get(part, [])]
+        table = pd.DataFrame(rows, columns=[*CELL, *NUMBERS, *FACTS])
+        # A column of nothing but None, as JSON has it, would hold no numbers.
+        return of_group(table.astype(dict.fromkeys(NUMBERS[:4], float)), group, known)
 
     @property
     def cells(self) -> list[dict[str, Any]]:
@@ -188,7 +211,8 @@ class Run:
 
         ``counted``: only those that ``results.json`` counts, as often as it does, with the ``seed``
         of their draw of demonstrations as a further column. Raises ``ValueError`` then if it is not
-        known which these are, or if one is missing.
+        known which these are, or if one is missing; and for a benchmark that has no prediction, or
+        no such condition, once there are any.
         """
         return pd.DataFrame(
             {**labels, **row} for labels, row in self._lines(benchmark, condition, counted)
@@ -235,6 +259,7 @@ class Run:
         self, benchmark: str | None, condition: str | None, counted: bool
     ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """Predictions as they are on disk, each behind what is said of it elsewhere."""
+        self._check_names(benchmark, condition)
         if counted:
             yield from self._counted(benchmark, condition)
             return
@@ -243,6 +268,16 @@ class Run:
             if benchmark in (None, name) and condition in (None, file.stem):
                 labels = {"benchmark": name, "condition": file.stem}
                 yield from ((labels, row) for row in read_entries(file))
+
+    def _check_names(self, benchmark: str | None, condition: str | None) -> None:
+        """Of a run without predictions nothing is known yet. A condition need not have any."""
+        files = sorted(self.directory.predictions.rglob("*.jsonl"))
+        names = [f.parent.relative_to(self.directory.predictions).as_posix() for f in files]
+        conditions = [file.stem for file in files]
+        if files and benchmark is not None:
+            choose("benchmark", benchmark, names)
+        if files and condition is not None and condition not in Condition.__members__:
+            choose("condition", condition, conditions)
 
     def _counted(
         self, benchmark: str | None, condition: str | None
@@ -325,10 +360,10 @@ def find(
     of a section that a run has switched off has no value.
 
     Warns of folders that hold a run but cannot be opened; they are left out. Raises ``ValueError``
-    for a ``root`` without a run, and naming the key for one that no config has, or a value it
-    cannot have.
+    for a ``root`` without a run, for a ``where`` that is no mapping, and naming the key for one
+    that no config has, or a value it cannot have.
     """
-    asked = wanted({**(where or {}), **also})
+    asked = wanted(where, also)
     folders, torn = run_folders(Path(root))
     broken = [f"{path}: expected config.yaml in the folder of a run, found none" for path in torn]
     runs = []

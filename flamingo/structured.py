@@ -7,7 +7,7 @@ be switched off, a dataclass or null. Keys are named by their dotted path (``tra
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from enum import Enum
@@ -73,12 +73,46 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def refuse(unknown: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ``ValueError`` naming each unknown key, and the known one nearest to it, if any are."""
-    known = list(known)
-    messages = [f"{key}: unknown configuration key{nearest(key, known)}" for key in unknown]
-    if messages:
-        raise ValueError("\n".join(messages))
+class UnknownKeys(ValueError):
+    """Keys that a schema lacks: a line each, with the known key nearest to it.
+
+    ``notes`` are told behind their keys.
+    """
+
+    def __init__(
+        self, unknown: Iterable[str], known: Iterable[str], notes: Mapping[str, str] | None = None
+    ) -> None:
+        self.unknown, self.known, self.notes = list(unknown), list(known), dict(notes or {})
+        super().__init__(
+            "\n".join(
+                f"{key}: unknown configuration key{self.notes.get(key, '')}"
+                f"{nearest(key, self.known)}"
+                for key in self.unknown
+            )
+        )
+
+
+def refuse(
+    unknown: Iterable[str], known: Iterable[str], notes: Mapping[str, str] | None = None
+) -> None:
+    """Raise :class:`UnknownKeys` if there are any."""
+    unknown = list(unknown)
+    if unknown:
+        raise UnknownKeys(unknown, known, notes)
+
+
+def told_by_program(error: BaseException, own: Iterable[str]) -> str:
+    """What ``error`` says; of unknown keys, with the keys of a program, ``own``, near them as well.
+
+    A program that hands keys on to another schema has a typing mistake in its own refused there.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UnknownKeys):
+        cause = cause.__cause__
+    if cause is None:
+        return str(error)
+    more = UnknownKeys(cause.unknown, [*cause.known, *own], cause.notes)
+    return str(error).replace(str(cause), str(more))
 
 
 def expected(hint: Any) -> str:

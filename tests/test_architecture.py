@@ -45,12 +45,13 @@ MAY_IMPORT = {
     "interop": BASE | {"backbones", "model", "data", "evaluation", "runs"},
     "run_directory": BASE | {"provenance", "training"},
     "run_selection": BASE | {"run_directory"},
-    "run_images": BASE | {"backbones", "evaluation", "run_directory"},
+    "run_checks": BASE,
+    "run_images": BASE | {"backbones", "evaluation", "run_checks", "run_directory"},
     "run_episodes": BASE | {"evaluation"},
     "runs": BASE
-    | {"run_directory", "run_selection", "run_images", "run_episodes"}
+    | {"run_checks", "run_directory", "run_selection", "run_images", "run_episodes"}
     | {"backbones", "model", "training", "evaluation"},
-    "run_frames": BASE | {"evaluation", "run_selection", "runs"},
+    "run_frames": BASE | {"evaluation", "run_checks", "run_selection", "runs"},
     "build": BASE | {"backbones", "model", "data", "training", "evaluation", "runs"},
     "planning": BASE | {"backbones", "model", "data", "training", "build"},
     "benchmarking": BASE

@@ -1,5 +1,6 @@
 """Configurations: what is composed is checked, what is nonsense is named, YAML loses nothing."""
 
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from experiments.compare import CompareConfig
 from flamingo.choices import Collection, Condition, Pooling
 from flamingo.composition import CONF, compose
 from flamingo.config import (
@@ -26,10 +28,18 @@ from flamingo.config import (
 from flamingo.evaluation_config import (
     BindingBenchmarkConfig,
     DemonstrationsConfig,
+    EvaluateConfig,
     EvaluationConfig,
     FolderBenchmarkConfig,
 )
-from flamingo.structured import expected, field_type, known_keys, optional_sections, unknown_keys
+from flamingo.structured import (
+    expected,
+    field_type,
+    known_keys,
+    optional_sections,
+    told_by_program,
+    unknown_keys,
+)
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 GROUPS = sorted(
@@ -197,6 +207,33 @@ def test_an_option_that_a_group_lacks_is_named_with_those_it_has():
 def test_a_group_that_a_config_does_not_select_from_is_an_unknown_key():
     with pytest.raises(ValueError, match="^vision: unknown configuration key"):
         compose(["vision=clip_vit_l14"], EvaluationConfig, "ask")
+
+
+def test_a_program_says_which_keys_of_a_run_it_takes():
+    with pytest.raises(ValueError) as told:
+        compose(["training.lr=1", "runs=x"], EvaluateConfig, "evaluate")
+    assert str(told.value).splitlines() == [
+        "training.lr: unknown configuration key of this program, which takes evaluation.* alone of "
+        "a run's configuration",
+        "runs: unknown configuration key of this program, which takes evaluation.* alone of a "
+        "run's configuration; did you mean run?",
+    ]
+    with pytest.raises(ValueError, match="training.lr: .* which takes none of a run's configurat"):
+        compose(["training.lr=1"], CompareConfig, "compare")
+
+
+def test_a_key_that_a_program_hands_on_may_be_meant_for_itself():
+    with pytest.raises(ValueError) as refused:
+        try:
+            compose(["name=x", "at_onc=2", "training.stps=3"])
+        except ValueError as error:
+            raise ValueError(f"arm 'one': {error}") from error
+    assert str(refused.value).startswith("arm 'one': at_onc: unknown configuration key\n")
+    assert told_by_program(refused.value, ["at_once", "sweep"]) == (
+        "arm 'one': at_onc: unknown configuration key; did you mean at_once?\n"
+        "training.stps: unknown configuration key; did you mean training.steps?"
+    )
+    assert told_by_program(ValueError("lr: wrong"), ["at_once"]) == "lr: wrong"
 
 
 def test_fields_are_found_below_optional_sections_and_in_lists():
@@ -403,6 +440,22 @@ def test_a_mistake_in_a_sweep_ends_with_a_message_alone(run_script):
     failed = run_script("-m", "name=x", "seed=0,a")
     assert failed.returncode == 1
     assert failed.stderr == "error: seed: expected a whole number, got 'a'\n"
+
+
+def test_who_has_seen_enough_of_the_help_is_not_told_of_a_broken_pipe(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "script.py", "--help"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(CONF.parent), "PATH": ""},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_help_says_what_the_script_does_and_how_to_override(run_script):

@@ -75,6 +75,32 @@ def test_results_of_a_run_come_as_rows_with_their_intervals(runs):
         runs[1].scores()
 
 
+def test_equal_differences_have_no_interval_whatever_version_wrote_them(runs):
+    results = json.loads(runs[0].directory.results.read_text())
+    flat = {"standard_error": 0.0, "low": 0.0, "high": 0.0}
+    unknown = {"standard_error": None, "low": None, "high": None}
+    results["differences"] = [row("a", 4, 0.0, **flat), row("b", 4, 0.0, **flat | {"low": None})]
+    results["model"] = [row("real", 4, 0.5, **flat), row("real", 0, 0.5, **unknown)]
+    runs[0].directory.results.write_text(json.dumps(results))
+    table = runs[0].differences()
+    assert table[["low", "high"]].isna().all(axis=None) and table["mean"].tolist() == [0, 0]
+    assert table["low"].dtype == float and runs[0].baselines()["low"].notna().all()
+    assert runs[0].scores()["low"].isna().tolist() == [False, True], "a score may be exact"
+
+
+def test_a_group_that_no_query_is_of_is_refused(runs):
+    message = r"group: expected one of all, colour, got 'color'; did you mean colour\?"
+    for table in (runs[0].scores, runs[0].baselines, runs[0].differences):
+        with pytest.raises(ValueError, match=message):
+            table("color")
+    assert runs[0].differences("colour").empty
+    with pytest.raises(ValueError, match=message):
+        scores(runs, "color")
+    assert scores(runs, "colour")["mean"].tolist() == [0.9]
+    runs[0].directory.results.write_text('{"model": []}')
+    assert runs[0].scores("colour").empty
+
+
 def test_a_row_a_run_of_what_differs_and_what_came_of_it(runs):
     table = frame(runs, metrics=["train/loss", "validation/loss"])
     expected = pd.DataFrame(

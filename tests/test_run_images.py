@@ -14,7 +14,7 @@ from flamingo.backbones import assets
 from flamingo.evaluation.cells import PromptLengths, plan_cells
 from flamingo.evaluation.prompts import Episode
 from flamingo.evaluation_run import Parts
-from flamingo.run_images import Data
+from flamingo.run_images import Data, RunImages
 from flamingo.runs import Run, load_run
 from tests.tiny_world import save_classes, save_untrained_run, save_world
 
@@ -204,6 +204,42 @@ def test_moved_data_are_found_where_they_are_said_to_be(
     moved = tmp_path / "data" / original.relative_to(world / "data")
     with Image.open(moved) as expected:
         assert pixels(images(row).demonstrations[0]) == pixels(expected.convert("RGB"))
+
+
+def test_a_folder_of_classes_may_be_called_otherwise_where_it_is_now(
+    run: Run, abroad: Run, world: Path, tmp_path: Path
+) -> None:
+    here = tmp_path / "data" / "pictures"
+    (tmp_path / "data" / "photos").rename(here)
+    try:
+        there, frame = str(world / "data" / "photos"), abroad.episodes("folder_photos_2_ways")
+        moved = abroad.images(Data(never, never, {f"{there}/": str(here)}))
+        for _, row in frame.iterrows():
+            assert len(moved(row).in_prompt) == row["prompt"].count("<image>")
+        row = frame[frame["condition"] == "real"].iloc[0]
+        original = Path(row["demonstrations"][0].removeprefix("folder/"))
+        with Image.open(here / original.relative_to(there)) as expected:
+            assert pixels(moved(row).demonstrations[0]) == pixels(expected.convert("RGB"))
+        misspelt = abroad.images(Data(never, never, {f"{there}s": str(here)}))
+        with pytest.raises(
+            ValueError, match="moved: no path of the run's .*photoss' or in"
+        ) as told:
+            misspelt(row)
+        assert str(told.value).endswith(f"did you mean {there}?")
+    finally:
+        here.rename(tmp_path / "data" / "photos")
+
+
+@pytest.mark.parametrize("part", ["frame", "column", "lacking"])
+def test_what_is_no_row_is_refused(run: Run, part: str) -> None:
+    frame = run.episodes("easy_vqa", "real")
+    given, message = {
+        "frame": (frame, f"got a DataFrame of {len(frame)}: take one of them"),
+        "column": (frame["query"].tolist(), "row: expected one row of run.episodes.*, got list"),
+        "lacking": (frame.iloc[0].drop("prompt_hash"), "got none of prompt_hash"),
+    }[part]
+    with pytest.raises(ValueError, match=message):
+        RunImages.__call__.__wrapped__(run.images(), given)  # without the tests' check of types
 
 
 def test_images_that_are_others_now_are_refused(run: Run) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from flamingo.backbones.language import load_language_model
 from flamingo.backbones.vision import load_vision_encoder
+from flamingo.model.auto import FlamingoForConditionalGeneration
 from flamingo.runs import Run, load_run
 from flamingo.testing import save_tiny_language_model
 from tests.tiny_world import save_untrained_run, save_vision_encoder
@@ -42,6 +43,35 @@ def test_it_is_on_the_device_and_in_the_precision_that_are_asked_for(run: Run) -
     model, _ = run.model(device="meta", dtype="bfloat16")
     assert {p.device.type for p in model.parameters()} == {"meta"}
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"device": "cuda:99"}, r"device: expected one of this machine \(cpu.*, got 'cuda:99': "),
+        ({"device": "cud"}, r"device: expected one of this machine \(cpu.*, got 'cud'$"),
+        (
+            {"language_model": "some/lm"},
+            r"language_model: expected a loaded model, got 'some/lm'; .*language.load_language_mode"
+            r"l.*run.config.language, name='some/lm'",
+        ),
+        (
+            {"vision_encoder": Path("here")},
+            r"vision_encoder: expected a loaded model, .*vision.load_vision_encoder.*name='here'",
+        ),
+    ],
+)
+def test_what_no_model_can_have_is_refused_before_one_is_loaded(
+    run: Run, monkeypatch: pytest.MonkeyPatch, asked: dict[str, object], message: str
+) -> None:
+    monkeypatch.setattr(FlamingoForConditionalGeneration, "from_pretrained", None)
+    with pytest.raises(ValueError, match=message):
+        Run.model.__wrapped__(run, **asked)  # without the tests' own check of types
+
+
+def test_a_step_as_text_is_told_from_a_number(run: Run) -> None:
+    with pytest.raises(ValueError, match=r"expected a checkpoint of step '7', got \[7, 9\]"):
+        Run.checkpoint.__wrapped__(run, "7")
 
 
 def test_a_checkpoint_that_is_being_written_is_not_opened(run: Run, tmp_path: Path) -> None:

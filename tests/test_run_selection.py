@@ -106,6 +106,13 @@ def test_what_no_config_can_have_is_refused(root, where, message):
         find(where, root=root)
 
 
+def test_a_name_alone_is_refused_with_how_runs_are_found_by_name(root):
+    message = r"where: expected a mapping .* got 'deep'; by name: find\(name='deep'\)"
+    with pytest.raises(ValueError, match=message):
+        find.__wrapped__("deep", root=root)  # without the tests' own check of types
+    assert found(root, name="deep") == [("deep", 0)]
+
+
 def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere: expected a folder of runs, found none"):
         find(root=tmp_path / "nowhere")

@@ -85,6 +85,41 @@ def test_what_is_not_there_is_named(tmp_path, moved):
         _ = moved.results
 
 
+def test_a_benchmark_or_condition_that_is_not_there_is_refused_with_the_nearest(moved):
+    message = r"benchmark: expected one of binding/2, easy_vqa, got 'easy_vqaa'; did you mean easy_"
+    for read in (moved.predictions, moved.episodes):
+        with pytest.raises(ValueError, match=message):
+            read("easy_vqaa")
+        with pytest.raises(ValueError, match="condition: .* got 'shots=3'; did you mean shots="):
+            read("easy_vqa", "shots=3")
+    assert moved.predictions("easy_vqa", "blank_query").empty  # there is such a condition
+    shutil.rmtree(moved.directory.predictions)
+    assert moved.predictions("easy_vqaa", "shots=3").empty  # who knows what will come
+
+
+def test_a_misspelt_path_is_answered_with_the_run_nearest_to_it(tmp_path, monkeypatch):
+    RunDirectory.open(config(tmp_path / "runs", seed=0))
+    RunDirectory.open(config(tmp_path / "runs", seed=1))
+    monkeypatch.chdir(tmp_path)
+    for misspelt, meant in (
+        ("runs/mien/seed=1", "runs/mine/seed=1"),
+        ("rusn/mine/seed=1", "runs/mine/seed=1"),
+        ("runs/mein", "runs/mine/seed=0"),
+        (tmp_path / "runs" / "mien" / "seed=0", tmp_path / "runs" / "mine" / "seed=0"),
+    ):
+        with pytest.raises(ValueError) as told:
+            load_run(misspelt)
+        assert str(told.value).endswith(f"found no such file; did you mean {meant}?")
+    with pytest.raises(ValueError, match="did you mean runs/mine/seed="):
+        load_run("runs/mine/seed=7")
+    with pytest.raises(ValueError, match="found no such file$"):
+        load_run("runs/otherwise/seed=0")
+
+
+def test_a_run_is_shown_in_a_line(moved):
+    assert repr(moved) == f"<Run {moved.path}: step 10 of 1000, not finished, evaluated>"
+
+
 def test_an_unreadable_config_is_named(tmp_path):
     (tmp_path / "config.yaml").write_text("name: x\ntraining: {no_such_field: 1}\n")
     with pytest.raises(ValueError, match=r"config.yaml: .*no_such_field"):

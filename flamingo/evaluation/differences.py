@@ -23,7 +23,7 @@ from flamingo.evaluation.points import (
     without_nan,
 )
 from flamingo.evaluation.power import minimum_detectable_effect, sensitivity
-from flamingo.evaluation.statistics import paired_difference
+from flamingo.evaluation.statistics import is_zero, paired_difference
 from flamingo.evaluation.variance import decompose
 from flamingo.naming import ALL
 
@@ -46,7 +46,7 @@ def difference_rows(measured: Sequence[Point]) -> list[Row]:
     """How much better the model is than under each control, on the same queries.
 
     Under the benchmark's own metric: of ROC-AUC the difference of two areas, of CIDEr with the idf
-    of the control's queries in both.
+    of the control's queries in both. No interval where the error is 0.
     """
     real = _real(measured)
     return [
@@ -86,14 +86,20 @@ def _difference(real: Point, control: Point) -> Row:
     if real.benchmark.task.metric is Metric.roc_auc:
         right = [bool(label) for label in labels(control, range(len(clusters)))]
         areas = [[influence.roc_auc(np.array(c), right) for c in both] for both in pair.chances]
-        return averaged([first.minus(second, clusters) for first, second in areas])
+        return _told(averaged([first.minus(second, clusters) for first, second in areas]))
     if len(pair.real) == 1:
         return asdict(paired_difference(pair.real[0], pair.control[0], clusters)) | {"seeds": 1}
     differences = [
         [a - b for a, b in zip(one, other, strict=True)]
         for one, other in zip(pair.real, pair.control, strict=True)
     ]
-    return asdict(decompose(differences, clusters))
+    return _told(asdict(decompose(differences, clusters)))
+
+
+def _told(row: Row) -> Row:
+    """Without an interval where nothing varies, as :func:`paired_difference` has none."""
+    error = row["standard_error"]
+    return row if error is None or not is_zero(error) else row | {"low": None, "high": None}
 
 
 def _paired(real: Point, control: Point) -> Pair:

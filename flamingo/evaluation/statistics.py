@@ -14,10 +14,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
+
+from flamingo.evaluation.clusters import ROUNDING
 
 Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
@@ -92,8 +94,18 @@ def mean_estimate(scores: Sequence[float], clusters: Sequence[Hashable]) -> Esti
 def paired_difference(
     first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable]
 ) -> Estimate:
-    """Mean of ``first - second`` over the same queries; the interval is mean +- 1.96 SE."""
-    return mean_estimate([a - b for a, b in zip(first, second, strict=True)], clusters)
+    """Mean of ``first - second`` over the same queries; the interval is mean +- 1.96 SE.
+
+    None (NaN) where the error is 0, as where all differences are equal: nothing tells how far
+    another could be.
+    """
+    found = mean_estimate([a - b for a, b in zip(first, second, strict=True)], clusters)
+    return replace(found, low=math.nan, high=math.nan) if is_zero(found.standard_error) else found
+
+
+def is_zero(error: float) -> bool:
+    """Whether a standard error of scores (which are about 1) is 0 but for rounding; NaN is not."""
+    return error <= ROUNDING
 
 
 def _effective_size(mean: float, error: float, groups: int) -> float:

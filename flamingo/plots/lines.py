@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -77,8 +76,9 @@ def plot_differences(
     )
     panel = figure.subplots()
     panel.axvline(0, color=BLACK, linewidth=0.8)
-    for place, (_, row) in enumerate(rows.iterrows()):
-        mean, low, high = (float(cast(float, row[name])) for name in ("mean", "low", "high"))
+    # None, as JSON has it, is NaN as well.
+    numbers = rows[["mean", "low", "high"]].astype(float).to_numpy()
+    for place, (mean, low, high) in enumerate(numbers.tolist()):
         apart = low > 0 or high < 0
         known = low == low and high == high
         panel.errorbar(

@@ -216,6 +216,18 @@ def test_overrides_change_the_run_s_own_settings_alone(run: Path) -> None:
         evaluate.with_overrides(config, ["evaluation.shots=[2,1]"])
 
 
+def test_where_files_of_a_benchmark_are_missing_it_is_said_which_key_says_where_they_are(
+    run: Path,
+) -> None:
+    typed = ["benchmark=vqav2", "data_root=elsewhere/"]
+    missing = r"^elsewhere/.*found.*\nThe files of benchmark= are looked for below data_root=elsewh"
+    with pytest.raises(ValueError, match=missing), evaluate.naming_data_root("elsewhere/", typed):
+        evaluate.plan(load_run(run), None, typed)
+    told = pytest.raises(ValueError, match="^other: wrong$")
+    with told, evaluate.naming_data_root("elsewhere", typed):
+        raise ValueError("other: wrong")
+
+
 def test_the_report_repeats_the_command_with_its_overrides(run: Path) -> None:
     typed = [f"run={run}", "evaluation.easy_vqa.queries=3", "hydra.verbose=true"]
     *_, last = evaluate.commands(load_run(run), typed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from flamingo.evaluation.baselines import (
 from flamingo.evaluation.metrics.classification import exact_match
 from flamingo.evaluation.predictions import Prediction
 from flamingo.evaluation.prompts import Episode, Item
-from flamingo.evaluation.report_tables import sections
+from flamingo.evaluation.report_tables import Shown, sections
 from flamingo.evaluation.results import collect
 from flamingo.evaluation.runner import Cell, Outcome
 from flamingo.evaluation.tables import table
@@ -140,6 +141,23 @@ def test_rows_of_all_queries_of_groups_and_of_differences() -> None:
     assert (results["step"], results["seed"], results["settings"]) == (7, 3, {"x": 1})
     single = next(r for r in results["model"] if r["n"] == 1)
     assert single["standard_error"] is None, "JSON knows no NaN"
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+def test_a_control_that_changes_nothing_differs_by_0_without_an_interval(draws: int) -> None:
+    benchmark = tiny.binding(queries=4)
+    outcome = outcome_of(benchmark, {0: [1.0, 1.0, 0.0, 0.0]}, {0: [1.0, 1.0, 0.0, 0.0]})
+    if draws == 2:
+        outcome.cells += [(replace(cell, seed=1), own) for cell, own in outcome.cells]
+    results = collect([benchmark], outcome, None, {}, step=1, seed=0)
+    (difference,) = results["differences"]
+    numbers = [difference[name] for name in ("mean", "standard_error", "low", "high")]
+    assert numbers == [0.0, 0.0, None, None] and difference["seeds"] == draws
+    gap = next(row for row in results["bias"] if row["measure"] == "blank_image_gap")
+    assert (gap["mean"], gap["low"]) == (0.0, None)
+    (section,) = sections(results)
+    shown = [cell for line in section["bias"].lines for cell in line.cells]
+    assert Shown("0.0") in shown and "nan" not in str(shown)
 
 
 def test_the_printed_table() -> None:

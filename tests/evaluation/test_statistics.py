@@ -97,6 +97,15 @@ def test_a_paired_difference_drops_what_both_share() -> None:
     assert result.high - result.low == pytest.approx(2 * 1.959964 * math.sqrt(1 / 3) / 2, rel=1e-5)
 
 
+@pytest.mark.parametrize(("first", "second"), [(1.0, 1.0), (0.0, 1.0), (0.3, 0.1), (2.7, 0.9)])
+def test_equal_differences_have_no_interval(first: float, second: float) -> None:
+    result = paired_difference([first] * 97, [second] * 97, range(97))
+    assert result.mean == pytest.approx(first - second)
+    assert result.standard_error == pytest.approx(0, abs=1e-12)
+    assert math.isnan(result.low) and math.isnan(result.high)
+    assert not math.isnan(paired_difference([first, 0.0], [second, 0.5], range(2)).low)
+
+
 def test_no_scores_are_an_error() -> None:
     with pytest.raises(ValueError, match="at least one"):
         estimate([], [])

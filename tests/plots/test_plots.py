@@ -158,6 +158,13 @@ def test_a_difference_is_filled_where_its_interval_leaves_out_zero():
     assert bottom > top  # the first row on top
 
 
+def test_differences_without_any_interval_are_marks_alone():
+    rows = pd.DataFrame({"label": ["same"], "mean": [0.0], "low": [None], "high": [None]})
+    (panel,) = plot_differences(rows).axes
+    (mark,) = [c for c in panel.containers if isinstance(c, ErrorbarContainer)]
+    assert not mark.has_xerr and mark[0].get_markerfacecolor() == "white"
+
+
 def test_a_gallery_says_right_and_wrong_with_a_mark_beside_the_colour():
     exhibits = [
         Exhibit([IMAGE, IMAGE], ["red?", "query"], "red", right=True),

@@ -28,10 +28,13 @@ def build_benchmarks(
     easy_vqa_folder: Callable[[], Path],
     twemoji_folder: Callable[[], Path],
     retrieve: Retrieve | None = None,
+    *,
+    folder_name: str | None = None,
 ) -> list[Benchmark]:
     """The benchmarks of ``config.evaluation``; asks only for the folders that are needed.
 
-    ``retrieve`` gives retrieval features, for strategies that look at similarity. Raises
+    ``retrieve`` gives retrieval features, for strategies that look at similarity. ``folder_name``:
+    what the user's own directory was called where the run was evaluated, if it has moved. Raises
     ``ValueError`` for files that do not hold what their benchmark expects, for missing images, for
     two benchmarks of one name, and if the evaluation holds out other concepts than training did.
     """
@@ -45,7 +48,7 @@ def build_benchmarks(
         )
         benchmarks += _collection(evaluation.binding, evaluation, words, load)
     if evaluation.folder is not None:
-        benchmarks += _folder(evaluation.folder, evaluation, words)
+        benchmarks += _folder(evaluation.folder, evaluation, words, folder_name)
     (name, count), *_ = Counter(b.name for b in benchmarks).most_common(1) or [("", 0)]
     if count > 1:
         raise ValueError(f"evaluation: expected benchmarks of different names, got {name!r} twice")
@@ -77,16 +80,19 @@ def _collection(
 
 
 def _folder(
-    config: BindingBenchmarkConfig, evaluation: EvaluationConfig, words: Sequence[str]
+    config: BindingBenchmarkConfig,
+    evaluation: EvaluationConfig,
+    words: Sequence[str],
+    name: str | None,
 ) -> list[Benchmark]:
-    """Binding on all classes of the user's own directory."""
+    """Binding on all classes of the user's own directory, called ``name`` or as it is here."""
     if config.path is None:
         raise ValueError(
             "evaluation.folder: expected collection=folder and a path, "
             f"got collection={config.collection.value}"
         )
     folder = Path(config.path)
-    name = folder.resolve().name
+    name = folder.resolve().name if name is None else name
     classes = folder_concepts(folder)
     return _bindings(config, evaluation, f"folder_{name}", f"Classes of {name}", classes, words)
 
