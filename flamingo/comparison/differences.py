@@ -32,8 +32,8 @@ from flamingo.evaluation.resampling import (
 class Difference:
     """``arm`` minus ``reference`` (samples of the common queries), as fractions.
 
-    ``detectable``: the minimum detectable effect at 80 % power and level 5 %, uncorrected; NaN
-    where no query's score differs, or there is a single image.
+    ``low``, ``high`` and ``detectable`` (the minimum detectable effect at 80 % power and level 5 %,
+    uncorrected) are NaN where no query's score differs, or there is a single image.
     ``corrected`` is the permutation test's p-value over all tests of the table.
     """
 
@@ -113,16 +113,18 @@ def _of_metrics(reference: Sample, arm: Sample, draws: int, seed: int) -> Differ
 def _row(
     reference: Sample, arm: Sample, interval: PairedBootstrap, test: Permutation, detectable: float
 ) -> Difference:
+    found = interval.difference
+    known = detectable > 0  # else all differences are equal: nothing tells how far another could be
     return Difference(
         arm=arm,
         reference=reference,
-        value=interval.difference.value,
-        low=interval.difference.low,
-        high=interval.difference.high,
+        value=found.value,
+        low=found.low if known else math.nan,
+        high=found.high if known else math.nan,
         bootstrap_p=interval.p_value,
         permutation_p=test.p_value,
         corrected=math.nan,
-        detectable=detectable or math.nan,
+        detectable=detectable if known else math.nan,
         n=test.n,
         clusters=test.clusters,
     )

@@ -226,7 +226,7 @@ def _without_empty(
 
 
 def _difference(row: Difference) -> str:
-    if math.isnan(row.detectable):
+    if math.isnan(row.low):
         return signed(row.value)
     return f"{signed(row.value)} [{signed(row.low)}, {signed(row.high)}]"
 

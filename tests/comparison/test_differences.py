@@ -97,6 +97,7 @@ def test_equal_arms_have_nothing_to_detect(tmp_path: Path) -> None:
     (found,) = differences(pairs, Correction.holm, draws=FEW)
     assert (found.value, found.permutation_p) == (0, 1)
     assert math.isnan(found.detectable)
+    assert math.isnan(found.low) and math.isnan(found.high)
 
 
 def test_roc_auc_is_compared_as_a_whole(tmp_path: Path) -> None:
