@@ -71,7 +71,7 @@ def test_the_sweep_of_the_documentation_is_one(tmp_path: Path) -> None:
 def test_the_runs_that_the_documentation_looks_for_are_the_quickstart_s() -> None:
     text = (ROOT / "docs" / "runs.md").read_text(encoding="utf-8")
     (asked,) = re.findall(r"find\((\{.*\}), seed", text)
-    assert fits(compose(["experiment=quickstart"]), wanted(ast.literal_eval(asked)))
+    assert fits(compose(["experiment=quickstart"]), wanted(ast.literal_eval(asked), {}))
 
 
 def test_every_option_of_evaluation_in_the_readme_exists() -> None:

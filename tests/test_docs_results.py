@@ -8,7 +8,7 @@ import pytest
 from flamingo.ablation.sweep import compose_sweep
 from flamingo.comparison.formats import markdown
 from flamingo.comparison.sweep import read_results
-from flamingo.comparison.sweep_table import difference_table, score_table
+from flamingo.comparison.sweep_table import sweep_tables
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "experiments" / "results").glob("*.json"))
@@ -18,7 +18,7 @@ DOCS = (ROOT / "docs" / "ablations.md").read_text()
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_the_docs_have_the_tables_of_each_sweep_that_was_run(path: Path):
     results = read_results(path)
-    for table in (score_table(results), difference_table(results)):
+    for table in sweep_tables(results):
         for row in markdown(table).splitlines():
             if row.startswith("|"):
                 assert row in DOCS

@@ -12,7 +12,7 @@ from flamingo.comparison.forest import plot_forest
 from flamingo.comparison.formats import csv, latex, markdown
 from flamingo.comparison.output import Output
 from flamingo.comparison.sweep import SweepArm, compare_sweep, results_text
-from flamingo.comparison.sweep_table import Results, difference_table, score_table
+from flamingo.comparison.sweep_table import Results, sweep_tables
 from flamingo.runs import load_run
 
 DPI = 150
@@ -58,7 +58,7 @@ def compare_finished(
 def write_comparison(results: Results, output: Output) -> None:
     """Tables as Markdown, LaTeX and CSV, ``forest.png`` and ``.svg``, and ``results.json``."""
     output.write("results.json", results_text(results))
-    for table in (score_table(results), difference_table(results)):
+    for table in sweep_tables(results):
         for suffix, render in (("md", markdown), ("tex", latex), ("csv", csv)):
             output.write(f"{table.name}.{suffix}", render(table))
     figure = plot_forest(results)

@@ -48,8 +48,9 @@ def compare_sweep(
 
     Differences are on the seeds that an arm and the reference share. They are tested at the most
     shots up to ``shots`` of each benchmark: p-values there are corrected by Holm's method over all
-    arms and benchmarks. Raises ``ValueError`` for runs that cannot be compared (:func:`check`), for
-    an arm without a run or without a seed of the reference's, and as ``read_samples`` does.
+    arms and benchmarks; there each arm's controls are told too. Raises ``ValueError`` for runs that
+    cannot be compared (:func:`check`), for an arm without a run or without a seed of the
+    reference's, and as ``read_samples`` does.
     """
     check(arms)
     facts, left_out = _facts(arms)
@@ -66,7 +67,8 @@ def compare_sweep(
             if cell in read[reference.name]:
                 found = _difference(own, read[reference.name][cell], shared)
                 rows.append({"arm": arm.name, **_where(cell), **found, "seeds": shared})
-    _test(rows, shots)
+    tested = _tested_shots(rows, shots)
+    _test(rows, tested)
     return {
         "sweep": title,
         "question": question,
@@ -85,6 +87,7 @@ def compare_sweep(
             for arm in arms
             for cell, own in read[arm.name].items()
         ],
+        "controls": _controls(arms, facts, tested),
         "differences": rows,
         "left_out": left_out,
     }
@@ -169,10 +172,31 @@ def _facts(arms: Sequence[SweepArm]) -> tuple[list[Facts], list[str]]:
     return means, [own.name for own in found if own not in means]
 
 
-def _matrices(arm: SweepArm, facts: Sequence[Facts]) -> dict[Cell, _Matrix]:
+def _controls(
+    arms: Sequence[SweepArm], facts: Sequence[Facts], shots: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """Scores under the conditions beside the model's own that all runs have, where arms are
+    tested."""
+    evaluated = [
+        {row["condition"] for row in run.results["model"]} for arm in arms for run in arm.runs
+    ]
+    shared = set.intersection(*evaluated) - {Condition.real.value}
+    return [
+        {"arm": arm.name, "condition": condition.value, **_where(cell), **_mean(own)}
+        for condition in Condition
+        if condition.value in shared
+        for arm in arms
+        for cell, own in _matrices(arm, facts, condition).items()
+        if shots.get(cell[0]) == cell[1]
+    ]
+
+
+def _matrices(
+    arm: SweepArm, facts: Sequence[Facts], condition: Condition = Condition.real
+) -> dict[Cell, _Matrix]:
     samples: dict[Cell, dict[int, Sample]] = {}
     for run in arm.runs:
-        (single,) = make_arms([run], [Condition.real])
+        (single,) = make_arms([run], [condition])
         for own in facts:
             for sample in read_samples(single, own):
                 samples.setdefault((own.name, sample.shots), {})[run.config.seed] = sample
@@ -223,13 +247,18 @@ def _where(cell: Cell) -> dict[str, Any]:
     return {"benchmark": cell[0], "shots": cell[1]}
 
 
-def _test(rows: Sequence[dict[str, Any]], shots: int) -> None:
-    """Say of each row whether it is tested, and the corrected p-value of those that are."""
+def _tested_shots(rows: Sequence[Mapping[str, Any]], shots: int) -> dict[str, int]:
+    """Of each benchmark the most up to ``shots`` that there are differences at."""
     most: dict[str, int] = {}
     for row in rows:
         if row["shots"] <= shots:
             most[row["benchmark"]] = max(row["shots"], most.get(row["benchmark"], 0))
-    tested = [row for row in rows if most.get(row["benchmark"]) == row["shots"]]
+    return most
+
+
+def _test(rows: Sequence[dict[str, Any]], shots: Mapping[str, int]) -> None:
+    """Say of each row whether it is tested, and the corrected p-value of those that are."""
+    tested = [row for row in rows if shots.get(row["benchmark"]) == row["shots"]]
     told = [row for row in tested if row["p"] is not None]
     corrected = dict(zip(map(id, told), holm([row["p"] for row in told]), strict=True))
     marked = {id(row) for row in tested}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flamingo.choices import Condition
 from flamingo.comparison.cells import NOTHING, p_value, signed, with_interval
 from flamingo.comparison.formats import Table, markdown
 
@@ -16,9 +17,13 @@ Results = Mapping[str, Any]
 def sweep_markdown(results: Results) -> str:
     """What was asked, the scores of all arms, and the tested differences."""
     told = f"{results['question']} {results['steps']:,} training steps."
-    return "\n".join(
-        [told, "", markdown(score_table(results)), markdown(difference_table(results))]
-    )
+    return "\n".join([told, "", *(markdown(table) for table in sweep_tables(results))])
+
+
+def sweep_tables(results: Results) -> list[Table]:
+    """Scores, controls (where the runs have any), differences."""
+    controls = [control_table(results)] if results.get("controls") else []
+    return [score_table(results), *controls, difference_table(results)]
 
 
 def score_table(results: Results) -> Table:
@@ -45,6 +50,40 @@ def score_table(results: Results) -> Table:
         header=["benchmark", "arm (seeds)", *map(str, shots)],
         rows=rows,
         records=results["cells"],
+    )
+
+
+def control_table(results: Results) -> Table:
+    """Each arm beside its controls, where arms are tested."""
+    controls = results["controls"]
+    conditions = list(dict.fromkeys(row["condition"] for row in controls))
+    said = {
+        (row["benchmark"], row["arm"], row["condition"]): _interval(row, "mean") for row in controls
+    }
+    shots = {row["benchmark"]: row["shots"] for row in controls}
+    model = {
+        (cell["benchmark"], cell["arm"]): _interval(cell, "mean")
+        for cell in results["cells"]
+        if shots.get(cell["benchmark"]) == cell["shots"]
+    }
+    return Table(
+        name="controls",
+        title="Beside their controls",
+        caption="As above; conditions other than the model's own are asked fewer queries.",
+        header=["benchmark", "arm", "shots", "model", *(Condition(c).label for c in conditions)],
+        rows=[
+            [
+                own["title"],
+                arm["name"],
+                str(shots[own["name"]]),
+                model[own["name"], arm["name"]],
+                *(said.get((own["name"], arm["name"], c), NOTHING) for c in conditions),
+            ]
+            for own in results["benchmarks"]
+            for arm in results["arms"]
+            if (own["name"], arm["name"]) in model
+        ],
+        records=controls,
     )
 
 

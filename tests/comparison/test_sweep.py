@@ -15,7 +15,12 @@ from flamingo.comparison.forest import plot_forest
 from flamingo.comparison.formats import csv
 from flamingo.comparison.seeds import difference_over_seeds, mean_over_seeds
 from flamingo.comparison.sweep import SweepArm, compare_sweep, read_results, results_text
-from flamingo.comparison.sweep_table import difference_table, sweep_markdown
+from flamingo.comparison.sweep_table import (
+    control_table,
+    difference_table,
+    sweep_markdown,
+    sweep_tables,
+)
 from flamingo.evaluation.resampling import paired_bootstrap
 from flamingo.evaluation.statistics import student_p_value, student_quantile
 from flamingo.runs import Run
@@ -256,3 +261,32 @@ def test_the_forest_shows_each_tested_difference_with_its_interval(results: dict
     none = {**results, "differences": []}
     with pytest.raises(ValueError, match="at least one tested difference"):
         plot_forest(none)
+
+
+def test_controls_stand_beside_each_arm_where_it_is_tested(tmp_path: Path) -> None:
+    def with_blank(name: str, right: str, blank: str) -> SweepArm:
+        cells = {
+            ("bench", "real"): [answers(right, shots=0), answers(right, shots=2)],
+            ("bench", "blank_query"): [answers(blank, shots=2)],
+        }
+        return SweepArm(
+            name, [write_run(tmp_path, f"{name}{s}", cells, config={"seed": s}) for s in (0, 1)]
+        )
+
+    found = compare_sweep(
+        "s", "?", [with_blank("a", "1111", "1000"), with_blank("b", "1110", "0011")]
+    )
+    told = {
+        (row["arm"], row["condition"]): (row["shots"], row["mean"]) for row in found["controls"]
+    }
+    assert told == {("a", "blank_query"): (2, 0.25), ("b", "blank_query"): (2, 0.5)}
+    table = control_table(found)
+    assert table.header == ["benchmark", "arm", "shots", "model", "query image blanked"]
+    assert [row[1:3] for row in table.rows] == [["a", "2"], ["b", "2"]]
+    assert table.rows[1][3].startswith("75.0 [") and table.rows[1][4].startswith("50.0 [")
+    assert [own.name for own in sweep_tables(found)] == ["scores", "controls", "differences"]
+
+
+def test_without_controls_there_is_no_table_of_them(results: dict) -> None:
+    assert results["controls"] == []
+    assert [own.name for own in sweep_tables(results)] == ["scores", "differences"]
