@@ -21,21 +21,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from flamingo.backbones.precision import available_device
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.choices import Condition, Metric, Protocol
-from flamingo.composition import entry_point
+from flamingo.command_line import entry_point
 from flamingo.config import CrossAttentionConfig, ResamplerConfig
 from flamingo.data.features import FeatureStore, PixelLoader
 from flamingo.evaluation.benchmarks.dataset import DatasetBenchmark
 from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.loading import (
     compute_dtype,
-    evaluation_device,
     load_model,
     load_tokenizer,
 )
@@ -54,8 +55,10 @@ from flamingo.testing import (
     tiny_tokenizer,
     tiny_vision_encoder,
 )
-from flamingo.types import ImageRef, Media, MediaLoader
+from flamingo.types import ImageRef, MediaLoader
 
+Given = TypeVar("Given")
+Result = TypeVar("Result")
 SAMPLE = 10
 """Prompts whose images are encoded anew, to know what it would cost for all."""
 
@@ -91,7 +94,8 @@ class Meter:
     def __init__(self, world: World) -> None:
         self.encoded = self.resampled = 0
         self.seconds = 0.0
-        """Of opening, transforming, encoding and resampling."""
+        """Of opening, transforming, encoding and resampling; of a cache also hashing, and its file
+        written and read."""
         self._modules = {"encoded": world.encoder, "resampled": world.model.resampler}
         self._hooks = ExitStack()
         self._started = 0.0
@@ -117,14 +121,14 @@ class Meter:
         self.seconds += now() - self._started
         setattr(self, name, getattr(self, name) + len(arguments[0]))
 
-    def timed(self, load: MediaLoader) -> MediaLoader:
-        """``load`` (which does not encode), its time taken."""
+    def timed(self, call: Callable[[Given], Result]) -> Callable[[Given], Result]:
+        """``call``, its time taken; that of what it encodes or resamples counts once."""
 
-        def timed(media: Sequence[Media]) -> torch.Tensor:
-            started = now()
-            loaded = load(media)
-            self.seconds += now() - started
-            return loaded
+        def timed(given: Given) -> Result:
+            before, started = self.seconds, now()
+            result = call(given)
+            self.seconds = before + now() - started  # over what the hooks within have added
+            return result
 
         return timed
 
@@ -166,7 +170,7 @@ def main(config: BenchmarkConfig) -> None:
 
 def load_world(run: str | None) -> World:
     """The model of a run's newest checkpoint, or a tiny random one."""
-    device = evaluation_device()
+    device = available_device()
     if run is not None:
         config, checkpoint = load_run(run).config, load_run(run).checkpoint().path
         encoder = load_vision_encoder(config.vision).to(device)
@@ -250,6 +254,11 @@ def evaluated(
     loader: Callable[[Sequence[ImageRef]], MediaLoader],
 ) -> Line:
     """Predict what ``folder`` lacks, and count."""
+
+    def load(images: Sequence[ImageRef]) -> Loaded:
+        media = meter.timed(loader)(images)  # a cache is filled here
+        return Loaded(world.model, meter.timed(media), world.dtype)
+
     with Meter(world) as meter:
         outcome = run_benchmarks(
             [benchmark(config, shots, seeds)],
@@ -258,7 +267,7 @@ def evaluated(
             folder,
             model_id="benchmark",
             precision=str(world.dtype),
-            load=lambda images: Loaded(world.model, meter.timed(loader(images)), world.dtype),
+            load=load,
         )
     shown = sum(len(e.demonstrations) + 1 for cell, _ in outcome.cells for e in cell.episodes)
     return Line(

@@ -29,12 +29,11 @@ again says so at once.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from flamingo.composition import CONF, entry_point
+from flamingo.command_line import entry_point
+from flamingo.composition import CONF, update_evaluation
 from flamingo.config import RunConfig
 from flamingo.evaluation import archive
 from flamingo.evaluation.outputs import write_all_plans
@@ -51,7 +51,8 @@ from flamingo.evaluation.processes import ALONE, OtherProcessEnded, Processes, l
 from flamingo.evaluation.tables import table
 from flamingo.evaluation_config import EvaluateConfig
 from flamingo.evaluation_run import Parts, evaluate_run
-from flamingo.run_directory import plain
+from flamingo.identity import plain
+from flamingo.launching import join_processes
 from flamingo.runs import Run, load_run
 from flamingo.structured import build
 
@@ -61,6 +62,7 @@ logger = logging.getLogger(__name__)
 def main(config: EvaluateConfig) -> None:
     """Evaluate, or end this process with a message."""
     overrides = HydraConfig.get().overrides.task
+    join_processes()
     processes = launched()
     try:
         with speaking(processes):
@@ -135,16 +137,25 @@ def evaluate(
         config = with_overrides(run.config, overrides)
         parts = Parts(config, run.checkpoint(step), processes)
         done = archive.find(run.path, parts.settings)
-    if done is not None:
-        results = json.loads((done / "results.json").read_text())
-        return summary(results, done, "Everything is evaluated already.")
+    if done == run.path:
+        return summary(run.results, run.path, "Everything is evaluated already.")
+    processes.wait()  # all have looked; nothing is moved before
     with run.directory.locked_for_evaluation() if processes.main else nullcontext():
+        if done is not None:
+            return bring_back(run, done) if processes.main else ""
         results = evaluate_run(run, parts, commands(run, overrides))
     if results is None:
         return ""
     said = [f"{results['timing']['new_predictions']} new predictions."]
     said += [f"For the server: {path}" for path in results["submissions"]]
     return summary(results, run.path, "\n".join(said))
+
+
+def bring_back(run: Run, earlier: Path) -> str:
+    """Make an earlier evaluation the newest again; returns its table."""
+    archive.bring_back(run.path, earlier)
+    what = "Everything is evaluated already: an earlier evaluation is the newest again."
+    return summary(run.results, run.path, what)
 
 
 def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -160,9 +171,7 @@ def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
         chosen = given.get(group) or []
         for name in [chosen] if isinstance(chosen, str) else chosen:
             values.merge_with(preset(group, name, str(given.get("data_root", "data"))))
-    for override in parsed:
-        if override.key_or_group.startswith("evaluation."):
-            OmegaConf.update(values, override.key_or_group, override.value())
+    update_evaluation(values, overrides)
     return build(values, RunConfig)
 
 
@@ -196,10 +205,17 @@ def commands(run: Run, overrides: Sequence[str]) -> list[str]:
 def summary(results: dict[str, Any], folder: Path, what: str) -> str:
     """What is printed at the end; ``folder`` has the results and the report."""
     page = folder / "report" / "index.html"
-    left = [f"{o['benchmark']} at {o['shots']} shots: {o['reason']}" for o in results["left_out"]]
+    left = [not_run(own) for own in results["left_out"]]
     lines = [table(results), ""]
     lines += [f"Not run: {', '.join(left)}", ""] if left else []
     return "\n".join([*lines, what, f"100 times each score ± standard error. Report: {page}"])
+
+
+def not_run(own: Mapping[str, Any]) -> str:
+    """What of ``left_out`` is told."""
+    condition = own.get("condition", "real")  # which earlier versions did not write
+    kind = "" if condition == "real" else f", {condition}"
+    return f"{own['benchmark']} at {own['shots']} shots{kind}: {own['reason']}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
@@ -123,16 +124,15 @@ class BindingBenchmarkConfig:
     concepts: int = 100
     """Concepts of each split that episodes are drawn from (their images are encoded); 0: all."""
 
+    _key = "evaluation.binding"
+
     def __post_init__(self) -> None:
-        name = "evaluation.binding"
+        name = self._key
         check_collection(name, self.collection, self.path, self.views, self.held_out)
-        require(
-            all(ways >= 2 for ways in self.ways) and bool(self.ways),
-            "evaluation.binding.ways",
-            ">= 2 each, at least one",
-            self.ways,
-        )
-        require(self.queries >= 0, "evaluation.binding.queries", ">= 0", self.queries)
+        enough = all(ways >= 2 for ways in self.ways) and bool(self.ways)
+        require(enough, f"{name}.ways", ">= 2 each, at least one", self.ways)
+        # Episodes are drawn without end: there is no "all" that 0 could mean.
+        require(self.queries >= 1, f"{name}.queries", ">= 1", self.queries)
 
 
 @dataclass(kw_only=True)
@@ -142,6 +142,7 @@ class FolderBenchmarkConfig(BindingBenchmarkConfig):
     collection: Collection = Collection.folder
     ways: list[int] = field(default_factory=lambda: [2])
     """At most as many as there are classes."""
+    _key = "evaluation.folder"
 
 
 # ---------------------------------------------------------------------------- data sets
@@ -376,12 +377,14 @@ class EvaluationConfig:
     """A longer prompt does not fit: its shot count is left out, and the report says so."""
 
     def __post_init__(self) -> None:
-        require(
-            bool(self.shots) and self.shots == sorted(set(self.shots)) and self.shots[0] >= 0,
-            "evaluation.shots",
-            "increasing shot counts",
-            self.shots,
-        )
+        given = {section.name: getattr(self, section.name) for section in fields(self)}
+        own = {name: getattr(section, "shots", None) for name, section in given.items()}
+        shots = {
+            f"evaluation.{name}.shots": asked for name, asked in own.items() if asked is not None
+        }
+        for name, asked in ({"evaluation.shots": self.shots} | shots).items():
+            rising = bool(asked) and asked == sorted(set(asked)) and asked[0] >= 0
+            require(rising, name, "increasing shot counts", asked)
         for name in ("batch_size", "max_tokens"):
             require(getattr(self, name) >= 1, f"evaluation.{name}", ">= 1", getattr(self, name))
         for name in ("max_new_tokens", "beams"):
@@ -390,10 +393,8 @@ class EvaluationConfig:
         told = [condition.value for condition in self.conditions]
         once = len(set(told)) == len(told) and Condition.real in self.conditions
         require(once, "evaluation.conditions", "each once, real among them", told)
-        given = [getattr(self, section.name) for section in fields(self)]
-        shots = [own for own in (getattr(section, "shots", None) for section in given) if own]
         if Condition.text_only_zero_shot in self.conditions:
-            zero = any(0 in own for own in (self.shots, *shots))
+            zero = any(0 in asked for asked in (self.shots, *shots.values()))
             require(zero, "evaluation.shots", "0 among them for text_only_zero_shot", self.shots)
         if self.folder is not None:
             actual = self.folder.collection
@@ -424,15 +425,20 @@ class EvaluateConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
-def settings_of(results: Mapping[str, Any]) -> dict[str, Any]:
-    """``settings.evaluation`` of a ``results.json``; fields that came later have their defaults.
-
-    Raises ``ValueError`` naming the field for one that is not known any more.
-    """
-    try:
-        built = build(results["settings"]["evaluation"], EvaluationConfig)
-    except ValueError as error:
-        raise ValueError(f"results.json: settings.evaluation.{error}") from error
-    settings = OmegaConf.to_container(OmegaConf.structured(built), enum_to_str=True)
+def recorded(evaluation: EvaluationConfig) -> dict[str, Any]:
+    """``settings.evaluation`` of a ``results.json``, enums by name: not the size of batches, on
+    which results do not depend."""
+    settings = OmegaConf.to_container(OmegaConf.structured(evaluation), enum_to_str=True)
     assert isinstance(settings, dict)
     return {str(key): value for key, value in settings.items() if key != "batch_size"}
+
+
+def settings_of(results: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """``settings.evaluation`` of the ``results.json`` at ``path``; later fields by default.
+
+    Raises ``ValueError`` naming file and field for one that is not known any more.
+    """
+    try:
+        return recorded(build(results["settings"]["evaluation"], EvaluationConfig))
+    except ValueError as error:
+        raise ValueError(f"{path}: settings.evaluation.{error}") from error

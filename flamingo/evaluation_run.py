@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from flamingo.backbones import assets
 from flamingo.backbones.language import fingerprint as language_fingerprint
 from flamingo.backbones.language import load_language_model
+from flamingo.backbones.precision import available_device
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.build import build_media_loader, feature_cache
 from flamingo.choices import Condition
@@ -28,7 +29,6 @@ from flamingo.evaluation.benchmarks import Benchmark, build_benchmarks
 from flamingo.evaluation.cells import Cell, images
 from flamingo.evaluation.loading import (
     compute_dtype,
-    evaluation_device,
     load_model,
     load_tokenizer,
 )
@@ -38,12 +38,11 @@ from flamingo.evaluation.report import RunFacts, facts_of, write_report
 from flamingo.evaluation.results import collect
 from flamingo.evaluation.retriever import ImageSource, Retriever, TextSource
 from flamingo.evaluation.runner import Loaded, Outcome, run_benchmarks
-from flamingo.evaluation_config import EvaluationConfig
+from flamingo.evaluation_config import EvaluationConfig, recorded
 from flamingo.files import write_atomically
 from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.model.persistence import check_fingerprint
-from flamingo.run_directory import plain
 from flamingo.runs import Run
 from flamingo.training.checkpoint import Checkpoint
 from flamingo.training.tracking import read_metrics
@@ -63,7 +62,7 @@ class Parts:
 
     @cached_property
     def device(self) -> torch.device:
-        return evaluation_device()
+        return available_device()
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -80,9 +79,8 @@ class Parts:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All that results depend on: not the size of batches."""
-        evaluation = plain(self.config)["evaluation"]
         settings = {
-            "evaluation": {k: v for k, v in evaluation.items() if k != "batch_size"},
+            "evaluation": recorded(self.config.evaluation),
             "model": f"step_{self.checkpoint.step}-{digest(self.checkpoint.path)}",
             "precision": str(self.dtype).removeprefix("torch."),
         }

@@ -5,12 +5,14 @@
     <run>/results.json   report/   cells.jsonl   plans/   submissions/   the newest
     <run>/evaluations/<date>/...   each earlier one, by when it was finished
 
+Asked for again, an earlier one is the newest again.
 ``predictions/`` are shared by all: ``cells.jsonl`` says which of them are counted.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +32,23 @@ def find(run: Path, settings: Mapping[str, Any]) -> Path | None:
         if whole and _settings(folder) == settings:
             return folder
     return None
+
+
+def bring_back(run: Path, earlier: Path) -> None:
+    """Make the evaluation in the folder ``earlier`` the newest; that one moves to a place there.
+
+    What an evaluation that was not finished left in ``run`` makes room. Interrupted, ``earlier`` is
+    not whole any more, and is put together from its predictions when it is asked for.
+    """
+    settings = _settings(earlier)
+    assert settings is not None, "found by its results"
+    keep_earlier(run, settings)
+    for name in KEPT:
+        if (run / name).is_dir():
+            shutil.rmtree(run / name)
+        if (earlier / name).exists():
+            (earlier / name).replace(run / name)
+    earlier.rmdir()
 
 
 def keep_earlier(run: Path, settings: Mapping[str, Any]) -> Path | None:

@@ -94,7 +94,7 @@ def context_rate(
         rule=rule,
         rate=estimate(said, clusters),
         right=estimate(right, clusters),
-        excess=paired_difference(said, right, clusters),
+        excess=paired_difference(said, right, clusters, share=True),
     )
 
 
@@ -120,7 +120,7 @@ def recency(
         agreement = [float(normalize(said) == normalize(text)) for text in shown]
         last.append(agreement[-1])
         others.append(sum(agreement[:-1]) / len(agreement[:-1]))
-    return paired_difference(last, others, clusters)
+    return paired_difference(last, others, clusters, share=True)
 
 
 def flip_rate(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from flamingo.choices import Condition
 from flamingo.data.sequence import tokenize
 from flamingo.evaluation.benchmarks.base import Benchmark
+from flamingo.evaluation.benchmarks.files import content_digest
 from flamingo.evaluation.perturbations import ZERO_SHOT_TEXTS, perturb
 from flamingo.evaluation.predictions import prediction_key
 from flamingo.evaluation.prompts import Episode, Template, prompt, prompt_hash
@@ -17,6 +19,8 @@ from flamingo.evaluation_config import EvaluationConfig
 from flamingo.types import ImageRef, InterleavedSequence, Media, Text
 
 UNLIMITED = 10**9
+PATIENCE = 2.0
+"""Seconds until a progress bar is shown."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,12 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A shot count that was not run, and why."""
+    """A shot count that was not run (or one condition of it), and why."""
 
     benchmark: str
     shots: int
     reason: str
+    condition: Condition = Condition.real
 
 
 class PromptLengths:
@@ -67,6 +72,32 @@ class PromptLengths:
         return len(alone.input_ids)
 
 
+class Contents:
+    """What images show, each different one read once."""
+
+    def __init__(self) -> None:
+        self._digests: dict[str, str] = {}
+
+    def read(self, episodes: Sequence[Episode]) -> None:
+        """Read those that are new in ``episodes``, with a progress bar where it takes long."""
+        new = [image for image in images(episodes) if image.key not in self._digests]
+        for image in tqdm(new, desc="reading images", unit="image", delay=PATIENCE):
+            self._digests[image.key] = content_digest(image)
+
+    def __call__(self, episode: Episode) -> list[str]:
+        """Digests of the images of ``episode``; none of images that are drawn when opened."""
+        return [self._digests[i.key] for i in images([episode]) if self._digests[i.key]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """One draw of demonstrations as they are, and as the model sees them under a condition."""
+
+    seed: int
+    real: Sequence[Episode]
+    seen: Sequence[Episode]
+
+
 def plan_cells(
     benchmarks: Sequence[Benchmark],
     config: EvaluationConfig,
@@ -75,40 +106,44 @@ def plan_cells(
     model_id: str,
     precision: str,
 ) -> tuple[list[Cell], list[LeftOut]]:
-    """Every benchmark x shot count x draw x condition, and the shot counts that do not fit.
+    """Every benchmark x shot count x condition x draw, and what of it does not fit.
 
-    ``model_id`` identifies the weights and ``precision`` their compute; with prompt and images
-    they key a prediction. The cells of a benchmark stand together.
+    ``model_id`` identifies the weights and ``precision`` their compute; with the prompt and the
+    contents of its images they key a prediction. The cells of a benchmark stand together.
     """
     cells: list[Cell] = []
     left_out = []
+    contents = Contents()
+    conditions = sorted(config.conditions, key=lambda condition: condition is not Condition.real)
     for benchmark in benchmarks:
         for shots in benchmark.shots:
-            reason = benchmark.unfit(shots)
-            seeds = benchmark.seeds if shots else benchmark.seeds[:1]  # nothing to draw at 0 shots
-            draws = {seed: benchmark.episodes(shots, seed) for seed in seeds if reason is None}
-            drawn = [episode for episodes in draws.values() for episode in episodes]
-            reason = reason or too_long(benchmark, drawn, lengths, config)
-            if reason is not None:
-                left_out.append(LeftOut(benchmark.name, shots, reason))
-                continue
-            for seed, episodes in draws.items():
-                cells += _cells(benchmark, shots, seed, episodes, config, model_id, precision)
+            for condition in conditions:
+                reason = benchmark.unfit(shots)
+                draws = [] if reason else _draws(benchmark, shots, condition, config)
+                reason = reason or too_long(benchmark, draws, lengths, config)
+                if reason is not None:
+                    left_out.append(LeftOut(benchmark.name, shots, reason, condition))
+                    if condition is Condition.real:
+                        break  # the others would have nothing to be compared with
+                for draw in [] if reason else draws:
+                    keys = _keys(benchmark, shots, draw, contents, model_id, precision)
+                    cells.append(Cell(benchmark, shots, draw.seed, condition, draw.seen, keys))
     return cells, left_out
 
 
 def too_long(
     benchmark: Benchmark,
-    episodes: Sequence[Episode],
+    draws: Sequence[_Draw],
     lengths: PromptLengths,
     config: EvaluationConfig,
 ) -> str | None:
     """Why the prompts do not fit into ``evaluation.max_tokens``, or None if they all do."""
     task = benchmark.task
     templates = (task.template, *task.ensemble.templates)
-    longest = max(lengths(episode, template) for episode in episodes for template in templates)
+    episodes = [episode for draw in draws for episode in draw.seen]
+    longest = max((lengths(e, template) for e in episodes for template in templates), default=0)
     tokens = longest + task.decoding.max_new_tokens
-    if tokens > config.max_tokens:
+    if episodes and tokens > config.max_tokens:
         return (
             f"its prompts and answers have up to {tokens} tokens, "
             f"evaluation.max_tokens is {config.max_tokens}"
@@ -116,42 +151,54 @@ def too_long(
     return None
 
 
-def _cells(
+def _draws(
+    benchmark: Benchmark, shots: int, condition: Condition, config: EvaluationConfig
+) -> list[_Draw]:
+    """The episodes under a condition; none where it makes no sense at this shot count."""
+    shown, seeds = shots, benchmark.seeds if shots else benchmark.seeds[:1]  # nothing to draw at 0
+    if condition is Condition.text_only_zero_shot:
+        if shots or benchmark.unfit(ZERO_SHOT_TEXTS) is not None:
+            return []
+        shown, seeds = ZERO_SHOT_TEXTS, benchmark.seeds
+    draws = []
+    for seed in seeds:
+        real = benchmark.episodes(shown, seed)
+        if condition is not Condition.real and config.control_queries:
+            real = real[: config.control_queries]
+        name, borrowed = benchmark.name, benchmark.borrowed
+        perturbed = [perturb(e, condition, benchmark.seed, name, borrowed) for e in real]
+        seen = [episode for episode in perturbed if episode is not None]
+        if len(seen) == len(real):
+            draws.append(_Draw(seed, real, seen))
+    return draws
+
+
+def _keys(
     benchmark: Benchmark,
     shots: int,
-    seed: int,
-    episodes: Sequence[Episode],
-    config: EvaluationConfig,
+    draw: _Draw,
+    contents: Contents,
     model_id: str,
     precision: str,
-) -> Iterator[Cell]:
-    """The conditions that make sense at this shot count."""
-    decoding = f"{benchmark.task.description}, {precision}"
-    for condition in config.conditions:
-        own = episodes
-        if condition is Condition.text_only_zero_shot:
-            if shots or benchmark.unfit(ZERO_SHOT_TEXTS) is not None:
-                continue
-            own = benchmark.episodes(ZERO_SHOT_TEXTS, seed)
-        if condition is not Condition.real and config.control_queries:
-            own = own[: config.control_queries]
-        name, borrowed = benchmark.name, benchmark.borrowed
-        perturbed = [perturb(e, condition, benchmark.seed, name, borrowed) for e in own]
-        seen = [episode for episode in perturbed if episode is not None]
-        if len(seen) < len(own):
-            continue
-        keys = [
-            prediction_key(
-                model_id,
-                episode.query.id,
-                shots,
-                prompt_hash(prompt(episode, benchmark.task.template), episode.candidates),
-                episode.query.answer,
-                decoding,
-            )
-            for episode in seen
-        ]
-        yield Cell(benchmark, shots, seed, condition, seen, keys)
+) -> list[str]:
+    """Of each prediction. An image that is changed counts with what it is made from."""
+    task = benchmark.task
+    compute = f"{task.description}, {precision}"
+    if task.ensemble.permutations > 1:
+        compute += f", orders by seed {benchmark.seed}"
+    contents.read([*draw.real, *draw.seen])
+    return [
+        prediction_key(
+            model_id,
+            seen.query.id,
+            shots,
+            prompt_hash(prompt(seen, task.template), seen.candidates),
+            seen.query.answer,
+            compute,
+            [*contents(real), *contents(seen)],
+        )
+        for real, seen in zip(draw.real, draw.seen, strict=True)
+    ]
 
 
 def images(episodes: Sequence[Episode]) -> list[ImageRef]:

@@ -23,9 +23,9 @@ from flamingo.evaluation.points import (
     without_nan,
 )
 from flamingo.evaluation.power import minimum_detectable_effect, sensitivity
-from flamingo.evaluation.statistics import is_zero, paired_difference
+from flamingo.evaluation.statistics import difference_range, is_zero, paired_difference
 from flamingo.evaluation.variance import decompose
-from flamingo.naming import ALL
+from flamingo.naming import ALL, naming
 
 ALPHA, POWER = 0.05, 0.8
 
@@ -46,7 +46,8 @@ def difference_rows(measured: Sequence[Point]) -> list[Row]:
     """How much better the model is than under each control, on the same queries.
 
     Under the benchmark's own metric: of ROC-AUC the difference of two areas, of CIDEr with the idf
-    of the control's queries in both. No interval where the error is 0.
+    of the control's queries in both. No interval where the error is 0; that of a difference of
+    shares stays within [-1, 1].
     """
     real = _real(measured)
     return [
@@ -83,30 +84,39 @@ def _real(measured: Sequence[Point]) -> dict[tuple[str, int], Point]:
 
 def _difference(real: Point, control: Point) -> Row:
     pair, clusters = _paired(real, control), control.draws[0].clusters
-    if real.benchmark.task.metric is Metric.roc_auc:
+    metric = real.benchmark.task.metric
+    share = naming(metric).share
+    if metric is Metric.roc_auc:
         right = [bool(label) for label in labels(control, range(len(clusters)))]
         areas = [[influence.roc_auc(np.array(c), right) for c in both] for both in pair.chances]
-        return _told(averaged([first.minus(second, clusters) for first, second in areas]))
+        return _told(averaged([a.minus(b, clusters) for a, b in areas]), share)
     if len(pair.real) == 1:
-        return asdict(paired_difference(pair.real[0], pair.control[0], clusters)) | {"seeds": 1}
+        one = paired_difference(pair.real[0], pair.control[0], clusters, share=share)
+        return asdict(one) | {"seeds": 1}
     differences = [
         [a - b for a, b in zip(one, other, strict=True)]
         for one, other in zip(pair.real, pair.control, strict=True)
     ]
-    return _told(asdict(decompose(differences, clusters)))
+    return _told(asdict(decompose(differences, clusters)), share)
 
 
-def _told(row: Row) -> Row:
-    """Without an interval where nothing varies, as :func:`paired_difference` has none."""
-    error = row["standard_error"]
-    return row if error is None or not is_zero(error) else row | {"low": None, "high": None}
+def _told(row: Row, share: bool) -> Row:
+    """With the interval that :func:`paired_difference` would have: none where nothing varies."""
+    error, low, high = (row[name] for name in ("standard_error", "low", "high"))
+    if error is None or low is None:
+        return row
+    if is_zero(error):
+        return row | {"low": None, "high": None}
+    if share:
+        low, high = difference_range(low, high)
+    return row | {"low": low, "high": high}
 
 
 def _paired(real: Point, control: Point) -> Pair:
     by_seed = {draw.cell.seed: draw for draw in real.draws}
     first, second, chances = [], [], []
     for draw in control.draws:
-        own = by_seed[draw.cell.seed]
+        own = by_seed.get(draw.cell.seed, real.draws[0])  # at 0 shots there is one draw for all
         assert draw.scores is not None
         place = {p.query: i for i, p in enumerate(own.predictions)}
         places = [place[p.query] for p in draw.predictions]

@@ -75,7 +75,8 @@ def _generate(
     for best in found:
         said = best.ids[:-1] if best.ids[-1] in ends else best.ids
         raw, text = (str(reader.tokenizer.decode(ids)) for ids in (best.ids, said))
-        answer = Answer(raw, text.strip(), math.exp(best.log_likelihood), ids=tuple(said))
+        probability, end = math.exp(best.log_likelihood), tuple(best.ids[len(said) :])
+        answer = Answer(raw, text.strip(), probability, ids=tuple(said), end=end)
         answers.append((answer, best.margin))
     return answers
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flamingo.evaluation.clusters import Clusters
-from flamingo.evaluation.statistics import Z95, Estimate, bounded_estimate
+from flamingo.evaluation.statistics import Estimate, bounded_estimate, half_width
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,13 @@ class Influence:
         return bounded_estimate(self.value, error, len(clusters), len(set(clusters)))
 
     def minus(self, other: Influence, clusters: Sequence[Hashable]) -> Estimate:
-        """The difference on the same queries; the interval is mean +- 1.96 SE."""
+        """The difference on the same queries; the interval is +- t[G - 1] SE."""
         both = Influence(self.value - other.value, self.parts - other.parts)
         error = both.standard_error(clusters)
-        half = Z95 * error
+        groups = len(set(clusters))
+        half = half_width(error, groups - 1.0)
         low, high = both.value - half, both.value + half
-        return Estimate(both.value, error, low, high, len(clusters), len(set(clusters)))
+        return Estimate(both.value, error, low, high, len(clusters), groups)
 
 
 def ratio(

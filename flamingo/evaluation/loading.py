@@ -15,11 +15,6 @@ from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProces
 from flamingo.types import END_OF_CHUNK_TOKEN
 
 
-def evaluation_device() -> torch.device:
-    """The first GPU, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def compute_dtype(config: RunConfig, device: torch.device) -> torch.dtype:
     """The precision of the forward pass: that of training."""
     return resolve_dtype(config.training.precision, device)

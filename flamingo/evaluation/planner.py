@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flamingo.choices import Exclusion, Strategy
 from flamingo.evaluation.planning import PlanSettings, Similar, make_plans
-from flamingo.evaluation.plans import Plan, plan_file, read_plans
+from flamingo.evaluation.plans import Plan, check_pool, plan_file, read_plans
 from flamingo.evaluation.pool import Identity, Listing, by_content, by_key
 from flamingo.evaluation.prompts import Item
 from flamingo.evaluation.retrieval_faiss import FaissFinder, load_faiss
@@ -112,13 +112,22 @@ def stored_plans(
 ) -> list[Plan]:
     """The plan of each of ``queries``, in their order, from a folder of plans.
 
-    Raises ``ValueError`` naming the file if it is missing, as :func:`read_plans` does, and for a
-    query without a plan.
+    The file may hold plans of other queries, whose pool may be another. Raises ``ValueError``
+    naming the file if it is missing, as :func:`read_plans` does, for a query without a plan, and
+    for a demonstration of one that is not in ``pool``.
     """
     path = plan_file(folder, benchmark, seed)
     if not path.is_file():
         raise ValueError(f"{path}: expected a file of plans, found none")
-    plans = {plan.query: plan for plan in read_plans(path, benchmark=benchmark, pool=pool)}
+    plans: dict[str, Plan] = {}
+    asked = set(queries)
+    for number, plan in enumerate(read_plans(path, benchmark=benchmark), start=1):
+        if plan.query in asked:
+            try:
+                check_pool(plan, pool)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+            plans[plan.query] = plan
     missing = [name for name in queries if name not in plans]
     if missing:
         raise ValueError(

@@ -182,8 +182,14 @@ def _check(
         raise ValueError(f"benchmark: expected {benchmark!r}, got {plan.benchmark!r}")
     if queries is not None and plan.query not in queries:
         raise ValueError(f"query: expected one of {plan.benchmark}, got {plan.query!r}")
+    if pool is not None:
+        check_pool(plan, pool)
+
+
+def check_pool(plan: Plan, pool: Container[str]) -> None:
+    """Raise ``ValueError`` for a demonstration that is not in ``pool``."""
     for demonstration in plan.demonstrations:
-        if pool is not None and demonstration not in pool:
+        if demonstration not in pool:
             raise ValueError(
                 f"demonstrations: expected ids of the pool of {plan.benchmark}, "
                 f"got {demonstration!r}"

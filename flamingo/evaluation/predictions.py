@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from io import FileIO
 from pathlib import Path
@@ -49,14 +50,20 @@ class Prediction:
 
 
 def prediction_key(
-    model: str, query: str, shots: int, prompt_hash: str, target: str, decoding: str
+    model: str,
+    query: str,
+    shots: int,
+    prompt_hash: str,
+    target: str,
+    decoding: str,
+    images: Sequence[str] = (),
 ) -> str:
     """16 hex digits of everything that matters for a prediction.
 
-    ``model`` identifies the weights, ``decoding`` how they are used. The benchmark and the
-    condition are those of the file.
+    ``model`` identifies the weights, ``decoding`` how they are used, ``images`` what the images
+    show that the prompt names. The benchmark and the condition are those of the file.
     """
-    content = json.dumps([model, query, shots, prompt_hash, target, decoding])
+    content = json.dumps([model, query, shots, prompt_hash, target, decoding, *images])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

@@ -10,7 +10,8 @@ from datetime import timedelta
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
+
+from flamingo.backbones.precision import available_device
 
 PATIENCE = timedelta(days=7)
 """How long a process waits for another, which may be encoding a million images. One that dies is
@@ -63,15 +64,18 @@ ALONE = Processes()
 
 
 def launched() -> Processes:
-    """The processes of this launch (``accelerate launch``, ``torchrun``), one if there was none.
+    """The processes of this launch (``accelerate launch``, ``torchrun``, Slurm's tasks), one if
+    there was none.
 
-    Each gets its own GPU as the current one.
+    Each gets its own GPU as the current one. They wait for one another over the network (gloo) also
+    where there are GPUs: that takes none, and one that ends is noticed at once.
     """
-    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
-    state = PartialState(cpu=cpu, timeout=PATIENCE)
+    state = PartialState(cpu=True, timeout=PATIENCE)
     if state.num_processes == 1:
         return ALONE
     atexit.register(state.destroy_process_group)
+    if available_device().type == "cuda":
+        torch.cuda.set_device(state.local_process_index % torch.cuda.device_count())
 
     def barrier() -> None:
         try:

@@ -48,7 +48,7 @@ def collect(
         "differences": differences,
         "bias": bias_rows(measured, differences),
         "power": power_rows(measured),
-        "left_out": [asdict(left) for left in outcome.left_out],
+        "left_out": [asdict(o) | {"condition": o.condition.value} for o in outcome.left_out],
         "timing": {
             "new_predictions": outcome.new,
             "seconds": round(seconds, 1),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -96,8 +96,13 @@ def run_benchmarks(
         _predict(cells, own, files, config, tokenizer, model_id, loaded, outcome.new, processes)
     outcome.seconds = time.monotonic() - started
     for cell in cells:
-        by_key = _file(files, cell).by_key
-        outcome.cells.append((cell, [by_key[key] for key in cell.keys]))
+        file = _file(files, cell)
+        kept = [file.by_key[key] for key in cell.keys]
+        told = [_judged(cell, index, own) for index, own in enumerate(kept)]
+        changed = [new for old, new in zip(kept, told, strict=True) if new != old]
+        if changed and processes.main:
+            file.append(changed)
+        outcome.cells.append((cell, told))
     return outcome
 
 
@@ -187,7 +192,7 @@ def _prediction(cell: Cell, index: int, answer: Answer, model_id: str) -> Predic
     episode, task = cell.episodes[index], cell.benchmark.task
     text = answer.text if episode.candidates else task.clean(answer.text)
     sequence = prompt(episode, task.template)
-    return Prediction(
+    said = Prediction(
         key=cell.keys[index],
         model=model_id,
         query=episode.query.id,
@@ -200,10 +205,24 @@ def _prediction(cell: Cell, index: int, answer: Answer, model_id: str) -> Predic
         answer=text,
         target=episode.query.answer,
         probability=round(answer.probability, 6),
-        score=item_score(task.metric, text, episode.references) if episode.references else None,
-        group=episode.group,
-        cluster=episode.cluster,
-        references=list(episode.references),
+        score=None,
+        group="",
+        cluster="",
         question=episode.query.question,
         shown=[[item.question, item.answer] for item in episode.demonstrations],
+    )
+    return _judged(cell, index, said)
+
+
+def _judged(cell: Cell, index: int, said: Prediction) -> Prediction:
+    """What was ``said``, with what annotations and metric of today make of it: neither is part of a
+    prediction's key, as the model need not be asked again for another."""
+    episode, metric = cell.episodes[index], cell.benchmark.task.metric
+    references = list(episode.references)
+    return replace(
+        said,
+        score=item_score(metric, said.answer, references) if references else None,
+        group=episode.group,
+        cluster=episode.cluster,
+        references=references,
     )

@@ -33,7 +33,7 @@ class Answer:
     the answer in it. ``probability``: of the generated tokens up to and including the end of
     chunk; for ranking, the softmax over the candidates' scores. ``scores``: for ranking, each
     candidate's score in nats, in the order given; empty for an open answer. ``ids``: of an answer
-    generated here, its tokens without their end.
+    generated here, its tokens without their end; ``end``: that token, none if it was cut off.
     """
 
     raw: str
@@ -41,6 +41,7 @@ class Answer:
     probability: float
     scores: tuple[float, ...] = ()
     ids: tuple[int, ...] = ()
+    end: tuple[int, ...] = ()
 
 
 @dataclass

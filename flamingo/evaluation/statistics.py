@@ -15,6 +15,7 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -53,10 +54,12 @@ def clustered_standard_error(scores: Sequence[float], clusters: Sequence[Hashabl
 def estimate(scores: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
     """Mean of scores in [0, 1], with Wilson's interval at the effective sample size.
 
-    The effective size is that of independent yes-no scores with the same standard error
-    (Korn & Graubard 1998). Unlike mean +- 1.96 SE the interval stays within [0, 1] and keeps a
-    width when every answer is right, or wrong. A mean between 0 and 1 whose error is 0 is exact,
-    as that of a rule that ties on every query. Raises ``ValueError`` without scores.
+    The effective size is that of independent yes-no scores with the same standard error, times
+    ``(t[n - 1] / t[G - 1])^2``, quantiles of Student's t: what few clusters say of their own spread
+    (Korn & Graubard 1998, whose interval is Clopper's and Pearson's). With one query an image it
+    is Wilson's own. Unlike mean +- t SE the interval stays within [0, 1] and keeps a width when
+    every answer is right, or wrong. A mean between 0 and 1 whose error is 0 is exact, as that of a
+    rule that ties on every query. Raises ``ValueError`` without scores.
     """
     if not scores:
         raise ValueError("scores: expected at least one, got none")
@@ -74,12 +77,12 @@ def bounded_estimate(value: float, error: float, n: int, clusters: int) -> Estim
         return Estimate(value, math.nan, math.nan, math.nan, n, clusters)
     if error == 0 and 0 < value < 1:
         return Estimate(value, error, value, value, n, clusters)
-    low, high = _wilson(value, _effective_size(value, error, clusters))
+    low, high = _wilson(value, _effective_size(value, error, n, clusters))
     return Estimate(value, error, low, high, n, clusters)
 
 
 def mean_estimate(scores: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
-    """Mean of scores of any range; the interval is mean +- 1.96 SE.
+    """Mean of scores of any range; the interval is mean +- t[G - 1] SE.
 
     Raises ``ValueError`` without scores.
     """
@@ -87,20 +90,39 @@ def mean_estimate(scores: Sequence[float], clusters: Sequence[Hashable]) -> Esti
         raise ValueError("scores: expected at least one, got none")
     mean = math.fsum(scores) / len(scores)
     error = clustered_standard_error(scores, clusters)
-    low, high = mean - Z95 * error, mean + Z95 * error
-    return Estimate(mean, error, low, high, len(scores), len(set(clusters)))
+    groups = len(set(clusters))
+    half = half_width(error, groups - 1.0)
+    return Estimate(mean, error, mean - half, mean + half, len(scores), groups)
 
 
 def paired_difference(
-    first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable]
+    first: Sequence[float],
+    second: Sequence[float],
+    clusters: Sequence[Hashable],
+    *,
+    share: bool = False,
 ) -> Estimate:
-    """Mean of ``first - second`` over the same queries; the interval is mean +- 1.96 SE.
+    """Mean of ``first - second`` over the same queries; the interval is mean +- t[G - 1] SE.
 
     None (NaN) where the error is 0, as where all differences are equal: nothing tells how far
-    another could be.
+    another could be. Of a ``share``'s scores, which are in [0, 1], it stays within [-1, 1].
     """
     found = mean_estimate([a - b for a, b in zip(first, second, strict=True)], clusters)
-    return replace(found, low=math.nan, high=math.nan) if is_zero(found.standard_error) else found
+    if is_zero(found.standard_error):
+        return replace(found, low=math.nan, high=math.nan)
+    low, high = difference_range(found.low, found.high) if share else (found.low, found.high)
+    return replace(found, low=low, high=high)
+
+
+def half_width(error: float, degrees_of_freedom: float) -> float:
+    """Half of the 95 % interval by Student's t; 0 or NaN as the standard ``error`` is."""
+    return error * student_quantile(0.975, degrees_of_freedom) if error > 0 else error
+
+
+def difference_range(low: float, high: float) -> tuple[float, float]:
+    """The interval of a difference of two shares without what lies outside [-1, 1]; NaN stays."""
+    ends = np.clip([low, high], -1.0, 1.0)
+    return float(ends[0]), float(ends[1])
 
 
 def is_zero(error: float) -> bool:
@@ -108,11 +130,15 @@ def is_zero(error: float) -> bool:
     return error <= ROUNDING
 
 
-def _effective_size(mean: float, error: float, groups: int) -> float:
+def _effective_size(mean: float, error: float, n: int, groups: int) -> float:
     spread = mean * (1 - mean)
     if math.isnan(error) or spread == 0:
         return float(groups)
-    return spread / error**2
+    size = spread / error**2
+    if n == groups:
+        return size
+    apart, clustered = (student_quantile(0.975, count - 1.0) for count in (n, groups))
+    return size * (apart / clustered) ** 2
 
 
 def _wilson(mean: float, size: float) -> tuple[float, float]:
@@ -123,6 +149,7 @@ def _wilson(mean: float, size: float) -> tuple[float, float]:
     return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))
 
 
+@cache  # few degrees of freedom are asked for, each of them often
 def student_quantile(probability: float, degrees_of_freedom: float) -> float:
     """Quantile of Student's t distribution; the normal's for infinitely many degrees of freedom.
 

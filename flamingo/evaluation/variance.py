@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flamingo.evaluation.clusters import Clusters, score_array
-from flamingo.evaluation.statistics import student_quantile
+from flamingo.evaluation.statistics import half_width
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def decompose(scores: Sequence[Sequence[float]], clusters: Sequence[Hashable]) -
         seed_and / count, count - 1, sampling_and, sampling, len(grouped) - 1
     )
     error = math.sqrt(variance)
-    half = error * student_quantile(0.975, freedom) if error > 0 else error
+    half = half_width(error, freedom)
     return Decomposition(
         mean=float(mean),
         seed=seed,

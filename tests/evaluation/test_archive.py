@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flamingo.evaluation.archive import find, keep_earlier
+from flamingo.evaluation.archive import bring_back, find, keep_earlier
 
 FINISHED = 1_700_000_000.0
 
@@ -69,3 +69,29 @@ def test_killed_between_two_moves_it_goes_on(tmp_path, monkeypatch) -> None:
     assert place is not None
     assert find(tmp_path, {"shots": 1}) == place
     assert not (tmp_path / "results.json").exists()
+
+
+def test_an_earlier_evaluation_is_brought_back_whole_and_the_newest_takes_its_turn(tmp_path):
+    finish(tmp_path, {"shots": 1}, page="first")
+    keep_earlier(tmp_path, {"shots": 2})
+    finish(tmp_path, {"shots": 2}, page="second")
+    first = find(tmp_path, {"shots": 1})
+    assert first is not None
+    bring_back(tmp_path, first)
+    assert find(tmp_path, {"shots": 1}) == tmp_path
+    assert (tmp_path / "report" / "index.html").read_text() == "first"
+    (second,) = (tmp_path / "evaluations").iterdir()
+    assert find(tmp_path, {"shots": 2}) == second
+    assert (second / "report" / "index.html").read_text() == "second"
+
+
+def test_what_an_unfinished_evaluation_left_makes_room_for_one_that_is_brought_back(tmp_path):
+    finish(tmp_path, {"shots": 1}, page="first")
+    first = keep_earlier(tmp_path, {"shots": 2})
+    assert first is not None
+    finish(tmp_path, {"shots": 2}, page="half")
+    (tmp_path / "plans" / "half.jsonl").touch()
+    (tmp_path / "results.json").unlink()
+    bring_back(tmp_path, first)
+    assert (tmp_path / "report" / "index.html").read_text() == "first"
+    assert not list((tmp_path / "plans").iterdir())

@@ -140,8 +140,8 @@ def test_the_benchmark_says_what_counts_as_the_same_answer() -> None:
 def test_the_gap_of_a_blank_image_is_paired_and_clustered() -> None:
     result = blank_image_gap([1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 0.0, 0.0], "abcd")
     assert result.mean == 0.5
-    # Differences 0 1 0 1: SE = sqrt(1/3) / 2.
-    half = 1.959964 * math.sqrt(1 / 3) / 2
+    # Differences 0 1 0 1: SE = sqrt(1/3) / 2; t on 3 degrees of freedom.
+    half = 3.182446 * math.sqrt(1 / 3) / 2
     assert (result.low, result.high) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-5)
     twice = blank_image_gap([1.0, 1.0, 0.0, 1.0] * 2, [1.0, 0.0, 0.0, 0.0] * 2, "abcd" * 2)
     assert twice.standard_error == pytest.approx(result.standard_error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -15,20 +16,24 @@ import pytest
 import torch
 from PIL import Image
 
-from flamingo.choices import Condition, Metric
+from flamingo.choices import Condition, Metric, Protocol
 from flamingo.config import RunConfig
 from flamingo.data.sequence import tokenize
-from flamingo.evaluation.benchmarks import Benchmark, build_benchmarks
+from flamingo.evaluation.benchmarks import Benchmark, DatasetBenchmark, build_benchmarks
+from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.outputs import write_submissions
+from flamingo.evaluation.planner import Planner
+from flamingo.evaluation.plans import plan_file, write_plans
 from flamingo.evaluation.points import points
 from flamingo.evaluation.prompts import prompt, prompt_text
 from flamingo.evaluation.runner import Loaded, run_benchmarks
-from flamingo.evaluation_config import EvaluationConfig
+from flamingo.evaluation.tasks import Kind, Task, task
+from flamingo.evaluation_config import DemonstrationsConfig, EvaluationConfig
 from flamingo.structured import build
 from flamingo.types import Text
 from tests.evaluation.benchmarks.fixtures import DATA, edited
 
-from . import tiny
+from . import tiny, toys
 
 # ---------------------------------------------------------------------------- sections
 
@@ -106,8 +111,8 @@ def ok_vqa(folder: Path) -> dict:
 def vl_icl(folder: Path) -> dict:
     """The fixture with three demonstrations instead of one."""
     shutil.copytree(DATA / "vl_icl", folder / "vl_icl")
-    for task in ("operator_induction", "clevr", "textocr"):
-        path = folder / "vl_icl" / task / "support.json"
+    for name in ("operator_induction", "clevr", "textocr"):
+        path = folder / "vl_icl" / name / "support.json"
         edited(path, path, lambda rows: rows.extend(rows * 2))
     path = folder / "vl_icl/open_mi/query.json"
     another = "clevr/images/CLEVR_val_000010.png"
@@ -457,6 +462,26 @@ def test_a_test_split_of_images_alone_is_asked_without_a_score(tmp_path: Path) -
     assert not asked.references and known.references
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_query_of_a_class_is_not_shown_its_own_file_under_another_name(
+    linked: bool, tmp_path: Path
+) -> None:
+    content = dict(CLASSES)
+    if linked:  # a training split of links to the files of the test split
+        content["train"] = str(tmp_path / "train")
+        for file in Path(CLASSES["test"]).rglob("*.JPEG"):
+            link = tmp_path / "train" / file.parent.name / f"a_{file.name}"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file)
+    benchmark = one(evaluation("classification", content, demonstrations={}), "classification")
+    assert len(benchmark.pool) == 3 and benchmark.unfit(3) is not None
+    for episode in benchmark.episodes(2, 0):
+        own = episode.query.id.rsplit("/", 1)[1]
+        assert not any(shown.id.endswith(own) for shown in episode.demonstrations)
+        assert episode.cluster == episode.query.media.frames[0].key
+        assert episode.cluster.startswith("classification/test/"), "the key does not name a place"
+
+
 # ---------------------------------------------------------------------------- VL-ICL
 
 
@@ -498,6 +523,22 @@ def test_an_operator_is_demonstrated_by_its_own_results(tmp_path: Path) -> None:
     shown = {e.group: [d.answer for d in e.demonstrations] for e in benchmark.episodes(3, 0)}
     assert shown == {"+": ["7"] * 3, "-": ["-3"] * 3}
     assert benchmark.unfit(4) is not None
+
+
+def test_the_plans_of_a_run_serve_again_though_each_operator_has_its_own_pool(
+    tmp_path: Path,
+) -> None:
+    content = vl_icl(tmp_path) | {"tasks": ["operator_induction"]}
+    (drawn,) = built(evaluation("vl_icl", content, shots=[2]))
+    file = plan_file(tmp_path / "planned", drawn.name, 0)
+    write_plans(drawn.plans(0), file)
+    again = evaluation("vl_icl", content, demonstrations={"plans": str(tmp_path / "planned")})
+    (stored,) = built(again)
+    assert stored.plans(0) == drawn.plans(0)
+    first, second = drawn.plans(0)
+    write_plans([first, replace(second, demonstrations=first.demonstrations)], file)
+    with pytest.raises(ValueError, match="line 2: demonstrations: expected ids of the pool of"):
+        built(again)[0].plans(0)
 
 
 # ---------------------------------------------------------------------------- what is refused
@@ -551,3 +592,38 @@ def test_only_the_real_condition_is_submitted(tmp_path: Path) -> None:
     (real,) = (c for c, _ in outcome.cells if c.shots == 0 and c.condition is Condition.real)
     said = {p.query: p.answer for cell, own in outcome.cells if cell is real for p in own}
     assert [row["answer"] for row in rows] == [said[f"test/{row['question_id']}"] for row in rows]
+
+
+def small(test: list[Example], own: Task) -> DatasetBenchmark:
+    return DatasetBenchmark(
+        name="small",
+        title="Small",
+        task=own,
+        test=test,
+        train=test,
+        planner=Planner(DemonstrationsConfig()),
+        queries=0,
+        pool=0,
+        seed=0,
+        seeds=[0],
+        shots=[0],
+    )
+
+
+def test_queries_without_an_answer_are_passed_over_where_others_have_one(caplog) -> None:
+    examples = toys.vqa().examples
+    bare = [replace(example, answers=()) for example in examples[:3]]
+    own = task(Kind.vqa, Protocol.native, Metric.vqa_accuracy)
+    asked = small([*bare, *examples[3:]], own).examples
+    assert {example.id for example in asked} == {example.id for example in examples[3:]}
+    assert f"small: 3 of {len(examples)} queries have no answer" in caplog.text
+    unscored = [replace(example, answers=()) for example in examples]
+    assert len(small(unscored, own).examples) == len(examples), "a server scores them"
+
+
+@pytest.mark.parametrize("candidates", [(), ("No", "Yes"), ("no", "yes", "maybe")])
+def test_roc_auc_is_refused_where_no_probability_of_yes_orders_answers(candidates) -> None:
+    own = task(Kind.vqa, Protocol.native, Metric.roc_auc)
+    examples = [replace(e, candidates=candidates) for e in toys.yes_no().examples]
+    with pytest.raises(ValueError, match="^small: metric: roc_auc orders by the probability of"):
+        small(examples, own)

@@ -190,10 +190,15 @@ def test_earlier_evaluations_are_kept_and_found_again(
 
     monkeypatch.setattr(evaluation_run, "build_benchmarks", None)  # nothing is to be planned
     again = evaluate.evaluate(load_run(run), None, [*own, "evaluation.batch_size=1"])
-    assert "Everything is evaluated already." in again
+    assert "Everything is evaluated already: an earlier evaluation is the newest again." in again
     assert again.split("\n\n")[0] == printed.split("\n\n")[0]
-    assert f"Report: {kept[0] / 'report' / 'index.html'}" in again
-    assert "Everything is evaluated already." in evaluate.evaluate(load_run(run), None, fewer)
+    assert f"Report: {run / 'report' / 'index.html'}" in again
+    assert load_run(run).results == before, "what was asked for last is what others read"
+    assert (run / "report" / "index.html").read_bytes() == report
+    for _ in range(2):
+        assert "Everything is evaluated already" in evaluate.evaluate(load_run(run), None, fewer)
+        assert {row["shots"] for row in load_run(run).results["model"]} == {0}
+    assert len(list((run / "evaluations").iterdir())) == 1, "the other one, and no empty folder"
 
 
 def test_a_second_evaluation_of_the_run_is_refused_while_one_goes_on(run: Path) -> None:

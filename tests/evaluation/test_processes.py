@@ -16,8 +16,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from flamingo.composition import CONF
+from flamingo.evaluation import processes as module
 from flamingo.evaluation import runner
 from flamingo.evaluation.processes import ALONE, Processes, launched
 
@@ -138,6 +140,31 @@ def test_started_by_itself_a_process_is_alone(monkeypatch) -> None:
     assert launched() == ALONE
     with ALONE.main_first():
         ALONE.wait()
+
+
+def test_processes_with_gpus_wait_for_one_another_without_them(monkeypatch) -> None:
+    """NCCL would notice none that ends, and needs a GPU of the process's number."""
+    asked: dict[str, object] = {}
+    current: list[int] = []
+
+    class State:
+        num_processes, process_index, local_process_index = 16, 13, 5
+
+        def __init__(self, **options: object) -> None:
+            asked.update(options)
+
+        def destroy_process_group(self) -> None: ...
+
+    monkeypatch.setattr(module, "PartialState", State)
+    monkeypatch.setattr(module.atexit, "register", lambda call: None)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    processes = launched()
+    assert (processes.index, processes.count) == (13, 16)
+    assert asked["cpu"] is True and "backend" not in asked
+    assert current == [1]
 
 
 # ---------------------------------------------------------------------------- as processes

@@ -160,6 +160,19 @@ def test_a_control_that_changes_nothing_differs_by_0_without_an_interval(draws: 
     assert Shown("0.0") in shown and "nan" not in str(shown)
 
 
+@pytest.mark.parametrize("draws", [1, 2])
+def test_the_interval_of_a_difference_of_shares_ends_at_100_points(draws: int) -> None:
+    benchmark = tiny.binding(queries=3)
+    outcome = outcome_of(benchmark, {0: [1.0, 1.0, 1.0]}, {0: [0.0, 0.0, 1.0]})
+    if draws == 2:
+        outcome.cells += [(replace(cell, seed=1), own) for cell, own in outcome.cells]
+    results = collect([benchmark], outcome, None, {}, step=1, seed=0)
+    (difference,) = results["differences"]
+    # Unbounded: 2/3 +- 4.303 (t on 2 degrees of freedom) / 3.
+    assert difference["low"] == pytest.approx(2 / 3 - 4.302653 / 3)
+    assert difference["high"] == 1.0 and difference["seeds"] == draws
+
+
 def test_the_printed_table() -> None:
     benchmark = tiny.binding(queries=4, shots=[0, 1])
     outcome = outcome_of(benchmark, {0: [1.0, 0.0, 1.0, 0.0], 1: [1.0] * 4}, {0: [0.0, 1.0]})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from flamingo.choices import Condition
+from flamingo.choices import Condition, Metric
 from flamingo.evaluation import work
 from flamingo.evaluation.perturbations import BLANK
 from flamingo.evaluation.predictions import PredictionFile
@@ -17,7 +18,7 @@ from flamingo.evaluation_config import EvaluationConfig
 from flamingo.testing import synthetic_images
 from flamingo.types import ImageRef
 
-from . import tiny
+from . import tiny, toys
 
 QUERIES = 6
 # 0, 1 and 2 shots under three conditions, but nothing to shuffle at 0 shots.
@@ -180,6 +181,28 @@ def test_other_weights_are_evaluated_anew(done, tmp_path) -> None:
         (tmp_path / "synthetic_2_ways" / file.name).write_bytes(file.read_bytes())
     assert predict(tmp_path, model_id="other").new == EXPECTED
     assert predict(tmp_path, load=never).new == 0, "the first model's predictions stay"
+
+
+def test_other_annotations_and_another_metric_judge_what_was_said(tmp_path) -> None:
+    """Answers are those of before; group, references, score and cluster those of now."""
+    folder = tmp_path / "predictions"
+    before = predict(folder, benchmark=toys.vqa(shots=(0,)), conditions=[Condition.real])
+    assert before.new == len(lines(folder))
+    regrouped = toys.vqa(shots=(0,))
+    regrouped.task = replace(regrouped.task, metric=Metric.exact_match)
+    regrouped.examples = [
+        replace(example, group="now", answers=("no such word",)) for example in regrouped.examples
+    ]
+    after = predict(folder, load=never, benchmark=regrouped, conditions=[Condition.real])
+    ((_, old),), ((_, new),) = before.cells, after.cells
+    assert [p.answer for p in new] == [p.answer for p in old]
+    assert {p.group for p in old} != {p.group for p in new} == {"now"}
+    assert {(p.score, *p.references) for p in new} == {(0.0, "no such word")}
+    read = PredictionFile(folder / "toy_vqa" / "real.jsonl").by_key
+    assert [read[p.key] for p in new] == new, "and so they are on disk"
+    size = len(lines(folder))
+    predict(folder, load=never, benchmark=regrouped, conditions=[Condition.real])
+    assert len(lines(folder)) == size, "nothing new to say"
 
 
 def test_fewer_queries_and_shots_are_a_part_of_more(done) -> None:

@@ -6,11 +6,13 @@ import math
 import random
 from statistics import mean, stdev
 
+import numpy as np
 import pytest
 
 from flamingo.evaluation.statistics import (
     clustered_standard_error,
     estimate,
+    mean_estimate,
     paired_difference,
     student_quantile,
 )
@@ -60,6 +62,48 @@ def test_the_interval_covers_the_truth_19_times_in_20() -> None:
     assert 920 <= covered <= 980
 
 
+def test_the_effective_size_of_few_clusters_is_korn_s_and_graubard_s() -> None:
+    # 5 images x 4 queries: 3, 2, 4, 1, 3 right of 4, mean 0.65, residual sums 0.4, -0.6, 1.4,
+    # -1.6, 0.4: SE^2 = 5/4 * 5.2 / 20^2 = 0.01625, so that 0.65 * 0.35 / SE^2 = 14 answers,
+    # times (t[19] / t[4])^2 = (2.0930240544 / 2.7764451052)^2.
+    right = [3, 2, 4, 1, 3]
+    scores = [float(query < count) for count in right for query in range(4)]
+    result = estimate(scores, [image for image in range(5) for _ in range(4)])
+    size, z, p = 14 * (2.0930240544 / 2.7764451052) ** 2, 1.959963984540054, 0.65
+    # Wilson's ends solve (p - end)^2 = z^2 end (1 - end) / size.
+    for end in (result.low, result.high):
+        assert (p - end) ** 2 == pytest.approx(z**2 * end * (1 - end) / size, rel=1e-6)
+    assert result.low < p < result.high
+
+
+def test_with_one_query_an_image_it_is_wilson_s_interval() -> None:
+    result = estimate([1.0] * 8 + [0.0] * 2, range(10))
+    # SE^2 = p (1 - p) / (n - 1): at 9 answers, and no factor.
+    for end in (result.low, result.high):
+        assert (0.8 - end) ** 2 == pytest.approx(1.959963984540054**2 * end * (1 - end) / 9)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_few_images_of_many_queries_cover_the_truth_19_times_in_20(share: float) -> None:
+    draw, covered, count = np.random.default_rng(0), 0, 4000
+    images = np.arange(5).repeat(20).tolist()
+    for _ in range(count):
+        ease = draw.beta(4 * share, 4 * (1 - share), size=5)  # correlation 0.2 within an image
+        scores = (draw.random((5, 20)) < ease[:, None]).astype(float).ravel().tolist()
+        result = estimate(scores, images)
+        covered += result.low <= share <= result.high
+    # 86 to 88 % without the factor; about 94 and 95 with it.
+    assert 0.925 <= covered / count <= 0.965
+
+
+def test_the_interval_of_a_mean_of_few_images_covers_it_19_times_in_20() -> None:
+    draw, covered = np.random.default_rng(1), 0
+    for _ in range(2000):
+        result = mean_estimate(draw.normal(size=5).tolist(), range(5))
+        covered += result.low <= 0 <= result.high
+    assert 0.935 <= covered / 2000 <= 0.965
+
+
 def test_all_right_still_leaves_doubt() -> None:
     result = estimate([1.0] * 50, range(50))
     # Wilson at p = 1: low = n / (n + z^2)
@@ -94,7 +138,18 @@ def test_a_paired_difference_drops_what_both_share() -> None:
     assert result.mean == 0.5
     # differences 0 1 0 1: sd = sqrt(1/3), SE = sqrt(1/3) / 2
     assert result.standard_error == pytest.approx(math.sqrt(1 / 3) / 2)
-    assert result.high - result.low == pytest.approx(2 * 1.959964 * math.sqrt(1 / 3) / 2, rel=1e-5)
+    # t on 3 degrees of freedom
+    assert result.high - result.low == pytest.approx(2 * 3.182446 * math.sqrt(1 / 3) / 2, rel=1e-5)
+
+
+def test_the_difference_of_two_shares_is_at_most_one() -> None:
+    first, second = [1.0, 1.0, 1.0], [0.0, 0.0, 1.0]
+    assert paired_difference(first, second, "abc").high > 1
+    one, other = (
+        paired_difference(a, b, "abc", share=True) for a, b in ((first, second), (second, first))
+    )
+    assert (one.high, other.low) == (1.0, -1.0)
+    assert one.low == pytest.approx(-other.high) and one.low > -1
 
 
 @pytest.mark.parametrize(("first", "second"), [(1.0, 1.0), (0.0, 1.0), (0.3, 0.1), (2.7, 0.9)])

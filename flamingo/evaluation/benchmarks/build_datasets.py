@@ -27,6 +27,7 @@ from flamingo.evaluation.benchmarks.hateful_memes import (
 )
 from flamingo.evaluation.benchmarks.image_folder import (
     has_classes,
+    one_key_a_file,
     read_image_folder,
     read_unlabelled_images,
 )
@@ -267,6 +268,7 @@ def _classification(make: _Make, config: ClassificationBenchmarkConfig) -> Bench
         test = read_image_folder(folder, name=name, class_names=names)
     else:
         test = read_unlabelled_images(folder, train[0].candidates, name=name)
+    test, train = one_key_a_file(test, train)
     title = f"Classes of {Path(config.test).resolve().parent.name}"
     return make(config, "classification", title, Kind.classification, test, train)
 

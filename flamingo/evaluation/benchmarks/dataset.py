@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cache, cached_property
 
+from flamingo.choices import Metric
 from flamingo.evaluation.benchmarks.base import Submission
 from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.draws import generator
+from flamingo.evaluation.metrics.scores import POSITIVE
 from flamingo.evaluation.perturbations import ZERO_SHOT_TEXTS, Borrowed
 from flamingo.evaluation.planner import MakePlans
 from flamingo.evaluation.plans import Plan
@@ -15,17 +18,20 @@ from flamingo.evaluation.prompts import Episode, Item
 from flamingo.evaluation.tasks import Task
 from flamingo.types import Media
 
+logger = logging.getLogger(__name__)
+
 
 class DatasetBenchmark:
     """Queries drawn from ``test``, demonstrations planned from ``train``.
 
     Without ``train`` the other examples of ``test`` demonstrate (data sets that have no training
-    split). Ids are ``test/<id>`` and ``train/<id>``. ``queries=0`` takes all. Examples of the pool
-    without an answer are passed over, and at most ``pool`` of the others are drawn (0: all).
+    split). Ids are ``test/<id>`` and ``train/<id>``. ``queries=0`` takes all. Examples without an
+    answer are passed over, in the pool always, among the queries unless none has one (a split that
+    a server scores); at most ``pool`` of the others are drawn to demonstrate (0: all).
     ``seed`` draws queries and pool, ``seeds`` demonstrations. ``chance`` is the score of a uniform
     guess, by default from the candidates. ``examples`` are those asked, ``offered`` those of the
-    pool. Raises ``ValueError`` for more queries than there are, and for an example with more than
-    one image.
+    pool. Raises ``ValueError`` for more queries than there are, for an example with more than one
+    image, and under ROC-AUC for one without two candidates, ``yes`` among them.
     """
 
     unit = "demonstrations"
@@ -50,7 +56,9 @@ class DatasetBenchmark:
         self.name, self.title, self.task = name, title, task
         self.seed, self.seeds, self.shots = seed, seeds, shots
         self.submission = submission
-        self.examples = drawn_queries(test, queries, seed, name)
+        self.examples = drawn_queries(_annotated(test, name), queries, seed, name)
+        if task.metric is Metric.roc_auc:
+            _check_orderable(self.examples, name)
         self.chance = _chance(self.examples) if chance is None else chance
         split, offered = ("test", test) if train is None else ("train", train)
         answered = [example for example in offered if example.answers]
@@ -121,6 +129,28 @@ def _drawn(
     """The first ``count`` of a permutation."""
     order = generator(seed, benchmark, what).sample(range(len(examples)), len(examples))
     return [examples[place] for place in order[:count]]
+
+
+def _annotated(examples: Sequence[Example], benchmark: str) -> Sequence[Example]:
+    """Those with an answer, if any has one."""
+    answered = [example for example in examples if example.answers]
+    if not answered or len(answered) == len(examples):
+        return examples
+    logger.warning(
+        "%s: %d of %d queries have no answer and are passed over",
+        *(benchmark, len(examples) - len(answered), len(examples)),
+    )
+    return answered
+
+
+def _check_orderable(examples: Sequence[Example], benchmark: str) -> None:
+    for example in examples:
+        if len(example.candidates) != 2 or POSITIVE not in example.candidates:
+            raise ValueError(
+                f"{benchmark}: metric: roc_auc orders by the probability of {POSITIVE!r} against "
+                f"one other candidate, got the candidates {list(example.candidates)} of "
+                f"{example.id!r}"
+            )
 
 
 def _item(split: str, example: Example, task: Task) -> Item:

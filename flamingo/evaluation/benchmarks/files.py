@@ -6,6 +6,7 @@ ignored. Types are strict: a number in quotes is not a number.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import defaultdict
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import GenericAlias
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
 
 from pydantic import FailFast, TypeAdapter
 
@@ -99,6 +100,27 @@ def image_file(image: ImageRef) -> str | None:
     """The path that an image is opened from, None for one that is no file of its own."""
     is_file = isinstance(image.open, partial) and image.open.func is open_image
     return os.fspath(image.open.args[0]) if is_file else None
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """How an image is opened that is kept inside another file."""
+
+    def stored(self) -> bytes:
+        """The image as it is kept there, encoded."""
+        ...
+
+
+def content_digest(image: ImageRef) -> str:
+    """SHA-256 of the bytes that an image is decoded from; "" for one that is drawn when opened.
+
+    Raises ``OSError`` for a file that cannot be read.
+    """
+    path = image_file(image)
+    if path is not None:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(image.open.stored()).hexdigest() if isinstance(image.open, Stored) else ""
 
 
 def check_images(examples: Iterable[Example]) -> None:

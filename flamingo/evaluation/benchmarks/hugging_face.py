@@ -7,8 +7,7 @@ table; each is read and decoded when it is opened.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -151,17 +150,33 @@ def _image(
     pixels: datasets.Dataset, column: str, row: int, key: str, place: int | None
 ) -> ImageRef:
     key = key if place is None else f"{key}/{place}"
-    return ImageRef(key, partial(_open, pixels, column, row, place, key))
+    return ImageRef(key, _Cell(pixels, column, row, place, key))
 
 
-def _open(
-    pixels: datasets.Dataset, column: str, row: int, place: int | None, key: str
-) -> Image.Image:
-    cell = _arrow(pixels[row]).column(column)[0].as_py()
-    image = cell if place is None else cell[place]
-    if image is None or (image["bytes"] is None and image["path"] is None):
-        raise ValueError(f"{key}: expected an image, got null")
-    return open_image(image["path"] if image["bytes"] is None else image["bytes"], name=key)
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """An image of the table, read when it is called."""
+
+    pixels: datasets.Dataset
+    column: str
+    row: int
+    place: int | None
+    key: str
+
+    def __call__(self) -> Image.Image:
+        return open_image(self._kept(), name=self.key)
+
+    def stored(self) -> bytes:
+        kept = self._kept()
+        return kept if isinstance(kept, bytes) else Path(kept).read_bytes()
+
+    def _kept(self) -> bytes | str:
+        """Its encoded bytes, or the file that the table names."""
+        cell = _arrow(self.pixels[self.row]).column(self.column)[0].as_py()
+        image = cell if self.place is None else cell[self.place]
+        if image is None or (image["bytes"] is None and image["path"] is None):
+            raise ValueError(f"{self.key}: expected an image, got null")
+        return image["path"] if image["bytes"] is None else image["bytes"]
 
 
 def _text(cells: dict[str, Any], part: str, where: str) -> str:

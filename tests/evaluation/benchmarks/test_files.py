@@ -13,6 +13,7 @@ from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.benchmarks.files import (
     check_images,
     check_unique,
+    content_digest,
     image_file,
     image_ref,
     pair_answers,
@@ -113,6 +114,15 @@ def test_an_image_is_opened_by_its_path_also_in_another_process(tmp_path: Path) 
     assert image.key == "set/a"
     assert image_file(image) == str(tmp_path / "a.png")
     assert image.open().size == (2, 3)
+
+
+def test_the_content_of_an_image_is_that_of_its_file(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"abc")
+    (tmp_path / "b.png").write_bytes(b"abc")
+    first, copy = (image_ref(name, tmp_path, f"{name}.png") for name in "ab")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of FIPS 180-2
+    assert content_digest(first) == content_digest(copy) == known
+    assert content_digest(ImageRef("drawn", lambda: Image.new("RGB", (2, 2)))) == ""
 
 
 def test_missing_images_are_counted_once_each_and_the_first_is_named(tmp_path: Path) -> None:

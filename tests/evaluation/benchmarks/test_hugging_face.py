@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 import shutil
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from flamingo.evaluation.benchmarks.examples import Example
-from flamingo.evaluation.benchmarks.files import check_images
+from flamingo.evaluation.benchmarks.files import check_images, content_digest
 from flamingo.evaluation.benchmarks.hugging_face import Columns, read_hugging_face
 from tests.evaluation.benchmarks.fixtures import BLUE, DATA, GREEN, RED, YELLOW, colour, ref
 
@@ -151,6 +152,15 @@ def test_images_may_be_files_that_the_table_names(
     (folder / "a.png").unlink()
     with pytest.raises(FileNotFoundError, match="d/validation/0: no such image file"):
         example.images[0].open()
+
+
+def test_the_content_of_an_image_is_that_of_its_bytes_in_the_table(questions: str) -> None:
+    first, again, other = (
+        example.images[0]
+        for example in read_hugging_face(questions, "validation", COLUMNS, name="q")
+    )
+    assert content_digest(first) == hashlib.sha256(_png(RED)["bytes"]).hexdigest()
+    assert content_digest(first) == content_digest(again) != content_digest(other)
 
 
 def test_class_labels_are_answers_with_all_names_to_choose_from(tmp_path: Path) -> None:
