@@ -14,13 +14,15 @@ import sys
 from contextlib import nullcontext
 
 from accelerate import Accelerator
+from accelerate.utils.memory import clear_device_cache
 
 from flamingo.backbones.precision import resolve_dtype
 from flamingo.build import Parts, build_parts, open_data, parameter_counts
 from flamingo.choices import Mixing
-from flamingo.composition import entry_point
+from flamingo.command_line import entry_point
 from flamingo.config import RunConfig
 from flamingo.data.mixture import source_configs
+from flamingo.data.open_files import allow_open_files
 from flamingo.launching import circumstances_of_launch, hand_over, in_launched_job, join_processes
 from flamingo.planning.utilisation import run_utilisation
 from flamingo.run_directory import RunDirectory
@@ -37,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 def main(config: RunConfig) -> None:
     """Train, or end the process with a message: status 0 only if the run is finished."""
+    clear_device_cache(garbage_collection=True)  # what an earlier job of a sweep left behind
     join_processes()
     accelerator = build_accelerator(config.training.timeout_minutes)
     try:
@@ -84,6 +87,7 @@ def run(config: RunConfig, accelerator: Accelerator) -> TrainingResult:
     if directory.finished:
         say(accelerator, f"{directory.path}: finished, {config.training.steps} steps are done.")
         return TrainingResult(config.training.steps, finished=True)
+    allow_open_files(config.data, accelerator.num_processes)
     documents = open_data(config.data)  # before minutes of loading weights
     with directory.locked() if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flamingo.backbones import assets
-from flamingo.backbones.language import load_tokenizer
+from flamingo.backbones.language import learned_positions, load_tokenizer
 from flamingo.backbones.precision import resolve_dtype
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.choices import Sharding
@@ -91,6 +91,12 @@ def build_model(
             cross_attention=config.model.cross_attention,
             dtype=resolve_dtype(config.training.precision, device),
         )
+    positions = learned_positions(model.language_model)
+    if positions is not None and config.data.max_tokens > positions:
+        raise ValueError(
+            f"data.max_tokens: expected at most the {positions} positions that the language model "
+            f"has learned, got {config.data.max_tokens}"
+        )
     if device.type == "cpu":
         # At these lengths plain products beat the fused kernel, whose bf16 backward took 18 % of
         # a training step.
@@ -125,6 +131,7 @@ def build_mixture(
         easy_vqa_folder=assets.easy_vqa_folder,
         twemoji_folder=assets.twemoji_folder,
         documents=documents,
+        max_frames=config.model.resampler.most_frames,
     )
     workers = config.data.workers
     for name, stream in config.data.streams.items():

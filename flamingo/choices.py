@@ -91,7 +91,11 @@ class Mixing(Enum):
 
 
 class Precision(Enum):
-    """Of the forward and backward pass; the trained weights are fp32."""
+    """Of the forward and backward pass; the trained weights are fp32.
+
+    The frozen vision encoder computes in what its device computes fast, whatever this says: its
+    features are cached in half precision anyway.
+    """
 
     auto = "auto"
     """bf16 where the device computes it natively, else fp32."""

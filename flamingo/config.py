@@ -108,6 +108,17 @@ class ResamplerConfig:
             require(getattr(self, name) >= 1, f"resampler.{name}", ">= 1", getattr(self, name))
         require(self.latent_std > 0, "resampler.latent_std", "> 0", self.latent_std)
 
+    @property
+    def most_frames(self) -> int | None:
+        """Frames of the longest clip that can be read; None: any number."""
+        match self.kind:
+            case ResamplerKind.perceiver:
+                return self.max_frames
+            case ResamplerKind.pooling:
+                return None
+            case ResamplerKind.mlp | ResamplerKind.identity:
+                return 1
+
 
 @dataclass(kw_only=True)
 class CrossAttentionConfig:
@@ -391,6 +402,9 @@ class TrackingConfig:
         require(peak is None or peak > 0, "tracking.peak_tflops", "> 0 or null", peak)
 
 
+LARGEST_SEED = 2**32 - 2**16
+
+
 @dataclass(kw_only=True)
 class RunConfig:
     """One training run and its evaluation."""
@@ -410,7 +424,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         one_folder = self.name == Path(self.name).name and self.name not in ("", "..")
         require(one_folder, "name", "the name of one folder, without slashes", self.name)
-        require(self.seed >= 0, "seed", ">= 0", self.seed)
+        # Libraries that are seeded with it, each process with its number added, take 32 bits.
+        require(0 <= self.seed < LARGEST_SEED, "seed", f"0 to {LARGEST_SEED - 1:,}", self.seed)
         if self.evaluation.demonstrations.pooling is Pooling.cls and not self.vision.keep_cls:
             raise ValueError(
                 "evaluation.demonstrations.pooling: expected mean with vision.keep_cls=false, "
@@ -425,6 +440,10 @@ class RunConfig:
             )
         if sources:
             self._check_room()
+        most, clips = self.model.resampler.most_frames, self.data.clips
+        if clips is not None and most is not None:
+            kind = self.model.resampler.kind.value
+            require(clips.frames <= most, "data.clips.frames", f"<= {most} ({kind})", clips.frames)
         if self.training.eval_every and sources and not any(s.has_unseen for s in sources):
             raise ValueError(
                 "training.eval_every: expected 0 without unseen sequences (set a source's, such as "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from pathlib import Path
 
@@ -21,6 +22,18 @@ def _blank_image() -> Image.Image:
 
 BLANK = ImageRef("blank/grey128", _blank_image)
 """A uniform grey image: no information."""
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        text = str(path)
+        raise ValueError(  # base64, say
+            f"{text[:40]}...: expected the path of an image, got {len(text):,} characters"
+        ) from error
 
 
 def open_image(
@@ -44,7 +57,7 @@ def open_image(
         name, data = name or "image", source
     else:
         name, path = name or str(source), Path(source)
-        if not path.exists():
+        if not _exists(path):
             raise FileNotFoundError(f"{name}: no such image file")
         if not path.is_file():
             raise ValueError(f"{name}: expected an image file, got a directory")
@@ -65,7 +78,7 @@ def open_image(
     _check_size(image, name, max_pixels)
     try:
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return _upright_rgb(image)
     except Exception as error:
         raise ValueError(f"{name}: damaged or truncated {image.format} image ({error})") from error
 
@@ -81,8 +94,27 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
         raise ValueError(
             f"{name}: expected sides within a ratio of {MAX_ASPECT_RATIO}, got {width} x {height}"
         )
+    _check_depth(image, name)
+
+
+def as_rgb(image: Image.Image, name: str = "image") -> Image.Image:
+    """An image that was opened elsewhere as :func:`open_image` gives it; the same again if it is.
+
+    Upright (EXIF), transparency on white, 16 bits scaled to 8; the caller's image stays as it is.
+    ``name`` is what errors call it. Raises ``ValueError`` for pixels that are neither 8 nor 16 bits
+    deep (modes "I" and "F", whose range is not known).
+    """
+    _check_depth(image, name)
+    return _upright_rgb(image)
+
+
+def _check_depth(image: Image.Image, name: str) -> None:
     if image.mode in ("I", "F"):
         raise ValueError(f"{name}: expected 8 or 16 bits a channel, got mode {image.mode!r}")
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

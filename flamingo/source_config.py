@@ -74,8 +74,8 @@ class AnnotatedSourceConfig(StreamSourceConfig):
     """What a source has whose data is a file of annotations beside a folder of images."""
 
     held_out: int = 0
-    """Images that are never trained on, with all that is said of them, for the loss on unseen
-    sequences: the last ones of the file. 0: none."""
+    """Images that this source never trains on (another one may), with all that is said of them, for
+    the loss on unseen sequences: the last ones of the file. 0: none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -93,6 +93,15 @@ def config(world, tmp_path) -> RunConfig:
     )
 
 
+def test_sequences_longer_than_the_learned_positions_are_refused(config, tmp_path):
+    """Before training comes to the first of them, on a GPU with an assertion without a name."""
+    config.language.name = str(save_tiny_language_model(tmp_path / "gpt2", "gpt2", n_positions=64))
+    with pytest.raises(ValueError, match="data.max_tokens: expected at most the 64 positions"):
+        build_parts(config, CPU)
+    config.data.max_tokens = 64
+    build_parts(config, CPU)
+
+
 def test_what_trains_and_what_decays_by_exact_names(config):
     model = build_parts(config, CPU).model
     block = {

@@ -1,23 +1,20 @@
 """Configurations: what is composed is checked, what is nonsense is named, YAML loses nothing."""
 
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
-import yaml
 from omegaconf import OmegaConf
 
 from experiments.compare import CompareConfig
-from flamingo.choices import Collection, Condition, Pooling
+from flamingo.choices import Collection, Condition, Pooling, ResamplerKind
 from flamingo.composition import CONF, compose
 from flamingo.config import (
     BindingSourceConfig,
     CrossAttentionConfig,
     DataConfig,
     EasyVQASourceConfig,
+    ModelConfig,
     ResamplerConfig,
     RunConfig,
     TrainingConfig,
@@ -28,10 +25,12 @@ from flamingo.config import (
 from flamingo.evaluation_config import (
     BindingBenchmarkConfig,
     DemonstrationsConfig,
+    EasyVQABenchmarkConfig,
     EvaluateConfig,
     EvaluationConfig,
     FolderBenchmarkConfig,
 )
+from flamingo.source_config import ClipsSourceConfig, ShardsConfig
 from flamingo.structured import (
     expected,
     field_type,
@@ -255,6 +254,11 @@ def _folder(**values):
     return BindingSourceConfig(collection=Collection.folder, **values)
 
 
+def _clips() -> DataConfig:
+    clips = ClipsSourceConfig(shards=ShardsConfig(files=["x"]))
+    return DataConfig(clips=clips, cache_features=False)
+
+
 NONSENSE = {
     "resampler.depth": lambda: ResamplerConfig(depth=0),
     "resampler.latent_std": lambda: ResamplerConfig(latent_std=0.0),
@@ -297,12 +301,25 @@ NONSENSE = {
     "evaluation.binding.path": lambda: BindingBenchmarkConfig(path="p"),
     "evaluation.binding.ways: .*1": lambda: BindingBenchmarkConfig(ways=[1, 2]),
     r"evaluation.binding.ways: .*\[\]": lambda: BindingBenchmarkConfig(ways=[]),
+    "evaluation.binding.queries: expected >= 1, got 0": lambda: BindingBenchmarkConfig(queries=0),
+    "evaluation.folder.queries: expected >= 1, got 0": lambda: FolderBenchmarkConfig(
+        path="p", queries=0
+    ),
     "evaluation.folder.collection": lambda: EvaluationConfig(
         folder=FolderBenchmarkConfig(collection=Collection.twemoji)
     ),
     "evaluation.shots: .*4, 2": lambda: EvaluationConfig(shots=[4, 2]),
     r"evaluation.shots: .*\[\]": lambda: EvaluationConfig(shots=[]),
     "evaluation.shots: .*-1": lambda: EvaluationConfig(shots=[-1]),
+    r"evaluation.easy_vqa.shots: .*\[2, 2\]": lambda: EvaluationConfig(
+        easy_vqa=EasyVQABenchmarkConfig(shots=[2, 2])
+    ),
+    "evaluation.binding.shots: .*-1": lambda: EvaluationConfig(
+        binding=BindingBenchmarkConfig(shots=[-1, 2])
+    ),
+    r"evaluation.binding.shots: .*\[\]": lambda: EvaluationConfig(
+        binding=BindingBenchmarkConfig(shots=[])
+    ),
     "evaluation.batch_size": lambda: EvaluationConfig(batch_size=0),
     "evaluation.shots: expected 0 among them for text_only_zero": lambda: EvaluationConfig(
         shots=[2, 4], conditions=[Condition.real, Condition.text_only_zero_shot]
@@ -314,7 +331,18 @@ NONSENSE = {
     "name: expected the name of one folder": lambda: RunConfig(name="a/b"),
     "name: .*'..'": lambda: RunConfig(name=".."),
     "name: .*''": lambda: RunConfig(name=""),
-    "seed": lambda: RunConfig(name="x", seed=-1),
+    "seed: .* got -1": lambda: RunConfig(name="x", seed=-1),
+    "seed: .* got 4294967295": lambda: RunConfig(name="x", seed=2**32 - 1),
+    r"data.clips.frames: expected <= 4 \(perceiver\), got 8": lambda: RunConfig(
+        name="x",
+        data=_clips(),
+        model=ModelConfig(resampler=ResamplerConfig(max_frames=4)),
+    ),
+    r"data.clips.frames: expected <= 1 \(mlp\), got 8": lambda: RunConfig(
+        name="x",
+        data=_clips(),
+        model=ModelConfig(resampler=ResamplerConfig(kind=ResamplerKind.mlp)),
+    ),
     "training.micro_batches: expected at most a step's 2 sequences, got 3": lambda: RunConfig(
         name="x",
         data=DataConfig(easy_vqa=EasyVQASourceConfig(sequences=2)),
@@ -367,105 +395,3 @@ def test_yaml_of_another_version_names_the_key_it_has_and_we_have_not():
         config_from_yaml(text)
     with pytest.raises(ValueError, match="configuration: expected a mapping"):
         config_from_yaml("- 1\n- 2\n")
-
-
-# ---------------------------------------------------------------------------- the command line
-
-SCRIPT = '''"""Prints the steps.
-
-It's a test: costs 5 $ and a \\\\ backslash.
-"""
-from flamingo.composition import entry_point
-from flamingo.config import RunConfig
-
-def main(config: RunConfig) -> None:
-    if config.seed == 13:
-        raise FileNotFoundError("photos: no such folder")
-    print("steps", config.training.steps, config.data.easy_vqa)
-
-if __name__ == "__main__":
-    entry_point(main)
-'''
-
-
-@pytest.fixture
-def run_script(tmp_path):
-    (tmp_path / "script.py").write_text(SCRIPT)
-
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, "script.py", *arguments],
-            cwd=tmp_path,
-            env={"PYTHONPATH": str(CONF.parent), "PATH": ""},
-            capture_output=True,
-            text=True,
-        )
-
-    return run
-
-
-def test_an_entry_point_receives_dataclasses_and_leaves_no_files(run_script, tmp_path):
-    done = run_script("name=x", "training.steps=200", "data.easy_vqa.pairs=6")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("steps 200 EasyVQASourceConfig(")
-    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
-
-
-def test_an_entry_point_ends_with_a_message_alone_on_a_mistake(run_script):
-    for override, message in {
-        "training.stps=2": "error: training.stps: unknown configuration key; did you mean",
-        "training.warmup_steps=2000": "error: training.warmup_steps: expected",
-        "training.steps=abc": "error: training.steps: expected a whole number, got 'abc'\n",
-        "experiment=quickstar": f"error: experiment: expected one of {', '.join(EXPERIMENTS)}",
-        "training": "error: training: expected key=value, got no '='\n",
-    }.items():
-        failed = run_script("name=x", override)
-        assert failed.returncode == 1
-        assert failed.stderr.startswith(message)
-        assert "Traceback" not in failed.stderr
-        assert "HYDRA" not in failed.stderr
-
-
-def test_an_entry_point_ends_with_the_message_of_its_task_and_shows_the_place_on_request(
-    run_script,
-):
-    failed = run_script("name=x", "seed=13")
-    assert (failed.returncode, failed.stderr) == (1, "error: photos: no such folder\n")
-    verbose = run_script("name=x", "seed=13", "hydra.verbose=true")
-    assert verbose.stderr.endswith("error: photos: no such folder\n")
-    assert "Traceback" in verbose.stdout and "script.py" in verbose.stdout
-
-
-def test_a_mistake_in_a_sweep_ends_with_a_message_alone(run_script):
-    failed = run_script("-m", "name=x", "seed=0,a")
-    assert failed.returncode == 1
-    assert failed.stderr == "error: seed: expected a whole number, got 'a'\n"
-
-
-def test_who_has_seen_enough_of_the_help_is_not_told_of_a_broken_pipe(tmp_path):
-    (tmp_path / "script.py").write_text(SCRIPT)
-    reading, writing = os.pipe()
-    os.close(reading)
-    done = subprocess.run(
-        [sys.executable, "script.py", "--help"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(CONF.parent), "PATH": ""},
-        stdout=writing,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    os.close(writing)
-    assert (done.returncode, done.stderr) == (1, "")
-
-
-def test_help_says_what_the_script_does_and_how_to_override(run_script):
-    shown = run_script("--help").stdout
-    assert shown.startswith("Prints the steps.")
-    assert "It's a test: costs 5 $ and a \\ backslash." in shown
-    assert f"experiment: {', '.join(EXPERIMENTS)}" in shown
-    assert "data.binding=null" in shown
-    sections = yaml.safe_load(shown.partition("Optional sections")[2].partition("\n")[2])
-    assert list(sections) == optional_sections(RunConfig)
-    assert sections["data.easy_vqa"]["pairs"] == EasyVQASourceConfig().pairs
-    assert sections["evaluation.binding"]["ways"] == BindingBenchmarkConfig().ways
-    assert sections["evaluation.folder"]["collection"] == "folder"

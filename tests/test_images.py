@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flamingo.images import MAX_PIXELS, open_image
+from flamingo.images import MAX_PIXELS, as_rgb, open_image
 
 
 def _photo(width: int = 40, height: int = 30) -> Image.Image:
@@ -79,6 +79,42 @@ def test_exif_orientation_is_applied():
     assert opened.getpixel((10, 35))[0] < 50
 
 
+def _awkward() -> dict[str, bytes]:
+    clear = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    deep = Image.fromarray(np.array([[0, 256 * 100, 65535]], dtype=np.uint16))
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([255, 0, 0])
+    return {
+        "transparent": _encoded(clear, "PNG"),
+        "16 bits": _encoded(deep, "PNG"),
+        "turned": _encoded(_photo(), "PNG", exif=exif),
+        "a transparent palette": _encoded(palette, "PNG", transparency=0),
+        "plain": _encoded(_photo(), "PNG"),
+    }
+
+
+@pytest.mark.parametrize("kind", _awkward())
+def test_an_image_opened_by_pillow_becomes_what_the_file_is_opened_as(kind: str):
+    data = _awkward()[kind]
+    image = Image.open(io.BytesIO(data))
+    mode, size = image.mode, image.size
+    expected = open_image(data)
+    converted = as_rgb(image)
+    assert converted.mode == "RGB" and np.array_equal(np.asarray(converted), np.asarray(expected))
+    assert np.array_equal(np.asarray(as_rgb(converted)), np.asarray(expected))
+    assert (image.mode, image.size) == (mode, size)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_of_no_known_range_are_refused_by_name(mode: str):
+    with pytest.raises(
+        ValueError, match=f"row 3: expected 8 or 16 bits a channel, got mode '{mode}'"
+    ):
+        as_rgb(Image.new(mode, (2, 2)), "row 3")
+
+
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "WEBP"])
 @pytest.mark.parametrize("kept", [0.3, 0.6, 0.9])
 def test_a_truncated_image_is_refused_by_name(tmp_path, format, kept):
@@ -115,6 +151,13 @@ def test_a_missing_file_and_a_directory_are_named(tmp_path):
         open_image(tmp_path / "gone.png")
     with pytest.raises(ValueError, match="expected an image file, got a directory"):
         open_image(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["A" * 300, "/9j/4AAQ" + "A/" * 3000])
+def test_what_is_far_too_long_for_a_path_is_no_image(text):
+    """Not a failing disk, which would end a training: one record has base64 for a path."""
+    with pytest.raises(ValueError, match="expected the path of an image, got [0-9,]+ char"):
+        open_image(text)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

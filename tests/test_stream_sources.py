@@ -18,8 +18,8 @@ from flamingo.config import DataConfig
 from flamingo.data.mixture import UNSEEN, Mixture, build_sources, source_configs
 from flamingo.data.sources.documents import open_streams
 from flamingo.evaluation.benchmarks.training import training_questions
+from flamingo.identity import MAY_CHANGE
 from flamingo.model.processor import prepare_tokenizer
-from flamingo.run_directory import MAY_CHANGE
 from flamingo.source_config import StreamSourceConfig
 from flamingo.structured import section
 from flamingo.testing import VOCABULARY, tiny_tokenizer

@@ -30,6 +30,7 @@ class Dropped:
 TOO_MANY_TOKENS = Dropped("too many tokens")
 NOTHING_TO_LEARN = Dropped("nothing to learn")
 MIXED_FRAMES = Dropped("clips of different lengths")
+TOO_MANY_FRAMES = Dropped("too many frames")
 
 Parser = Callable[[Record, np.random.Generator], InterleavedSequence | Dropped]
 """Makes a sequence of a record. Images are not opened yet: references open them later, and may fail
@@ -64,8 +65,8 @@ class Fitting:
 
     Their loss is as ``learn`` and ``learn_end_of_chunk`` say, and they are cut to their first
     ``cut_to`` tokens (None: not cut). One that then has more than ``max_tokens``, or none to learn,
-    or media of different numbers of frames, is dropped. A stream has no other place to leave a
-    document out: once a lane has given it, it is a row.
+    or media of different numbers of frames or of more than ``max_frames``, is dropped. A stream has
+    no other place to leave a document out: once a lane has given it, it is a row.
     """
 
     parse: Parser
@@ -74,6 +75,7 @@ class Fitting:
     cut_to: int | None = None
     learn: LearnedText = LearnedText.marked
     learn_end_of_chunk: bool = True
+    max_frames: int | None = None
 
     def __call__(
         self, record: Record, generator: np.random.Generator
@@ -89,6 +91,9 @@ class Fitting:
             return TOO_MANY_TOKENS
         if all(label == IGNORE_INDEX for label in row.labels[1:]):
             return NOTHING_TO_LEARN
-        if len({len(medium.frames) for medium in row.media}) > 1:  # a batch is one tensor
+        frames = {len(medium.frames) for medium in row.media}
+        if len(frames) > 1:  # a batch is one tensor
             return MIXED_FRAMES
+        if self.max_frames is not None and max(frames, default=0) > self.max_frames:
+            return TOO_MANY_FRAMES
         return made

@@ -30,9 +30,9 @@ class FeatureFile:
     ``rows.f16`` holds the rows end to end, ``index.bin`` the hash of each row in the same order.
     A row is written and flushed first, its hash afterwards: a row without a hash does not exist,
     and the next writer cuts off what an interrupted one left. One process writes at a time (a lock
-    file, which the system frees when its holder dies); readers need no lock, as neither file ever
-    changes but at its end. ``computed_in`` names the dtype the encoder computes in, as that changes
-    the features a little.
+    file, which the system frees when its holder dies); readers need no lock, as a row with a hash
+    stays where it is. ``computed_in`` names the dtype the encoder computes in, as that changes the
+    features a little.
 
     Raises ``ValueError`` if the folder belongs to features of another kind.
     """
@@ -63,7 +63,18 @@ class FeatureFile:
     def _index_path(self) -> Path:
         return self.folder / "index.bin"
 
+    @property
+    def _meta_path(self) -> Path:
+        return self.folder / "meta.json"
+
     # ------------------------------------------------------------------------ reading
+
+    def stored(self) -> dict[bytes, int]:
+        """The row of each stored content hash, whoever is writing meanwhile."""
+        if not self._meta_path.exists():
+            return {}
+        self._check_meta()
+        return {digest: row for row, digest in enumerate(self._hashes())}
 
     def read(self, rows: Sequence[int]) -> NDArray[np.float16]:
         """A copy of ``rows``, ``(row, patch, dim)``."""
@@ -93,8 +104,11 @@ class FeatureFile:
             tqdm.write(f"waiting for another process that writes features to {self.folder}")
             lock.acquire()
         try:
+            if not self._meta_path.exists():
+                write_atomically(self._meta_path, json.dumps(self._meta, indent=1) + "\n")
             self._check_meta()
-            self._index = self._recover()
+            self._index = {}
+            self._recover()
             yield self._index
         finally:
             lock.release()
@@ -102,7 +116,7 @@ class FeatureFile:
     def append(self, hashes: Sequence[bytes], rows: NDArray[np.float16]) -> None:
         """Store ``rows`` under ``hashes``; only within :meth:`writing`.
 
-        Raises ``OSError`` naming the folder if the disk is full; earlier rows stay as they were.
+        Raises ``OSError`` naming the folder if the disk is full; what was stored whole is kept.
         """
         assert rows.shape == (len(hashes), self.patches, self.dim), rows.shape
         assert rows.dtype == np.float16, rows.dtype
@@ -114,23 +128,34 @@ class FeatureFile:
             _append(self._data_path, rows.tobytes())
             _append(self._index_path, b"".join(hashes))
         except OSError as error:
-            self._cut(count)
+            self._recover()
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise self._no_space(str(error)) from error
             raise
         except BaseException:  # interrupted between or within the two
-            self._cut(count)
+            self._recover()
             raise
         self._index.update((digest, count + i) for i, digest in enumerate(hashes))
 
-    def _recover(self) -> dict[bytes, int]:
-        """The index; what an interrupted writer left behind is cut off."""
+    def _recover(self) -> None:
+        """Bring the index up to date; what was interrupted is cut off.
+
+        Never a row that has its hash: a reader may know it by now.
+        """
         for path in (self._data_path, self._index_path):
             path.touch()
-        stored = self._index_path.read_bytes()
-        count = min(len(stored) // HASH_BYTES, self._data_path.stat().st_size // self._row_bytes)
-        self._cut(count)
-        return {stored[i * HASH_BYTES : (i + 1) * HASH_BYTES]: i for i in range(count)}
+        hashes = self._hashes()
+        self._cut(len(hashes))
+        self._index.update((digest, row) for row, digest in enumerate(hashes))
+
+    def _hashes(self) -> list[bytes]:
+        """Those of whole rows, in their order."""
+        if not self._index_path.exists():
+            return []
+        # In this order: the rows of the hashes that were read are there.
+        index = self._index_path.read_bytes()
+        count = min(len(index) // HASH_BYTES, self._data_path.stat().st_size // self._row_bytes)
+        return [index[i * HASH_BYTES : (i + 1) * HASH_BYTES] for i in range(count)]
 
     def _cut(self, count: int) -> None:
         """Keep the first ``count`` rows; the index first, so that it never names a missing row."""
@@ -142,18 +167,18 @@ class FeatureFile:
                 os.truncate(path, size)
 
     def _check_meta(self) -> None:
-        path = self.folder / "meta.json"
-        if not path.exists():
-            write_atomically(path, json.dumps(self._meta, indent=1) + "\n")
-        found = json.loads(path.read_text(encoding="utf8"))
+        found = json.loads(self._meta_path.read_text(encoding="utf8"))
         if found != self._meta:
-            raise ValueError(f"{path}: expected {self._meta}, got {found}; remove the folder")
+            raise ValueError(
+                f"{self._meta_path}: expected {self._meta}, got {found}; remove the folder"
+            )
 
     def _no_space(self, detail: str) -> OSError:
         return OSError(
             errno.ENOSPC,
             f"no space left for vision features ({detail}); what is stored is kept. Free some "
-            "space or set data.feature_cache to another folder",
+            "space, or name a folder on another disk: data.feature_cache=... of train.py and "
+            "convert.py, else the environment variable FLAMINGO_CACHE",
             str(self.folder),
         )
 

@@ -11,8 +11,9 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from flamingo.types import ImageRef, Media
 
 READERS = 2
 """Threads that open, hash and transform images while the encoder works."""
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 @runtime_checkable
@@ -92,38 +96,27 @@ class FeatureStore:
     ) -> FeatureStore:
         """The features of ``images``, of which only those ``folder`` lacks are encoded.
 
-        Every image is opened once to hash its content. Encoded batches are kept at once: an
-        interrupted build goes on where it was. Of two processes that build at the same time one
-        waits for the other. Shows a progress bar. An image that cannot be opened raises its error
-        (which names it); no space left raises ``OSError``; what is stored stays intact.
+        Every image is opened to hash its content, by several processes side by side, and again if
+        it is to be encoded. Only who lacks some waits for another process that encodes, and then
+        encodes what is still missing. Encoded batches are kept at once: an interrupted build goes
+        on where it was. Shows progress bars. An image that cannot be opened raises its error (which
+        names it), one that changes meanwhile ``ValueError``; no space left raises ``OSError``; what
+        is stored stays intact.
         """
         references = list({image.key: image for image in images}.values())
         computed_in = str(next(iter(encoder.parameters())).dtype).removeprefix("torch.")
         file = FeatureFile(
             Path(folder), encoder.fingerprint, encoder.patches, encoder.dim, computed_in
         )
-        hashes: dict[str, bytes] = {}
-        encoded = 0
-        with (
-            file.writing() as index,
-            ThreadPoolExecutor(READERS) as pool,
-            tqdm(total=len(references), desc="vision features", unit="image") as bar,
-        ):
-            prepare = _Prepare(encoder.transform, index)
-            for part in _ahead(pool, prepare, references, batch_size):
-                hashes |= {key: digest for key, digest, _ in part}
-                missing = {
-                    digest: pixels
-                    for _, digest, pixels in part
-                    if pixels is not None and digest not in index
-                }
-                if missing:
-                    features = encode(encoder, list(missing.values()))
-                    file.append(list(missing), features.numpy())
-                encoded += len(missing)
-                bar.set_postfix(encoded=encoded, refresh=False)
-                bar.update(len(part))
-            return cls(file, {key: index[digest] for key, digest in hashes.items()})
+        contents = _contents(references, batch_size)
+        index = file.stored()
+        if not index.keys() >= contents.keys():
+            with file.writing() as index:
+                missing = [item for item in contents.items() if item[0] not in index]
+                _encode_missing(missing, encoder, file, batch_size)
+        return cls(
+            file, {ref.key: index[hash_] for hash_, refs in contents.items() for ref in refs}
+        )
 
     def load(self, media: Sequence[Media]) -> Float[Tensor, "image frame patch dim"]:
         """The stored features (fp16; the model casts). Raises ``KeyError`` for an unknown image."""
@@ -166,29 +159,56 @@ class FeatureStore:
             ) from None
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepare:
-    """Open and hash an image; transform it too if its content is not stored yet."""
+def _contents(references: Sequence[ImageRef], batch_size: int) -> dict[bytes, list[ImageRef]]:
+    """The images by the hash of their content."""
+    contents: dict[bytes, list[ImageRef]] = {}
+    with (
+        ThreadPoolExecutor(READERS) as pool,
+        tqdm(total=len(references), desc="reading images", unit="image") as bar,
+    ):
+        for part in _ahead(pool, lambda image: content_hash(image.open()), references, batch_size):
+            for reference, digest in part:
+                contents.setdefault(digest, []).append(reference)
+            bar.update(len(part))
+    return contents
 
-    transform: Callable[[Image.Image], Tensor]
-    index: dict[bytes, int]
 
-    def __call__(self, reference: ImageRef) -> tuple[str, bytes, Tensor | None]:
+def _encode_missing(
+    missing: Sequence[tuple[bytes, list[ImageRef]]],
+    encoder: FeatureEncoder,
+    file: FeatureFile,
+    batch_size: int,
+) -> None:
+    """Encode one image of each content, and store its features."""
+
+    def pixels(item: tuple[bytes, list[ImageRef]]) -> Tensor:
+        digest, (reference, *_) = item
         image = reference.open()
-        digest = content_hash(image)
-        pixels = None if digest in self.index else self.transform(image)
-        return reference.key, digest, pixels
+        if content_hash(image) != digest:
+            raise ValueError(
+                f"{reference.key}: expected the image that was read before, it changed"
+            )
+        return encoder.transform(image)
+
+    with (
+        ThreadPoolExecutor(READERS) as pool,
+        tqdm(total=len(missing), desc="vision features", unit="image") as bar,
+    ):
+        for part in _ahead(pool, pixels, missing, batch_size):
+            features = encode(encoder, [prepared for _, prepared in part])
+            file.append([digest for (digest, _), _ in part], features.numpy())
+            bar.update(len(part))
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, prepare: _Prepare, references: list[ImageRef], batch_size: int
-) -> Iterator[list[tuple[str, bytes, Tensor | None]]]:
-    """Batches of prepared images, the next one in the making while one is used."""
-    parts = [references[i : i + batch_size] for i in range(0, len(references), batch_size)]
-    waiting = [pool.submit(prepare, reference) for reference in parts[0]] if parts else []
-    for following in [*parts[1:], []]:
-        current, waiting = waiting, [pool.submit(prepare, reference) for reference in following]
-        yield [future.result() for future in current]
+    pool: ThreadPoolExecutor, prepare: Callable[[Item], Made], items: Sequence[Item], size: int
+) -> Iterator[list[tuple[Item, Made]]]:
+    """Batches of items and what is made of them, the next in the making while one is used."""
+    parts = [items[i : i + size] for i in range(0, len(items), size)]
+    waiting = [pool.submit(prepare, item) for item in parts[0]] if parts else []
+    for part, following in pairwise([*parts, []]):
+        current, waiting = waiting, [pool.submit(prepare, item) for item in following]
+        yield list(zip(part, [future.result() for future in current], strict=True))
 
 
 # ---------------------------------------------------------------------------- without a cache

@@ -37,10 +37,12 @@ def build_sources(
     easy_vqa_folder: Callable[[], Path],
     twemoji_folder: Callable[[], Path],
     documents: Mapping[str, Opened],
+    max_frames: int | None = None,
 ) -> list[Source]:
     """The sources of ``config``. Only the folders that they need are asked for.
 
-    ``documents`` is what ``open_streams`` gives, of each stream.
+    ``documents`` is what ``open_streams`` gives, of each stream; those with a medium of more than
+    ``max_frames`` are dropped.
     ``seed`` draws the sequences; which concepts and words are held out does not depend on it.
     """
     sources: list[Source] = []
@@ -58,8 +60,8 @@ def build_sources(
         words = made_up_words(tokenizer)
         sources.append(BindingSource(config.binding, seed, concepts, words))
     for name, own in config.streams.items():
-        stream = stream_source(name, own, seed, tokenizer, config.max_tokens, documents[name])
-        sources.append(stream)
+        limits = config.max_tokens, max_frames
+        sources.append(stream_source(name, own, seed, tokenizer, *limits, documents[name]))
     return sources
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from flamingo.choices import Schedule
 from flamingo.config import TrainingConfig
@@ -17,7 +18,8 @@ def decayed_names(model: nn.Module) -> set[str]:
     """Names of the trainable parameters that weight decay applies to.
 
     The matrices of the linear layers outside the resampler, as in the paper (appendix B.1: 0.1 on
-    the cross-attention, none on the resampler), those of a language model that trains among them.
+    the cross-attention, none on the resampler), those of a language model that trains among them
+    (GPT-2's are called ``Conv1D``).
     Free of it are therefore gates, norms, biases, the resampler (its latents and frame-time
     embeddings included), adapters in the language model, embeddings and the rows of the new
     tokens: decay would pull a gate shut, and rare rows towards zero in steps that do not use them.
@@ -27,7 +29,7 @@ def decayed_names(model: nn.Module) -> set[str]:
     return {
         f"{prefix}.weight".removeprefix(".")
         for prefix, module in model.named_modules()
-        if isinstance(module, nn.Linear)
+        if isinstance(module, nn.Linear | Conv1D)
         and module.weight.requires_grad
         and not free & set(prefix.split("."))
     }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,27 @@ def test_the_training_images_of_the_sources_are_cached(
     main.__globals__["load_tokenizer"] = lambda _: tokenizer
     main.__globals__["load_vision_encoder"] = lambda _: encoder
     main(config)
-    assert "features of 24 images" in capsys.readouterr().out  # 12 classes of 3, 4 held out
+    # 12 classes of 3, 4 held out, and the blank one
+    assert "features of 25 images" in capsys.readouterr().out
     assert config.data.feature_cache is not None
     index = next(Path(config.data.feature_cache).glob("*/index.bin"))
-    assert index.stat().st_size == 24 * 32
+    assert index.stat().st_size == 25 * 32
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (DataConfig(), "data: expected a source whose images are known beforehand .* got none"),
+        (DataConfig(cache_features=False), "data.cache_features: expected true"),
+    ],
+)
+def test_where_nothing_would_be_cached_it_is_said(
+    config: RunConfig, tokenizer: PreTrainedTokenizerFast, data: DataConfig, message: str
+) -> None:
+    main = runpy.run_path(str(SCRIPT))["main"]
+    main.__globals__["load_tokenizer"] = lambda _: tokenizer
+    with pytest.raises(ValueError, match=message):
+        main(replace(config, data=data))
 
 
 def test_a_corrupt_image_ends_it_with_a_message(

@@ -77,6 +77,7 @@ def test_a_caption_from_columns():
         ({"jpg": b"x", "txt": b" \n"}, "no caption"),
         ({"jpg": b"x", "json": b'{"caption": null}'}, "no caption"),
         ({"jpg": b"x", "json": b"{"}, "malformed record"),
+        ({"jpg": b"x", "json": b"[" * 9999 + b"]" * 9999}, "malformed record"),
         ({"jpg": b"x", "txt": b"\xff"}, "malformed record"),
         ({"jpg": b"x", "txt": b"a dog"}, "caption too short"),
         ({"jpg": b"x", "txt": b"a big black dog sleeps"}, "caption too long"),

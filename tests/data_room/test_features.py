@@ -4,15 +4,18 @@ import errno
 import multiprocessing
 import os
 import pickle
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
+from threading import Semaphore
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
+from flamingo.data import feature_file
 from flamingo.data.feature_file import FeatureFile
 from flamingo.data.features import EncodingLoader, FeatureStore, PixelLoader, content_hash
 from flamingo.images import open_image
@@ -175,7 +178,7 @@ def test_no_space_left_is_said_and_nothing_is_damaged(
     with monkeypatch.context() as patch:
         patch.setattr("flamingo.data.feature_file._append", full_disk)
         with pytest.raises(
-            OSError, match=r"no space left for vision features.*data\.feature_cache"
+            OSError, match=r"no space left for vision features.*data\.feature_cache.*FLAMINGO_CACHE"
         ):
             FeatureStore.build(synthetic_images(6), encoder, tmp_path)
     assert {name: (folder / name).read_bytes() for name in before} == before
@@ -204,6 +207,63 @@ def test_the_store_is_small_when_sent_to_workers(tmp_path: Path) -> None:
     sent = pickle.dumps(store)
     assert len(sent) < 5_000
     assert torch.equal(pickle.loads(sent).load(_media(5)), features)
+
+
+def test_a_complete_store_is_opened_while_another_process_writes(tmp_path: Path) -> None:
+    built = FeatureStore.build(synthetic_images(5), tiny_vision_encoder(), tmp_path)
+    arguments = synthetic_images(5), tiny_vision_encoder(), tmp_path
+    with ThreadPoolExecutor(1) as pool, FileLock(built.file.folder / "lock"):
+        opened = pool.submit(FeatureStore.build, *arguments)
+        assert not wait([opened], timeout=10).not_done
+    assert opened.result().rows == built.rows
+
+
+def test_images_are_read_while_another_process_writes(tmp_path: Path) -> None:
+    """So each of several processes reads them, and none waits for the reading of another."""
+    lock = FileLock(FeatureStore.build([], tiny_vision_encoder(), tmp_path).file.folder / "lock")
+    encoder, read = Counting(), Semaphore(0)
+
+    def counted(image: ImageRef) -> Image.Image:
+        read.release()
+        return image.open()
+
+    images = [ImageRef(image.key, partial(counted, image)) for image in synthetic_images(5)]
+    with ThreadPoolExecutor(1) as pool:
+        with lock:
+            building = pool.submit(FeatureStore.build, images, encoder, tmp_path)
+            assert all(read.acquire(timeout=20) for _ in images)
+            assert wait([building], timeout=0.2).not_done and encoder.images == 0
+        assert len(building.result().rows) == encoder.images == 5
+
+
+def test_a_row_that_a_reader_may_know_outlives_its_writer_s_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full after two of four hashes: the two are stored."""
+    file = FeatureStore.build(synthetic_images(1), tiny_vision_encoder(), tmp_path).file
+    whole = feature_file._append
+
+    def full_disk(path: Path, data: bytes) -> None:
+        whole(path, data if path.suffix == ".f16" else data[:70])
+        if path.suffix != ".f16":
+            seen.append(file.stored())
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    seen: list[dict[bytes, int]] = []
+    monkeypatch.setattr(feature_file, "_append", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        FeatureStore.build(synthetic_images(5), tiny_vision_encoder(), tmp_path)
+    assert len(seen[0]) == 3 and file.stored() == seen[0]
+    monkeypatch.undo()
+    store = FeatureStore.build(synthetic_images(5), tiny_vision_encoder(), tmp_path)
+    assert torch.equal(store.load(_media(5)), EncodingLoader(tiny_vision_encoder())(_media(5)))
+
+
+def test_an_image_that_changes_while_it_is_encoded_is_named(tmp_path: Path) -> None:
+    pictures = iter([Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8), (0, 0, 1))])
+    changing = ImageRef("user/changing", lambda: next(pictures))
+    with pytest.raises(ValueError, match="user/changing: expected the image that was read before"):
+        FeatureStore.build([changing], tiny_vision_encoder(), tmp_path)
 
 
 def _build(folder: Path, start: int, stop: int) -> int:

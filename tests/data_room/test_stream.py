@@ -370,6 +370,17 @@ def test_a_document_with_clips_of_different_lengths_is_dropped_unless_they_are_c
     assert isinstance(fitted(tokenizer, clip, Text(" yes", learn=True)), InterleavedSequence)
 
 
+def test_a_document_with_a_longer_clip_than_can_be_read_is_dropped(
+    tokenizer: PreTrainedTokenizerFast,
+):
+    segments = Media((*A.frames, *B.frames)), Text(" yes", learn=True)
+    assert fitted(tokenizer, *segments, max_frames=1) == Dropped("too many frames")
+    for most in (2, None):
+        assert isinstance(fitted(tokenizer, *segments, max_frames=most), InterleavedSequence)
+    text = Text("This yes", learn=True)
+    assert fitted(tokenizer, text, max_frames=1) == InterleavedSequence((text,))
+
+
 @pytest.mark.parametrize("limit", range(2, 10))
 def test_a_document_is_cut_at_a_token_and_what_is_behind_goes(
     tokenizer: PreTrainedTokenizerFast, limit

@@ -8,7 +8,14 @@ from torch import nn
 
 from flamingo.choices import Schedule
 from flamingo.config import TrainingConfig
-from flamingo.training.optim import build_optimizer, clip_gradients, lr_factor, set_lr
+from flamingo.testing import tiny_language_model
+from flamingo.training.optim import (
+    build_optimizer,
+    clip_gradients,
+    decayed_names,
+    lr_factor,
+    set_lr,
+)
 
 
 def factors(schedule: Schedule, **settings) -> list[float]:
@@ -56,6 +63,16 @@ def test_only_matrices_outside_the_resampler_decay():
         (0.3, ["block.0.weight"]),
         (0.0, ["gate", "block.0.bias", "block.1.weight", "block.1.bias", "resampler.to_q.weight"]),
     ]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_the_matrices_of_a_language_model_that_trains_decay(family):
+    model = tiny_language_model(family, layers=1)
+    layer = {name for name in decayed_names(model) if "head" not in name}
+    matrices = {
+        n for n, p in model.named_parameters() if p.ndim == 2 and ("h.0" in n or "layers.0" in n)
+    }
+    assert layer == matrices and len(matrices) == (4 if family == "gpt2" else 7)
 
 
 def test_the_optimiser_is_adamw():

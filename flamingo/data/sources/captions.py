@@ -48,7 +48,7 @@ def _caption(record: Record) -> str | Dropped:
         return MALFORMED if text is None else text
     try:
         about = json.loads(record.get("json") or "{}")
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return MALFORMED
     text = about.get("caption") if isinstance(about, dict) else None
     return text if isinstance(text, str) else NO_CAPTION

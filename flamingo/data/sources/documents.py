@@ -104,9 +104,14 @@ def stream_source(
     seed: int,
     tokenizer: PreTrainedTokenizerBase,
     max_tokens: int,
+    max_frames: int | None,
     opened: Opened,
 ) -> StreamSource:
-    """The stream of ``config`` and its data, with its held-out one if it has one."""
+    """The stream of ``config`` and its data, with its held-out one if it has one.
+
+    Documents of more than ``max_tokens``, or with a medium of more than ``max_frames`` (None: any
+    number), are dropped.
+    """
     seen, unseen = opened
 
     def stream(
@@ -114,7 +119,13 @@ def stream_source(
     ) -> StreamSource:
         shards, parse = of
         fitting = Fitting(
-            parse, tokenizer, max_tokens, config.max_tokens, config.learn, config.learn_end_of_chunk
+            parse,
+            tokenizer,
+            max_tokens,
+            config.max_tokens,
+            config.learn,
+            config.learn_end_of_chunk,
+            max_frames,
         )
         return StreamSource(
             name, shards.shards, shards.read, fitting, seed, lanes, shuffle, held_out
