@@ -20,7 +20,7 @@ from functools import partial
 from omegaconf import MISSING
 
 from flamingo.asking import candidate_probabilities, open_answer, open_respondent, read
-from flamingo.composition import entry_point
+from flamingo.command_line import entry_point
 from flamingo.evaluation.prompts import Episode, Item
 from flamingo.images import open_image
 from flamingo.runs import Run, load_run

@@ -26,7 +26,7 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from flamingo.choices import ModelFormat
-from flamingo.composition import entry_point
+from flamingo.command_line import entry_point
 from flamingo.config import RunConfig
 from flamingo.files import write_atomically
 from flamingo.interop.check import Sample, check_equal, next_tokens, sample_logits

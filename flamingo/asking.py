@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from flamingo.backbones.precision import available_device
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.data.features import EncodingLoader
 from flamingo.data.sequence import tokenize
@@ -21,7 +22,6 @@ from flamingo.evaluation.generation import generate_answers
 from flamingo.evaluation.latents import MediaLatents
 from flamingo.evaluation.loading import (
     compute_dtype,
-    evaluation_device,
     load_model,
     load_tokenizer,
 )
@@ -57,7 +57,7 @@ def open_respondent(
     where there is no such checkpoint or a backbone has changed.
     """
     checkpoint = run.checkpoint(step).path
-    device = evaluation_device()
+    device = available_device()
     tokenizer = load_tokenizer(checkpoint)
     encoder = load_vision_encoder(run.config.vision).to(device)
     model = load_model(checkpoint, run.config, encoder, device)

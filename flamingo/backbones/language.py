@@ -160,6 +160,15 @@ def explicit_positions(
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -tokens:]
 
 
+def learned_positions(language_model: PreTrainedModel) -> int | None:
+    """How many positions have an embedding of their own (GPT-2, OPT); None: any are computed."""
+    named = ("wpe", "embed_positions", "position_embeddings")
+    for name, module in language_model.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith(named) and module.weight.numel():
+            return language_model.config.get_text_config().max_position_embeddings
+    return None
+
+
 def may_have_gaps(language_model: PreTrainedModel) -> bool:
     """Whether padding inside a row, between its tokens, changes nothing.
 

@@ -32,7 +32,7 @@ from flamingo.backbones.fingerprint import fingerprint, weights_digest
 from flamingo.backbones.open_clip import is_open_clip, load_open_clip, open_clip_processor
 from flamingo.backbones.places import named
 from flamingo.backbones.pooled_grid import PooledGrid
-from flamingo.backbones.precision import preferred_dtype
+from flamingo.backbones.precision import available_device, preferred_dtype
 from flamingo.backbones.vision_families import VisionFamily, vision_family, without_head
 from flamingo.config import VisionConfig
 
@@ -122,8 +122,8 @@ def _pool(
 def load_vision_encoder(config: VisionConfig, *, dtype: torch.dtype | None = None) -> VisionEncoder:
     """Load the encoder that ``config`` names, on the CPU.
 
-    ``dtype`` is what it computes in; default: what the machine computes fast (see
-    :func:`flamingo.backbones.precision.preferred_dtype`), on its GPU if it has one.
+    ``dtype`` is what it computes in; default: what the device at hand computes fast
+    (:func:`flamingo.backbones.precision.preferred_dtype`).
 
     Raises:
         ValueError: an unsupported kind of encoder, a layer that it does not have, or no such
@@ -131,7 +131,7 @@ def load_vision_encoder(config: VisionConfig, *, dtype: torch.dtype | None = Non
         OSError: no such hub model (from transformers).
     """
     if dtype is None:
-        dtype = preferred_dtype("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = preferred_dtype(available_device())
     if config.name == EMBEDDED:
         return load_efficientnet(config, assets.efficientnet_weights()).to(dtype)
     saved = Path(config.name) / EFFICIENTNET_FILE

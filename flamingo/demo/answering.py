@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -32,7 +32,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """Something that the model might say. ``ids`` are its tokens without the end of chunk."""
+    """Something that the model might say. ``ids`` are its tokens without their end."""
 
     text: str
     probability: float
@@ -74,9 +74,10 @@ def answer(
     The answer is that of :mod:`flamingo.asking`. With ``candidates`` these are the alternatives:
     probabilities are the softmax of the scores of whole answers, and sum to 1. Without,
     ``alternatives`` beams are searched, and stand beside the answer: the probability of each is
-    that of its tokens up to and including the end of chunk (or the first
+    that of its tokens up to and including their end (or the first
     ``respondent.decoding.max_new_tokens``), so that what is missing to 1 is anything else. Those
-    that read alike are added up. One of them can be likelier than the answer: a greedy answer
+    that read alike are added up, also those that differ in their end alone: the end of chunk or
+    the language model's own. One of them can be likelier than the answer: a greedy answer
     takes the likeliest token at each step, which need not lead to the likeliest whole.
 
     Raises ``ValueError`` for a prompt above ``respondent.max_tokens``, special tokens in a text,
@@ -94,7 +95,8 @@ def answer(
     else:
         own = open_answer(respondent, asked)
         said = Alternative(own.text, own.probability, own.ids)
-        found = _together([*_beams(respondent, asked, max(1, alternatives)), said])
+        beams = _beams(respondent, asked, max(1, alternatives))
+        found = _together((beams | {own.ids + own.end: said}).values())
     attention, layers = _attention(respondent, asked, said.ids)
     gates = tuple(_gate(reader, layer) for layer in layers)
     return Answered(said, found, attention, layers, gates)
@@ -116,12 +118,15 @@ def _ranked(
     words = [QUESTION.answer_text(word) for word in candidates]
     ids = respondent.reader.tokenizer(words, add_special_tokens=False)["input_ids"]
     found = zip(candidates, probabilities, map(tuple, ids), strict=True)
-    return _likeliest_first([Alternative(*one) for one in found])
+    return _likeliest_first(Alternative(*one) for one in found)
 
 
 @torch.no_grad()
-def _beams(respondent: Respondent, asked: TokenizedSequence, count: int) -> list[Alternative]:
-    """The ``count`` likeliest answers that beam search finds, without a length penalty."""
+def _beams(
+    respondent: Respondent, asked: TokenizedSequence, count: int
+) -> dict[tuple[int, ...], Alternative]:
+    """The ``count`` likeliest answers that beam search finds, without a length penalty; by their
+    tokens with the end, if they have one."""
     reader = respondent.reader
     inputs = reader.inputs([(asked.input_ids, asked.media)])
     with reader.autocast():
@@ -138,25 +143,25 @@ def _beams(respondent: Respondent, asked: TokenizedSequence, count: int) -> list
         )
     ends = reader.model.generation_config.eos_token_id
     ends = {ends} if isinstance(ends, int) else set(ends or ())
-    found = []
+    found = {}
     beams = output.sequences[:, len(asked.input_ids) :].tolist()
     for ids, score in zip(beams, output.sequences_scores.tolist(), strict=True):
         end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
         text = str(reader.tokenizer.decode(ids[:end])).strip()
-        found.append(Alternative(text, math.exp(score), tuple(ids[:end])))
+        found[tuple(ids[: end + 1])] = Alternative(text, math.exp(score), tuple(ids[:end]))
     return found
 
 
-def _together(found: Sequence[Alternative]) -> tuple[Alternative, ...]:
-    """Each once; those that read alike are one."""
+def _together(found: Iterable[Alternative]) -> tuple[Alternative, ...]:
+    """Those that read alike are one, with the tokens of the likeliest."""
     by_text: dict[str, Alternative] = {}
-    for own in _likeliest_first(list({one.ids: one for one in found}.values())):
+    for own in _likeliest_first(found):
         same = by_text.get(own.text, Alternative(own.text, 0.0, own.ids))
         by_text[own.text] = replace(same, probability=same.probability + own.probability)
-    return _likeliest_first(list(by_text.values()))
+    return _likeliest_first(by_text.values())
 
 
-def _likeliest_first(found: list[Alternative]) -> tuple[Alternative, ...]:
+def _likeliest_first(found: Iterable[Alternative]) -> tuple[Alternative, ...]:
     return tuple(sorted(found, key=lambda own: -own.probability))
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import IdeficsForVisionText2Text
 
+from flamingo.images import open_image
 from flamingo.interop.open_flamingo_export import open_flamingo_state
 from flamingo.interop.open_flamingo_file import CheckpointFile
 from flamingo.interop.open_flamingo_names import canonical, to_ours
@@ -41,13 +42,14 @@ class Sample:
     def read(cls, text: str, path: str | None) -> Sample:
         """With the image at ``path``, or a gradient from black to white.
 
-        Raises ``ValueError`` for a text without ``<image>``: it would check the backbone alone.
+        Raises ``ValueError`` for a text without ``<image>``, which would check the backbone alone,
+        and, as ``FileNotFoundError``, as :func:`flamingo.images.open_image` does.
         """
         if IMAGE_TOKEN not in text:
             raise ValueError(f"sample.text: expected a prompt with {IMAGE_TOKEN}, got {text!r}")
         if path is None:
             return cls(text, Image.linear_gradient("L").convert("RGB"))
-        return cls(text, Image.open(path).convert("RGB"))
+        return cls(text, open_image(path))
 
     def inputs(self, processor: FlamingoProcessor) -> dict[str, Tensor]:
         images = [self.image] * self.text.count(IMAGE_TOKEN)

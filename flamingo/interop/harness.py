@@ -16,7 +16,7 @@ from PIL import Image
 from flamingo.data.features import content_hash
 from flamingo.evaluation.demonstrations import plan_random
 from flamingo.evaluation.prompts import Template, joined
-from flamingo.images import open_image
+from flamingo.images import as_rgb, open_image
 from flamingo.types import (
     END_OF_CHUNK_TOKEN,
     IMAGE_TOKEN,
@@ -56,7 +56,7 @@ class Turn:
 
 
 def opened(visuals: object, where: str) -> tuple[Image.Image, ...]:
-    """What ``doc_to_visual`` gave as RGB images; None is no image.
+    """What ``doc_to_visual`` gave as RGB images, as ``open_image`` gives them; None is no image.
 
     Raises ``ValueError`` naming ``where`` for anything but images (video, audio).
     """
@@ -66,7 +66,7 @@ def opened(visuals: object, where: str) -> tuple[Image.Image, ...]:
     images = []
     for visual in visuals if isinstance(visuals, list | tuple) else [visuals]:
         if isinstance(visual, Image.Image):
-            images.append(visual.convert("RGB"))
+            images.append(as_rgb(visual, where))
         elif isinstance(visual, str) and Path(visual).suffix.lower() in suffixes:
             images.append(open_image(visual))
         else:

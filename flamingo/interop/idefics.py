@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, IdeficsConfig, IdeficsForVisionText2Text
 from transformers.initialization import no_init_weights
 
 from flamingo.backbones import idefics, language
+from flamingo.backbones.precision import loading_dtype
 from flamingo.backbones.vision import load_vision_encoder
 from flamingo.backbones.weight_files import (
     Shape,
@@ -123,7 +124,7 @@ def load_idefics(
     image = _image_token_id(image_token_id, tokens, config, name_or_folder)
     dtype = dtype or torch.float32
     names = LanguageConfig(name=name_or_folder, revision=revision)
-    language_model = language.load_language_model(names, dtype)
+    language_model = language.load_language_model(names, loading_dtype(dtype))
     encoder = load_vision_encoder(
         VisionConfig(name=name_or_folder, revision=revision, keep_cls=True), dtype=dtype
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from flamingo.backbones import language as lm
+from flamingo.backbones.precision import cast_parameters, loading_dtype
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.config import LanguageConfig, VisionConfig
 from flamingo.interop.open_flamingo_file import CheckpointFile, read_checkpoint
@@ -54,7 +55,8 @@ def load_open_flamingo(
         cross_attn_every_n_layers: 1 for the released 3B, 2 for the 4B, 4 for the 9B model.
         image_token_id, end_of_chunk_token_id: of the tokenizer that it was trained with.
         vision_dim: width of the vision features, if it is to be checked: the checkpoint has it.
-        dtype: of the language model when it is loaded here; default float32.
+        dtype: of the language model when it is loaded here; default float32. float16 is cast to at
+            the end: the model is compared and fingerprinted in float32.
 
     Raises:
         ValueError: tensors that are missing, left over or of another shape, with their names; a
@@ -69,7 +71,10 @@ def load_open_flamingo(
     if isinstance(language_model, str | Path):
         language_model = LanguageConfig(name=str(language_model))
     if isinstance(language_model, LanguageConfig):
-        language_model = lm.load_language_model(language_model, dtype or torch.float32)
+        held = dtype or torch.float32
+        language_model = lm.load_language_model(language_model, loading_dtype(held))
+    else:
+        held = None
     file = CheckpointFile.of(weights, LanguageModelNames.of(language_model))
     if vision_dim not in (None, file.vision_dim):
         raise ValueError(
@@ -83,6 +88,8 @@ def load_open_flamingo(
         image_token_id=image_token_id,
         end_of_chunk_token_id=end_of_chunk_token_id,
     )
+    if held is not None and held is not loading_dtype(held):
+        cast_parameters(model.language_model, held)
     for note in notes:
         logger.warning("%s: %s", checkpoint, note)
     return model

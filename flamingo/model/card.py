@@ -142,7 +142,7 @@ def _parts(model: FlamingoForConditionalGeneration) -> list[dict[str, str]]:
         (
             "language model",
             language_words(model),
-            _count(language) - added,
+            language.num_parameters() - added,  # which sees through packed weights
             config.trains_language_model,
         ),
         ("resampler", resampler_words(config.resampler_options), _count(model.resampler), True),

@@ -5,15 +5,14 @@ with the call, as a keyword argument that the decoder hands to each layer: the h
 again and run the gated block that belongs there. Calls without the argument, and calls of another
 Flamingo on the same LM, pass untouched; nothing is stored on the LM between calls.
 
-Four families (MPT, Falcon, BLOOM, GPT-J) do not hand keyword arguments on. For them the hooks are
-put in place for the duration of one call, under a lock, and see the call's media directly.
+Four families (MPT, Falcon, BLOOM, GPT-J) do not hand keyword arguments on. For them the call stands
+in a context variable while it runs: what other threads ask of the same LM meanwhile never sees it.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -40,6 +39,10 @@ class ConditionedCall:
     """Layers whose hooks the call came to."""
 
 
+_under_way: ContextVar[ConditionedCall | None] = ContextVar("_under_way", default=None)
+"""The call that this thread is in, where the decoder does not carry it."""
+
+
 class Conditioning:
     """The hooks of one set of gated blocks on one LM's decoder layers."""
 
@@ -50,15 +53,13 @@ class Conditioning:
         *,
         passes_keywords: bool,
     ) -> None:
-        self._layers = layers
         self._blocks = blocks
         self._passes_keywords = passes_keywords
-        self._lock = threading.RLock()
-        self._handles: list[RemovableHandle] = []
-        if passes_keywords:
-            for index, layer in enumerate(layers):
-                hook = partial(self._take_keyword, index)
-                self._handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
+        take = self._take_keyword if passes_keywords else self._take_under_way
+        self._handles: list[RemovableHandle] = [
+            layer.register_forward_pre_hook(partial(take, index), with_kwargs=True)
+            for index, layer in enumerate(layers)
+        ]
 
     def detach(self) -> None:
         """Take every hook off the LM: it is as it was before."""
@@ -72,13 +73,16 @@ class Conditioning:
         Raises ``ValueError`` for a decoder that takes keyword arguments and drops them: it would
         answer blindly.
         """
+        if not self._handles:
+            raise ValueError("this model was detached from its language model: build a new one")
         if self._passes_keywords:
-            if not self._handles:
-                raise ValueError("this model was detached from its language model: build a new one")
             output = decoder(**inputs, **{MEDIA_KEYWORD: call})
         else:
-            with self._bound(call):
+            before = _under_way.set(call)
+            try:
                 output = decoder(**inputs)
+            finally:
+                _under_way.reset(before)
         if missed := sorted(self._blocks.keys() - call.reached):
             raise ValueError(
                 "language model: expected a decoder that hands keyword arguments on to its layers, "
@@ -86,21 +90,6 @@ class Conditioning:
                 f"reach layers {missed}"
             )
         return output
-
-    @contextmanager
-    def _bound(self, call: ConditionedCall) -> Iterator[None]:
-        with self._lock:
-            handles = [
-                self._layers[index].register_forward_pre_hook(
-                    partial(self._condition, index, call), with_kwargs=True
-                )
-                for index in self._blocks
-            ]
-            try:
-                yield
-            finally:
-                for handle in handles:
-                    handle.remove()
 
     def _take_keyword(
         self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -111,15 +100,18 @@ class Conditioning:
         rest = {name: value for name, value in kwargs.items() if name != MEDIA_KEYWORD}
         if index not in self._blocks:
             return args, rest
-        return self._condition(index, call, layer, args, rest)
+        return self._condition(index, call, args, rest)
+
+    def _take_under_way(
+        self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        call = _under_way.get()
+        if call is None or call.owner is not self or index not in self._blocks:
+            return None
+        return self._condition(index, call, args, kwargs)
 
     def _condition(
-        self,
-        index: int,
-        call: ConditionedCall,
-        layer: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, index: int, call: ConditionedCall, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         call.reached.add(index)
         block, media = self._blocks[index], call.keys_values.get(index)

@@ -9,6 +9,28 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
+def check_new_token_ids(token_ids: Sequence[int], vocabulary: int, **special: int | None) -> None:
+    """Raise ``ValueError`` unless every id means the column of the logits that it will get.
+
+    ``token_ids`` must increase, and those at or above ``vocabulary`` (the LM's own rows) follow it
+    without a gap; ``special`` ids (by the field that names them) up there must be among them.
+    """
+    given = list(token_ids)
+    beyond = [token for token in given if token >= vocabulary]
+    behind = list(range(vocabulary, vocabulary + len(beyond)))
+    if given != sorted(set(given)) or beyond != behind or any(token < 0 for token in given):
+        raise ValueError(
+            "new_token_ids: expected increasing ids, those beyond the language model's "
+            f"{vocabulary} rows {behind}, got {given}"
+        )
+    for name, token in special.items():
+        if token is not None and token >= vocabulary and token not in beyond:
+            raise ValueError(
+                f"{name}: expected one of new_token_ids {given}, or an id below the language "
+                f"model's {vocabulary} rows, got {token}"
+            )
+
+
 class NewTokenEmbedding(nn.Module):
     """A small table for the new tokens ("decoupled embedding", after IDEFICS).
 
@@ -58,13 +80,20 @@ class NewTokenEmbedding(nn.Module):
     def forward(
         self, input_ids: Int[Tensor, "row token"], frozen: nn.Module
     ) -> Float[Tensor, "row token dim"]:
-        """Embeddings of ``input_ids``: ours for the new tokens, ``frozen``'s for all others."""
+        """Embeddings of ``input_ids``: ours for the new tokens, ``frozen``'s for all others.
+
+        Ours are rows of the same kind as ``frozen.weight``'s, scaled as ``frozen`` scales its own.
+        """
         if len(self.token_ids) == 0:
             return frozen(input_ids)
         matches = input_ids[:, :, None] == self.token_ids
         is_new = matches.any(dim=-1)
         own = frozen(torch.where(is_new, 0, input_ids))
         new = self.input[matches.int().argmax(dim=-1)].to(own.dtype)
+        # What the family's embedding does to its rows: Gemma's multiplies by sqrt(dim), rounded to
+        # the weights' dtype. Embeddings that leave them alone have no such attribute.
+        scale = getattr(frozen, "embed_scale", 1.0)
+        new = new * (scale.to(new) if isinstance(scale, Tensor) else scale)
         return torch.where(is_new[:, :, None], new, own)
 
     def join_logits(

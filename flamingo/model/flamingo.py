@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
@@ -18,16 +17,17 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from flamingo.backbones import adapters
 from flamingo.backbones import language as lm
+from flamingo.backbones.precision import cast_parameters, loading_dtype
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.choices import LanguageTraining
 from flamingo.config import CrossAttentionConfig, LanguageConfig, ResamplerConfig, VisionConfig
 from flamingo.model.conditioning import ConditionedCall, Conditioning, conditioned_layers
 from flamingo.model.configuration import FlamingoConfig, to_plain
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
-from flamingo.model.embedding import NewTokenEmbedding
+from flamingo.model.embedding import NewTokenEmbedding, check_new_token_ids
 from flamingo.model.encoding import FlamingoMedia
 from flamingo.model.generation import FlamingoGeneration, default_generation_config
-from flamingo.model.loss import weighted_loss
+from flamingo.model.loss import next_token_loss, weighted_loss
 from flamingo.model.masking import document_positions, media_before, text_time
 from flamingo.model.media import (
     FlamingoCache,
@@ -65,6 +65,7 @@ class FlamingoForConditionalGeneration(
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+    accepts_loss_kwargs = False  # ours are means: Trainer divides them by its accumulation steps
 
     language_model: PreTrainedModel
     vision_encoder: VisionEncoder | None
@@ -104,9 +105,14 @@ class FlamingoForConditionalGeneration(
         if options.language_model_norms:
             for index, block in self._blocks.items():
                 block.set_stream_scale(lm.stream_scale(layers[index]))
-        self.new_tokens = NewTokenEmbedding(
-            config.new_token_ids or (), width, tied=lm.has_tied_head(language_model)
+        new_ids = config.new_token_ids or ()
+        check_new_token_ids(
+            new_ids,
+            lm.vocabulary_size(language_model),
+            image_token_id=config.image_token_id,
+            end_of_chunk_token_id=config.end_of_chunk_token_id,
         )
+        self.new_tokens = NewTokenEmbedding(new_ids, width, tied=lm.has_tied_head(language_model))
         self.new_tokens.initialize_from(
             lm.input_matrix(language_model),
             lm.output_head(language_model).weight,
@@ -114,7 +120,7 @@ class FlamingoForConditionalGeneration(
                 lm.begin_token_id(language_model)
                 if token == config.image_token_id
                 else lm.end_token_id(language_model)
-                for token in config.new_token_ids or ()
+                for token in new_ids
             ],
         )
         self.conditioning = Conditioning(layers, self._blocks, passes_keywords=path.passes_keywords)
@@ -147,17 +153,18 @@ class FlamingoForConditionalGeneration(
                 model that reads ``vision_features`` of width ``vision_dim`` alone.
             language: hub name, local folder, embedded asset, or a loaded causal LM: as it is,
                 quantised by bitsandbytes, or with a LoRA adapter of peft, which then trains too.
+                One loaded in float16 is restored by its name only if it is stored in float16.
             resampler, cross_attention: architecture; the paper's where not given.
             dtype: of the language model when it is loaded here (default float32, and always where
-                it trains).
+                it trains); float16 is cast to behind its fingerprint, so that it can be restored.
             image_token_id, end_of_chunk_token_id: default: the first two ids behind the LM's own
                 vocabulary.
-            new_token_ids: all ids that get rows of their own, in increasing order; default: the
-                two above.
+            new_token_ids: all ids that get rows of their own, in increasing order, without a gap
+                behind the LM's own vocabulary; default: the two above.
 
         Raises:
-            ValueError: without ``vision``, unless ``vision_dim`` is given, and for an LM whose
-                decoder layers cannot be found.
+            ValueError: without ``vision``, unless ``vision_dim`` is given, for ids with a gap, and
+                for an LM whose decoder layers cannot be found.
         """
         if isinstance(vision, str):
             vision = VisionConfig(name=vision)
@@ -172,8 +179,9 @@ class FlamingoForConditionalGeneration(
             options = language
             trains = options.train is not LanguageTraining.frozen
             held = torch.float32 if trains or dtype is None else dtype
-            language = lm.load_language_model(language, held)
+            language = lm.load_language_model(language, loading_dtype(held))
         else:
+            held = None
             language = adapters.without_wrapper(language)
             options = LanguageConfig(name=language.name_or_path or "")
         vocabulary = lm.vocabulary_size(language)
@@ -193,6 +201,8 @@ class FlamingoForConditionalGeneration(
             language_fingerprint=lm.fingerprint(language),
             language_adapter=adapters.description(language),
         )
+        if held is not None and held is not loading_dtype(held):
+            cast_parameters(language, held)
         return cls(config, language_model=language, vision_encoder=encoder)
 
     def init_weights(self) -> None:
@@ -465,14 +475,3 @@ class FlamingoOutput(CausalLMOutputWithPast):
     """What transformers' causal models return, and each label's loss where weights were given."""
 
     token_losses: Tensor | None = None
-
-
-def next_token_loss(
-    logits: Float[Tensor, "row token vocabulary"], labels: Int[Tensor, "row token"]
-) -> Float[Tensor, ""]:
-    """Mean cross-entropy of each next token; labels of -100 do not count."""
-    if logits.ndim != 3 or logits.shape[1] != labels.shape[1]:
-        raise ValueError("labels: expected logits at every position, got a selection of them")
-    return F.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE_INDEX
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,6 +40,18 @@ class FlamingoGeneration:
     ) -> list[int]:
         return sorted({*(tokens or ()), self.config.image_token_id})
 
+    def _option(
+        self: FlamingoForConditionalGeneration,  # type: ignore[misc]
+        name: str,
+        given: GenerationConfig | None,
+        kwargs: Mapping[str, Any],
+    ) -> Any:
+        """As transformers merges them: the argument, the given config, the model's own."""
+        if name in kwargs:
+            return kwargs[name]
+        own = getattr(given, name, None)
+        return getattr(self.generation_config, name) if own is None else own
+
     @torch.no_grad()
     def generate(  # type: ignore[override]
         self: FlamingoForConditionalGeneration,  # type: ignore[misc]
@@ -49,9 +61,11 @@ class FlamingoGeneration:
     ) -> Any:
         """As transformers' ``generate``, plus the media in one of their three forms.
 
-        ``past_key_values`` goes on from an earlier call; ``input_ids`` is then the whole sequence,
-        or with an ``attention_mask`` of the whole what is new in it, and media are the new ones.
-        An ``assistant_model`` drafts tokens: a Flamingo, which gets the same media, or a bare LM
+        What neither ``kwargs`` nor ``generation_config`` say is taken from the model's own
+        ``generation_config``. ``past_key_values`` goes on from an earlier call; ``input_ids`` is
+        then the whole sequence, or with an ``attention_mask`` of the whole what is new in it, and
+        media are the new ones; it stays as it is where a call fails before it reads anything. An
+        ``assistant_model`` drafts tokens: a Flamingo, which gets the same media, or a bare LM
         of the same vocabulary.
 
         Raises:
@@ -63,19 +77,19 @@ class FlamingoGeneration:
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         if input_ids is None:
             raise ValueError("input_ids: expected the prompts' token ids, got none")
-        options = generation_config or self.generation_config
-        _refuse_other_caches(kwargs.get("cache_implementation", options.cache_implementation))
+        _refuse_other_caches(self._option("cache_implementation", generation_config, kwargs))
         given = {name: kwargs.pop(name, None) for name in MEDIA_INPUTS}
         projected = kwargs.pop("projected_media", None)
         if kwargs.get("assistant_model") is not None:
             kwargs["assistant_model"] = Assistant.of(kwargs["assistant_model"], self, given)
         attention_mask = kwargs.get("attention_mask")
-        use_cache = kwargs.get("use_cache", options.use_cache)
+        use_cache = self._option("use_cache", generation_config, kwargs)
         cache = kwargs.pop("past_key_values", None)
         if cache is None and use_cache is not False:
             cache = FlamingoCache(config=self.language_model.config)
 
         new_ids = _new_tokens(input_ids, attention_mask, cache)
+        length, before = (0, None) if cache is None else (cache.get_seq_length(), cache.media)
         counts = self.is_image_token(new_ids, attention_mask).sum(dim=1)
         media = self.real_media(counts, *given.values())
         if projected is not None:
@@ -97,9 +111,14 @@ class FlamingoGeneration:
             padded[present] = latents
             kwargs["media_latents"] = padded
 
-        suppressed = kwargs.pop("suppress_tokens", None) or options.suppress_tokens
+        suppressed = self._option("suppress_tokens", generation_config, kwargs)
         kwargs["suppress_tokens"] = self._suppressed(suppressed)
-        return super().generate(input_ids, generation_config, **kwargs)  # type: ignore[misc]
+        try:
+            return super().generate(input_ids, generation_config, **kwargs)  # type: ignore[misc]
+        except BaseException:
+            if cache is not None and cache.get_seq_length() == length:
+                cache.media = before  # nothing was read: the caller's cache is as it was
+            raise
 
 
 def _refuse_other_caches(implementation: str | None) -> None:

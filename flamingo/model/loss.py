@@ -1,11 +1,11 @@
-"""The next-token loss without all logits at once.
+"""The next-token loss, of given logits and without all logits at once.
 
 At training sizes the logits are the largest tensor of a step by far (2,040 positions of a
-vocabulary of 49,154 in fp32: 400 MB), and most of their time is memory traffic. Here the head, the
-loss and the way back to the hidden states are done for a few positions at a time, while their
-logits are still in the processor's cache; gradients are taken in the forward pass, each position's
-weight in the loss being known by then. (The idea of fused linear cross-entropy, as in Liger
-Kernel, arXiv:2410.10989, in plain torch.)
+vocabulary of 49,154 in fp32: 400 MB), and most of their time is memory traffic. By
+:func:`weighted_loss` the head, the loss and the way back to the hidden states are done for a few
+positions at a time, while their logits are still in the processor's cache; gradients are taken in
+the forward pass, each position's weight in the loss being known by then. (The idea of fused linear
+cross-entropy, as in Liger Kernel, arXiv:2410.10989, in plain torch.)
 """
 
 from __future__ import annotations
@@ -19,12 +19,25 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from flamingo.types import IGNORE_INDEX
+
 LogitsOf = Callable[[Float[Tensor, "some dim"]], Float[Tensor, "some vocabulary"]]
 
 CPU_LOGITS = 2**23
 """Logits at a time on a CPU: 32 MiB in fp32, of the size of its cache."""
 GPU_LOGITS = 2**26
 """On a GPU: 256 MiB, rows enough to keep its multiprocessors busy."""
+
+
+def next_token_loss(
+    logits: Float[Tensor, "row token vocabulary"], labels: Int[Tensor, "row token"]
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy of each next token; labels of -100 do not count."""
+    if logits.ndim != 3 or logits.shape[1] != labels.shape[1]:
+        raise ValueError("labels: expected logits at every position, got a selection of them")
+    return F.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE_INDEX
+    )
 
 
 def weighted_loss(

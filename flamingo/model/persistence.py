@@ -17,6 +17,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from flamingo.backbones import adapters
 from flamingo.backbones import language as lm
+from flamingo.backbones.precision import cast_parameters, loading_dtype
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder, save_vision_encoder
 from flamingo.backbones.weight_files import check_shapes
 from flamingo.model.card import model_card, write_card
@@ -138,8 +139,7 @@ def load(
     config = config or FlamingoConfig.from_pretrained(folder)
     state = load_file(folder / WEIGHTS)
     if language_model is None and not config.trains_language_model:
-        # In fp32 or bf16, which have one fingerprint; other types are cast to at the end.
-        held = torch.bfloat16 if dtype is torch.bfloat16 else torch.float32
+        held = loading_dtype(dtype or torch.float32)  # others are cast to at the end
         language_model = _load_language_model(folder, config, held)
     if vision_encoder is None:
         vision_encoder = _load_vision_encoder(folder, config, dtype)
@@ -168,17 +168,11 @@ def _check_language_model(language_model: PreTrainedModel, config: FlamingoConfi
 
 
 def cast(model: FlamingoForConditionalGeneration, dtype: torch.dtype) -> None:
-    """Put all weights in ``dtype``, in place.
-
-    The language model's buffers stay as transformers made them (by a bf16 table of rotary
-    frequencies the thousandth position is off by up to a radian), and so do quantised weights.
-    """
+    """Put all weights in ``dtype``, in place; of the language model the parameters alone."""
     for name, part in model.named_children():
         if name != "language_model":
             part.to(dtype)
-    for parameter in model.language_model.parameters():
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
+    cast_parameters(model.language_model, dtype)
 
 
 def _load_language_model(

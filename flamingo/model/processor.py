@@ -12,6 +12,7 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_processing_utils import BaseImageProcessor
 
 from flamingo.backbones.clip_crop import as_clip_crops
+from flamingo.images import as_rgb
 from flamingo.types import END_OF_CHUNK_TOKEN, IMAGE_TOKEN
 
 
@@ -126,7 +127,8 @@ class FlamingoProcessor(ProcessorMixin):
         Args:
             text: one prompt or several; each ``<image>`` stands for one image.
             images: the images of each prompt in reading order (for one prompt, a flat list, or
-                its only image).
+                its only image), read as ``flamingo.images.open_image`` reads files. None or empty:
+                no prompt has any.
             padding: as the tokenizer's.
             padding_side: ``"left"`` to generate, ``"right"`` to train.
             return_tensors: only ``"pt"``.
@@ -138,7 +140,8 @@ class FlamingoProcessor(ProcessorMixin):
             (row, image, frame, 3, height, width), zeros where a row has fewer images.
 
         Raises:
-            ValueError: when a prompt and its images do not match in number.
+            ValueError: when a prompt and its images do not match in number, before or after it is
+                tokenised (truncation), and for images as ``flamingo.images.as_rgb``.
         """
         if return_tensors != "pt":
             raise ValueError(f"return_tensors: expected 'pt', got {return_tensors!r}")
@@ -155,13 +158,28 @@ class FlamingoProcessor(ProcessorMixin):
         inputs = self.tokenizer(
             prompts, padding=padding, padding_side=padding_side, return_tensors="pt", **kwargs
         )
+        self._check_kept(inputs["input_ids"], by_prompt)
         data = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
         if any(by_prompt):
             data["pixel_values"] = self._pixels(by_prompt)
         return BatchFeature(data)
 
+    def _check_kept(self, input_ids: torch.Tensor, by_prompt: list[list[Image.Image]]) -> None:
+        place = self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        kept = (input_ids == place).sum(dim=1).tolist()
+        for row, (found, own) in enumerate(zip(kept, by_prompt, strict=True)):
+            if found != len(own):  # its text would be read with the images of another part
+                raise ValueError(
+                    f"row {row}: expected a token {IMAGE_TOKEN} for each of its {len(own)} images, "
+                    f"got {found}; was the prompt truncated?"
+                )
+
     def _pixels(self, by_prompt: list[list[Image.Image]]) -> torch.Tensor:
-        flat = [image.convert("RGB") for own in by_prompt for image in own]
+        flat = [
+            as_rgb(image, f"row {row}, image {n}")
+            for row, own in enumerate(by_prompt)
+            for n, image in enumerate(own)
+        ]
         transformed = self.image_processor(flat, return_tensors="np")["pixel_values"]
         pixels = torch.from_numpy(np.asarray(transformed))
         padded = pixels.new_zeros(len(by_prompt), max(map(len, by_prompt)), 1, *pixels.shape[1:])
@@ -177,10 +195,10 @@ class FlamingoProcessor(ProcessorMixin):
 
 
 def _by_prompt(images: Any, prompts: int) -> list[list[Image.Image]]:
-    if images is None:
+    images = [images] if isinstance(images, Image.Image) else list(images or ())
+    if not images:
         return [[] for _ in range(prompts)]
-    images = [images] if isinstance(images, Image.Image) else list(images)
-    if images and isinstance(images[0], Image.Image):
+    if isinstance(images[0], Image.Image):
         if prompts != 1:
             raise ValueError(
                 f"images: expected a list for each of {prompts} prompts, got a flat one"

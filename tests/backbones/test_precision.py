@@ -4,8 +4,20 @@ import pytest
 import torch
 
 from flamingo.backbones.fingerprint import fingerprint, weights_digest
-from flamingo.backbones.precision import preferred_dtype, resolve_dtype
+from flamingo.backbones.precision import available_device, preferred_dtype, resolve_dtype
 from flamingo.choices import Precision
+
+
+@pytest.mark.parametrize(
+    ("gpu", "flag", "device"),
+    [(True, None, "cuda"), (True, "true", "cpu"), (True, "false", "cuda"), (False, None, "cpu")],
+)
+def test_the_device_at_hand_is_a_gpu_unless_the_cpu_is_asked_for(monkeypatch, gpu, flag, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    if flag is not None:
+        monkeypatch.setenv("ACCELERATE_USE_CPU", flag)
+    assert available_device() == torch.device(device)
 
 
 @pytest.mark.parametrize("avx512", [False, True])

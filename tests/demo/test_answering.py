@@ -112,6 +112,19 @@ def test_the_answer_is_decoded_as_it_is_told_whatever_the_alternatives(monkeypat
         assert own.text in [one.text for one in own.alternatives]
 
 
+def test_the_same_words_with_either_end_are_added_up(monkeypatch) -> None:
+    reader = tiny.reader()
+    end, own_end = reader.model.config.end_of_chunk_token_id, 1  # of the language model itself
+    asked = reader.tokenizer("?", add_special_tokens=False)["input_ids"][-1]
+    word = reader.tokenizer(" red", add_special_tokens=False)["input_ids"][0]
+    tiny.make_bigram(reader, monkeypatch, {asked: {word: 0.8}, word: {end: 0.5, own_end: 0.4}})
+    respondent = Respondent(reader, tiny_vision_encoder(), 128, Decoding(max_new_tokens=3))
+    found = answer(respondent, (), Shown(QUERY.image, "?"), alternatives=3)
+    assert (found.said.ids, found.alternatives[0].ids) == ((word,), (word,))
+    assert found.said.probability == pytest.approx(0.8 * 0.5, rel=5e-3)
+    assert found.alternatives[0].probability == pytest.approx(0.8 * 0.9, rel=5e-3)
+
+
 def test_candidates_are_ranked_by_the_likelihood_of_whole_words(respondent) -> None:
     words = ("red", "green", "fek")
     ranked = answer(respondent, DEMONSTRATIONS, QUERY, candidates=words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
 from flamingo.choices import Protocol
 from flamingo.evaluation.demonstrations import plan_random
@@ -147,6 +148,15 @@ def test_several_images_stand_in_front_or_where_the_text_says_and_text_alone_has
         assert sequence.media == turn.media
     with pytest.raises(ValueError, match=r"test/7: expected an image for each of its 3.*got 2"):
         prompt((Turn("test/7", two, "<image><image><image>"),), QUESTION)
+
+
+def test_images_in_memory_are_read_as_files_are(tmp_path) -> None:
+    clear = Image.new("RGBA", (4, 2), (255, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    in_memory, from_file = opened([clear, str(tmp_path / "clear.png")], "x")
+    assert in_memory.tobytes() == from_file.tobytes() == b"\xff" * 24
+    with pytest.raises(ValueError, match="test/3: expected 8 or 16 bits"):
+        opened(Image.new("F", (2, 2)), "test/3")
 
 
 def test_anything_but_images_is_refused_by_name(tmp_path) -> None:

@@ -101,6 +101,18 @@ def test_an_image_token_of_any_place_can_be_named(additional: int, tmp_path: Pat
     check_logits(reference, loaded, inputs)
 
 
+def test_loaded_in_float16_it_can_be_saved_and_restored(tmp_path: Path):
+    tiny.save(tmp_path / "theirs")
+    loaded = load_idefics(str(tmp_path / "theirs"), dtype=torch.float16)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float16}
+    loaded.save_pretrained(tmp_path / "ours")
+    restored = FlamingoForConditionalGeneration.from_pretrained(
+        tmp_path / "ours", dtype=torch.float16
+    )
+    pairs = zip(loaded.parameters(), restored.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
 def test_tokens_before_the_first_image_see_none(tmp_path: Path):
     reference, loaded = pair(tmp_path)
     inputs = tiny.batch(tiny.LEFT_PADDED[1:])

@@ -104,6 +104,14 @@ def test_logits_and_greedy_answers_of_rows_alone_are_open_flamingos(family: str)
         assert answer.tolist() == truth[f"alone.{row}.greedy"].tolist()
 
 
+def test_loaded_in_float16_it_can_be_saved_and_restored(tmp_path: Path) -> None:
+    model = load("llama", dtype=torch.float16)
+    assert {p.dtype for p in model.language_model.parameters()} == {torch.float16}
+    model.save_pretrained(tmp_path)
+    restored = FlamingoForConditionalGeneration.from_pretrained(tmp_path)
+    assert restored.config.language_fingerprint == load("llama").config.language_fingerprint
+
+
 # ---------------------------------------------------------------------------- layouts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from flamingo import FlamingoForConditionalGeneration
+from flamingo.backbones.language import decoder_path
 from flamingo.choices import MediaVisibility
 from flamingo.config import CrossAttentionConfig, ResamplerConfig
 from flamingo.model.conditioning import conditioned_layers
@@ -237,9 +239,11 @@ def test_the_loss_is_the_mean_next_token_cross_entropy_of_the_labels(build: Buil
     torch.testing.assert_close(out.loss, expected)
 
 
-def test_two_models_share_one_language_model_and_one_detaches_cleanly(build: Build):
-    language_model = tiny_language_model("llama")
-    hooks = [len(layer._forward_pre_hooks) for layer in language_model.model.layers]
+@pytest.mark.parametrize("family", ["llama", "mpt"])
+def test_two_models_share_one_language_model_and_one_detaches_cleanly(family: str):
+    language_model = tiny_language_model(family)
+    layers = language_model.get_submodule(decoder_path(language_model).layers)
+    hooks = [len(layer._forward_pre_hooks) for layer in layers]
     ids = torch.randint(3, 500, (1, 7))
     media = features(1, 1)
     with torch.no_grad():
@@ -247,7 +251,7 @@ def test_two_models_share_one_language_model_and_one_detaches_cleanly(build: Bui
         models = [on(language_model, seed) for seed in (1, 2)]
         ids[0, 1] = models[0].config.image_token_id
         first, second = (m(ids, vision_features=media).logits for m in models)
-        alone = on(tiny_language_model("llama"), seed=1)(ids, vision_features=media).logits
+        alone = on(tiny_language_model(family), seed=1)(ids, vision_features=media).logits
         assert torch.equal(first, alone)  # the second model's hooks change nothing for the first
         assert (first - second).abs().max() > 1e-3
         models[0].detach_language_model()
@@ -257,7 +261,63 @@ def test_two_models_share_one_language_model_and_one_detaches_cleanly(build: Bui
         models[1].detach_language_model()
         ids[0, 1] = 5
         assert language_model(input_ids=ids).logits.shape == bare.shape
-    assert [len(layer._forward_pre_hooks) for layer in language_model.model.layers] == hooks
+    assert [len(layer._forward_pre_hooks) for layer in layers] == hooks
+
+
+@pytest.mark.parametrize("family", ["llama", "mpt", "falcon", "bloom", "gptj"])
+def test_calls_of_other_threads_on_the_same_language_model_stay_apart(family: str):
+    """While one Flamingo is inside its first layer, the bare LM and another Flamingo are asked."""
+    language_model = tiny_language_model(family)
+    mine, other = (on(language_model, seed) for seed in (1, 2))
+    ids = torch.randint(3, 500, (1, 7), generator=torch.Generator().manual_seed(1))
+    marked = ids.clone()
+    marked[0, 1] = mine.config.image_token_id
+    calls = {
+        "mine": lambda: mine(marked, vision_features=features(1, 1), use_cache=False).logits,
+        "other": lambda: other(marked, vision_features=features(1, 1), use_cache=False).logits,
+        "bare": lambda: language_model(input_ids=ids, use_cache=False).logits,
+    }
+    with torch.no_grad():
+        expected = {name: call() for name, call in calls.items()}
+    assert (expected["mine"] - expected["other"]).abs().max() > 1e-3
+    inside, done, here = threading.Event(), threading.Event(), threading.get_ident()
+
+    def wait(*_: object) -> None:
+        if threading.get_ident() == here:
+            inside.set()
+            assert done.wait(10)
+
+    found: dict[str, torch.Tensor] = {}
+
+    def ask_meanwhile() -> None:
+        assert inside.wait(10)
+        with torch.no_grad():
+            found.update({name: calls[name]() for name in ("other", "bare")})
+        done.set()
+
+    layer = language_model.get_submodule(decoder_path(language_model).layers)[0]
+    handle = layer.register_forward_hook(wait)
+    thread = threading.Thread(target=ask_meanwhile)
+    thread.start()
+    with torch.no_grad():
+        found["mine"] = calls["mine"]()
+    thread.join()
+    handle.remove()
+    for name, logits in expected.items():
+        assert torch.equal(found[name], logits), name
+
+
+@pytest.mark.parametrize("family", ["mpt", "gptj"])
+def test_a_call_that_fails_leaves_nothing_behind(build: Build, family: str):
+    model = build(family)
+    ids = prompt(model, 6, [1], seed=1)
+    bare = model.language_model(input_ids=ids.clamp(max=500)).logits.detach()
+    last = model.language_model.get_submodule(decoder_path(model.language_model).layers)[-1]
+    handle = last.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model(ids, vision_features=features(1, 1))
+    handle.remove()
+    assert torch.equal(model.language_model(input_ids=ids.clamp(max=500)).logits, bare)
 
 
 def on(language_model: PreTrainedModel, seed: int) -> FlamingoForConditionalGeneration:

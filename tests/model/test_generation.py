@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from transformers import CodeGenConfig
+from transformers import CodeGenConfig, GenerationConfig
 
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.choices import MediaVisibility
@@ -114,6 +114,47 @@ def test_sampling_follows_the_seed(build: Build):
         )
     assert torch.equal(draws[0], draws[1])
     assert draws[0].shape != draws[2].shape or not torch.equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize("mode", list(MediaVisibility))
+def test_a_refused_call_leaves_the_callers_cache_as_it_was(build: Build, mode):
+    model = build(media=mode)
+    first, turn = prompt(model, 6, [1], seed=1), prompt(model, 4, [1], seed=2)
+    ids, one, more = torch.cat([first, turn], dim=1), features(1, 1), features(1, 1, seed=5)
+    whole = model.generate(ids, vision_features=torch.cat([one, more], dim=1), max_new_tokens=3)
+    with torch.no_grad():
+        cache = model(first, vision_features=one, use_cache=True).past_key_values
+    before = cache.media
+    options = {"vision_features": more, "past_key_values": cache, "max_new_tokens": 3}
+    for refused in (
+        {"do_sample": True, "temperature": -1.0},
+        {"no_such_option": 1},
+        {"num_return_sequences": 2},
+    ):
+        with pytest.raises(ValueError):
+            model.generate(ids, **options, **refused)
+        assert cache.media is before
+    assert torch.equal(model.generate(ids, **options), whole)
+
+
+def test_what_a_generation_config_does_not_say_is_the_models_own(build: Build):
+    model = build()
+    ids, media = prompt(model, 6, [1], seed=1), features(1, 1)
+    free = model.generate(ids, vision_features=media, max_new_tokens=1)[0, -1].item()
+    given = GenerationConfig(max_new_tokens=4, eos_token_id=10_000)
+    model.generation_config.suppress_tokens = [free]
+    expected = model.generate(ids, vision_features=media, max_new_tokens=4, **NEVER)
+    for use_cache in (True, False):
+        model.generation_config.use_cache = use_cache
+        out = model.generate(ids, generation_config=given, vision_features=media)
+        assert torch.equal(out, expected) and free not in out[0, 6:]
+    said = GenerationConfig(max_new_tokens=1, suppress_tokens=[5])
+    assert model.generate(ids, generation_config=said, vision_features=media)[0, -1] == free
+    alone = model.generate(ids, vision_features=media, max_new_tokens=1, suppress_tokens=[])
+    assert alone[0, -1] == free
+    model.generation_config.cache_implementation = "static"
+    with pytest.raises(ValueError, match="cache_implementation: expected none .* got 'static'"):
+        model.generate(ids, generation_config=given, vision_features=media)
 
 
 def test_a_foreign_cache_is_an_error(build: Build):

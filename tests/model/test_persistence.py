@@ -146,6 +146,22 @@ def test_float16_is_the_same_backbone_too(named, tmp_path: Path):
     assert (full - low).norm() / full.norm() < 0.01
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_built_in_any_dtype_a_model_can_be_restored(tmp_path: Path, dtype: torch.dtype):
+    name = str(save_tiny_language_model(tmp_path / "lm"))
+    model = FlamingoForConditionalGeneration.from_backbones(
+        None, name, vision_dim=24, dtype=dtype, **SMALL
+    )
+    bare = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    for own, expected in zip(model.language_model.parameters(), bare.parameters(), strict=True):
+        assert own.dtype is dtype and torch.equal(own, expected)
+    assert {p.dtype for p in model.trainable_parameters().values()} == {torch.float32}
+    model.save_pretrained(tmp_path / "saved")
+    for kept in (dtype, None):
+        restored = FlamingoForConditionalGeneration.from_pretrained(tmp_path / "saved", dtype=kept)
+        assert restored.config.language_fingerprint == model.config.language_fingerprint
+
+
 def test_in_bf16_the_language_model_is_transformers_own(tmp_path: Path):
     """Rotary angles stay in fp32, as AutoModelForCausalLM leaves them: bf16 ones lose positions."""
     name = str(save_tiny_language_model(tmp_path / "lm"))

@@ -1,7 +1,9 @@
 """The processor: ids of the special tokens, images in place, saving and loading."""
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -86,6 +88,46 @@ def test_one_prompt_takes_a_flat_list_and_runs_through_the_model(processor):
     out = model.generate(**batch, max_new_tokens=3)
     assert out.shape[1] > batch["input_ids"].shape[1]
     assert isinstance(processor.tokenizer.decode(out[0]), str)
+
+
+def test_images_are_read_as_files_are(processor):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    half = Image.new("RGB", (32, 32), "black")
+    half.paste("white", (0, 0, 32, 16))
+    buffer = io.BytesIO()
+    half.save(buffer, "PNG", exif=exif)
+    turned = Image.open(buffer)
+    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    deep = Image.fromarray(np.full((8, 8), 256 * 127, dtype=np.uint16))
+    pixels = processor("<image><image><image>", [turned, clear, deep])["pixel_values"][0, :, 0, 0]
+    assert (pixels[0, :16] == -1).all() and (pixels[0, 16:] == 1).all()
+    assert (pixels[1] == 1).all()  # transparency is white
+    assert pixels[2].abs().max() < 0.01  # half way, not clipped
+    with pytest.raises(ValueError, match="row 1, image 0: expected 8 or 16 bits"):
+        processor(["a", "<image>"], [[], [Image.new("F", (8, 8))]])
+
+
+def test_no_images_can_be_said_in_three_ways(processor):
+    for prompts in ("what is it?", ["what is it?", "and this?"]):
+        batches = [processor(prompts), processor(prompts, None), processor(prompts, [])]
+        for batch in batches:
+            assert set(batch) == {"input_ids", "attention_mask"}
+            assert torch.equal(batch["input_ids"], batches[0]["input_ids"])
+    with pytest.raises(ValueError, match=r"row 0: expected an image for each of its 1 <image>"):
+        processor("<image>", [])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_prompt_whose_images_were_truncated_away_is_refused(processor, side: str):
+    processor.tokenizer.truncation_side = side
+    red = Image.new("RGB", (8, 8), "red")
+    prompts = ["<image>what", "<image>what is it? red<|endofchunk|>and what is this? <image>"]
+    cut = {"truncation": True, "max_length": 8}
+    with pytest.raises(ValueError, match=r"row 1: .* each of its 2 images, got 1; .*truncated"):
+        processor(prompts, [[red], [red, red]], **cut)
+    whole = processor(prompts[:1], [[red]], **cut)
+    assert torch.equal(whole["input_ids"], processor(prompts[:1], [[red]])["input_ids"])
 
 
 def test_a_mismatch_of_prompts_and_images_names_the_row(processor):

@@ -135,6 +135,14 @@ def test_it_is_saved_and_restored(tmp_path: Path, bits: int, complete: bool):
 
 
 @pytest.mark.parametrize("bits", [4, 8])
+def test_the_card_counts_weights_however_they_are_packed(tmp_path: Path, bits: int):
+    model = flamingo(quantized(tmp_path, "llama", bits))
+    plain = lm.load_language_model(LanguageConfig(name=str(tmp_path)))
+    count = sum(p.numel() for p in plain.parameters())
+    assert f"| {count:,} | frozen |" in str(model_card(model, name="tiny"))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
 def test_casts_leave_the_codes_alone(tmp_path: Path, bits: int):
     model = flamingo(quantized(tmp_path / "lm", "llama", bits))
     model.save_pretrained(tmp_path / "saved")

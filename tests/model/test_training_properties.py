@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import Trainer, TrainingArguments
 
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.testing import tiny_language_model
@@ -98,6 +100,27 @@ def test_checkpointing_a_language_model_that_drops_out_by_itself_is_an_error(bui
     model = build("opt", dropout=0.1)
     with pytest.raises(ValueError, match=r"dropout: expected 0 .* got 0.1"):
         model.gradient_checkpointing_enable()
+
+
+def test_transformers_trainer_averages_over_accumulated_batches(build: Build, tmp_path: Path):
+    """Two batches of one row, accumulated, are one batch of two: as many labels in each."""
+    ids = [prompt(build(), 8, [1], seed=seed)[0] for seed in (1, 2)]
+    rows = [{"input_ids": row, "labels": row, "vision_features": features(1, 1)[0]} for row in ids]
+    trained = []
+    for size in (1, 2):
+        model = build()
+        options = TrainingArguments(
+            str(tmp_path / str(size)), per_device_train_batch_size=size, max_steps=1,
+            gradient_accumulation_steps=2 // size, optim="sgd", learning_rate=1.0, max_grad_norm=0,
+            lr_scheduler_type="constant", use_cpu=True, report_to="none", save_strategy="no",
+            disable_tqdm=True,
+        )  # fmt: skip
+        Trainer(model, options, train_dataset=rows).train()  # type: ignore[arg-type]
+        trained.append(model.trainable_parameters())
+    for name, parameter in trained[1].items():
+        torch.testing.assert_close(trained[0][name], parameter, msg=name)
+    start = build().trainable_parameters()
+    assert not torch.equal(trained[0]["resampler.latents"], start["resampler.latents"])
 
 
 def test_no_gradient_reaches_below_the_first_block():
