@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from flamingo.backbones import language as lm
-from flamingo.backbones.precision import resolve_dtype
+from flamingo.backbones.precision import available_device, resolve_dtype
 from flamingo.benchmarking.cases import Case, SizesConfig, Works
 from flamingo.benchmarking.contender import Who
 from flamingo.benchmarking.curves import CurvesConfig, draw_curves, measure_curves
@@ -39,9 +39,8 @@ from flamingo.benchmarking.timing import Effort
 from flamingo.benchmarking.work import FeatureShape
 from flamingo.benchmarking.world import World, build_world
 from flamingo.choices import Precision
-from flamingo.composition import entry_point
+from flamingo.command_line import entry_point
 from flamingo.config import LanguageConfig
-from flamingo.evaluation.loading import evaluation_device
 from flamingo.files import write_atomically
 from flamingo.model.processor import prepare_tokenizer
 from flamingo.provenance import circumstances
@@ -62,7 +61,7 @@ class BenchmarkConfig:
     """Calls that take longer take part in the first ``slow_rounds`` rounds alone."""
     slow_rounds: int = 2
     count: bool = True
-    """FLOPs and bytes, by one more call each."""
+    """FLOPs and bytes, by two more calls each."""
     memory: bool = True
     """The peak, by one more call each."""
     language_model: str = "smollm2-135m-instruct"
@@ -118,7 +117,9 @@ def main(config: BenchmarkConfig) -> None:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    device = torch.device(config.device) if config.device else evaluation_device()
+    device = torch.device(config.device) if config.device else available_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # whose stream events are recorded in
     settings = used_settings(config, device)
     if config.curves:
         ready = prepare(config, device)
@@ -217,11 +218,7 @@ def write(config: BenchmarkConfig, settings: dict[str, Any], device: torch.devic
             continue
         if result is not None:
             results.append(result)
-    told = results[-1].circumstances
-    agreement, notes = (
-        {Who[name]: value for name, value in told[key].items()} for key in ("agreement", "notes")
-    )
-    text = table(results, heading(results[-1].machine, where(config, device), agreement, notes))
+    text = table(results, heading(results, where(config, device)))
     write_atomically(config.folder / "table.md", text)
     plot(results, config.folder / "speed.png")
     print(f"{config.folder / 'table.md'}, speed.png")

@@ -1,6 +1,7 @@
 """Say what a run will cost, before it is launched: parameters, FLOPs, memory, days.
 
-    python experiments/plan.py experiment=openflamingo_9b gpus=8 gpu=h100 sequences=512
+    python experiments/plan.py experiment=openflamingo_9b_training gpus=8 gpu=h100 \\
+        training.micro_batches=24
     python experiments/plan.py experiment=quickstart measure=true trial_steps=3
 
 Takes every key of a run's configuration, and those of the machine and its sequences: gpus, gpu or
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from flamingo.composition import entry_point
+from flamingo.command_line import entry_point
 from flamingo.files import write_atomically
 from flamingo.planning.options import PlanConfig
 from flamingo.planning.plan import make_plan, plan_values

@@ -19,6 +19,11 @@ from flamingo.benchmarking.timing import Run
 
 STATUS = Path("/proc/self/status")
 RESET = Path("/proc/self/clear_refs")
+aten = torch.ops.aten
+MOVE_NOTHING = (aten._unsafe_view,)
+"""A view that torch does not call one: the last step of a product with a matrix."""
+READ_A_PART = (aten.embedding, aten.index, aten.index_select, aten.gather)
+"""Of their first argument as much as their result has, where their indices say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +32,12 @@ class Counted:
 
     flops: float
     bytes: float
-    """Read and written by all operations, as if nothing stayed in a cache between two of them."""
+    """Read and written by all operations, as if nothing stayed in a cache between two of them. A
+    fused kernel is one operation: what it keeps to itself is not among them."""
 
 
 class _Counter(TorchDispatchMode):
-    """Sums the FLOPs of operations, and the bytes of the tensors they take and give but for views.
+    """Sums the FLOPs of operations, and the bytes that they read and write.
 
     torch's ``FlopCounterMode`` has the same formulas, but also follows modules by hooks, which fail
     in models that are run without gradients here and with them there.
@@ -48,21 +54,36 @@ class _Counter(TorchDispatchMode):
         result = func(*args, **kwargs)
         if (formula := flop_registry.get(func.overloadpacket)) is not None:
             self.flops += formula(*args, **kwargs, out_val=result)
-        if not func.is_view:
-            tensors = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)]
-            self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        self.bytes += _moved(func, args, kwargs, result)
         return result
 
 
-def count(run: Run) -> Counted:
-    """FLOPs by torch's formulas and the bytes moved, of one call.
+def _moved(func: Any, args: Sequence[Any], kwargs: Any, result: Any) -> int:
+    """Bytes of all tensors that an operation takes and gives, but for views."""
+    if func.is_view or func.overloadpacket in MOVE_NOTHING:
+        return 0
+    if func.overloadpacket in READ_A_PART:
+        args = (result, *args[1:])
+    tensors = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
-    Attention runs as plain matrix products here: those of fused kernels on a CPU are not counted.
+
+def count(run: Run) -> Counted:
+    """FLOPs by torch's formulas and the bytes moved, of one call; it is called twice.
+
+    For the FLOPs attention runs as plain matrix products: torch has no formula for its fused kernel
+    on a CPU. For the bytes it runs as it does when it is timed.
     """
+    with sdpa_kernel(SDPBackend.MATH):
+        products = _counted(run)
+    return Counted(products.flops / run.units, _counted(run).bytes / run.units)
+
+
+def _counted(run: Run) -> _Counter:
     state = run.prepare()
-    with sdpa_kernel(SDPBackend.MATH), _Counter() as counter:
+    with _Counter() as counter:
         run.call(state)
-    return Counted(counter.flops / run.units, counter.bytes / run.units)
+    return counter
 
 
 def peak_memory(run: Run, device: torch.device) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +16,6 @@ from flamingo.benchmarking.roofline import Machine
 from flamingo.benchmarking.timing import Effort, Run, alternate
 from flamingo.benchmarking.world import World
 
-logger = logging.getLogger(__name__)
-
 OWN_RESAMPLER = "our resampler"
 """Timed among the training steps, so that what a step costs beyond it is paired round by round."""
 PEERS = {who.value for who in Who} - {Who.ours.value, Who.bare.value}
@@ -27,7 +24,7 @@ TRAINING = (Case.train_short, Case.train_documents)
 
 @dataclass(frozen=True)
 class Counting:
-    """What is counted besides the time, each by one more call."""
+    """What is counted besides the time: memory by one more call, FLOPs and bytes by two."""
 
     flops: bool
     memory: bool
@@ -56,7 +53,6 @@ def run_case(
         runs[OWN_RESAMPLER] = world.contenders[Who.ours].resampler(works.training(case))
     seconds, errors = alternate(runs, effort, works.device, may_fail=PEERS, tell=tell)
     for name, error in errors.items():
-        logger.debug("%s, %s", name, case.name, exc_info=error)
         message = str(error).strip() or "no message"
         failed[name] = f"{type(error).__name__}: {message.splitlines()[0]}"
     measured = {}

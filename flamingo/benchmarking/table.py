@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import floor, log10
 
 from flamingo.benchmarking.contender import Who
@@ -111,21 +111,32 @@ def duration(seconds: float) -> str:
     return f"{value:,.{digits}f} {unit}"
 
 
-def heading(
-    machine: Machine, where: str, agreement: Mapping[Who, float], notes: Mapping[Who, str]
-) -> str:
-    """What stands above the table. ``notes`` say how each was measured."""
+def heading(results: Sequence[CaseResult], where: str) -> str:
+    """What stands above the table of ``results``, whose cases may come from several runs.
+
+    Whoever took part in any case has its note (that of its last case). Peaks of the machine are a
+    range where runs differ; of an agreement the worst is told.
+    """
+    told = [result.circumstances for result in results]
+    notes = {who: own["notes"][who.name] for own in told for who in Who if who.name in own["notes"]}
+    agreement = {
+        who: max(own["agreement"][who.name] for own in told if who.name in own["agreement"])
+        for who in Who
+        if any(who.name in own["agreement"] for own in told)
+    }
+    peaks = [(result.machine.flops / 1e9, result.machine.bytes / 1e9) for result in results]
+    products, copies = zip(*peaks, strict=True)
     lines = [
         "## Speed",
         "",
-        f"{where}. Measured peaks of the machine in this run: {machine.flops / 1e9:,.0f} GFLOP/s "
-        f"(matrix product), {machine.bytes / 1e9:,.1f} GB/s (copy).",
+        f"{where}. Peaks of the machine, measured in the same process: "
+        f"{_range(products, 0)} GFLOP/s (matrix product), {_range(copies, 1)} GB/s (copy).",
         "",
         "Time of a call (or of a token, or a query, where the case says so), medians over rounds, "
         "in turns. Ratios are paired by round: the median, and an interval that holds it with "
         "95 % (from six rounds on; below that, least and greatest).",
         "",
-        *(f"- {who.value}: {note}" for who, note in notes.items()),
+        *(f"- {who.value}: {notes[who]}" for who in Who if who in notes),
     ]
     for who, difference in agreement.items():
         lines += [
@@ -134,3 +145,9 @@ def heading(
             f"{difference:.1e} of their spread.",
         ]
     return "\n".join(lines)
+
+
+def _range(values: Sequence[float], digits: int) -> str:
+    """One number, or least and greatest where they differ as they are written."""
+    ends = dict.fromkeys(f"{value:,.{digits}f}" for value in (min(values), max(values)))
+    return " to ".join(ends)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils.memory import clear_device_cache
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,22 @@ def alternate(
             except Exception as error:
                 if name not in may_fail:
                     raise
-                failed[name] = error
+                logger.debug("%s failed", name, exc_info=True)
+                failed[name] = _without_frames(error)
+            if name in failed:
+                clear_device_cache(garbage_collection=True)
                 continue
             if index >= 0:
                 seconds[name].append(taken / run.units)
             elif taken > effort.slow_seconds:
                 slow.add(name)
     return {name: own for name, own in seconds.items() if name not in failed}, failed
+
+
+def _without_frames(error: Exception) -> Exception:
+    """The error alone: its traceback would keep the tensors of the failed call alive."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
 
 
 def timed(run: Run, device: torch.device) -> float:

@@ -21,7 +21,7 @@ class Device:
     """Peak of dense bf16 matrix products with fp32 sums, 10^12 operations a second."""
     gib: float
     """Memory."""
-    fp32_tflops: float | None = None
+    fp32_tflops: float
     """Peak in fp32 without TF32, which torch does not use unless it is told to."""
 
 
@@ -83,8 +83,7 @@ def gpu_peak(name: str, dtype: torch.dtype) -> float | None:
     gpu = next((gpu for word, gpu in _NAMES if re.search(rf"\b{word}\b", name)), None)
     if gpu is None:
         return None
-    tflops = gpu.value.fp32_tflops if dtype is torch.float32 else gpu.value.tflops
-    return None if tflops is None else tflops * 1e12
+    return (gpu.value.fp32_tflops if dtype is torch.float32 else gpu.value.tflops) * 1e12
 
 
 def device_peak(device: torch.device, dtype: torch.dtype) -> float | None:

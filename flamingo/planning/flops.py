@@ -6,6 +6,9 @@ skip up to half of them), and of the vision encoder its convolutions. Left out a
 activations, softmax, rotary tables, the loss and the optimiser: a few per cent of the time of a
 large model, more of a small one's.
 
+Two quantities: what is computed (:func:`step_flops`: padding, and what gradient checkpointing
+repeats), and what is needed (:func:`needed_flops`), which model FLOPs utilisation is a share of.
+
 What a backward pass costs follows from what trains. A linear that trains needs two products (for
 its input and for its weight), a frozen one only that for its input, and attention's products two
 each. (``language.train`` decides for the language model's.) The new tokens' rows train and stand in
@@ -15,7 +18,8 @@ from the first conditioned one upwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -27,7 +31,7 @@ from flamingo.model.cross_attention import GatedCrossAttentionBlock
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.model.resampler import IdentityResampler, PerceiverResampler, PoolingResampler
 from flamingo.planning.shapes import Shapes
-from flamingo.planning.workload import BatchShape, Workload
+from flamingo.planning.workload import BatchShape, MicroBatch, Workload
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Flops:
 def step_flops(
     shapes: Shapes, work: Workload, *, checkpointing: bool = False, encodes: bool = True
 ) -> dict[str, Flops]:
-    """A step's operations over all devices, by part.
+    """A step's operations over all devices, by part, as they are computed.
 
     ``encodes`` is False where features come from a cache. Raises ``ValueError`` for a language
     model whose layers are not dense.
@@ -87,6 +91,29 @@ def batch_flops(
         "language model": language_flops(model, batch.tokens, checkpointing) * batch.rows,
         "language model's head": head_flops(model) * batch.learned,
     }
+
+
+def needed_flops(shapes: Shapes, batches: Iterable[MicroBatch], *, encodes: bool = True) -> int:
+    """What forward and backward pass need for the real tokens and media of ``batches``.
+
+    Each sequence is reckoned on its own, so padding counts for nothing, nor does what gradient
+    checkpointing computes again.
+    """
+    head, needed = int(head_flops(shapes.model).total), 0
+    sequences: Counter[tuple[int, int, int]] = Counter()
+    for batch in batches:
+        needed += head * batch.learned
+        sequences.update((one.tokens, one.images, batch.frames) for one in batch.sequences)
+    for (tokens, images, frames), count in sequences.items():
+        needed += count * sequence_flops(shapes, tokens, images, frames, encodes)
+    return needed
+
+
+def sequence_flops(shapes: Shapes, tokens: int, images: int, frames: int, encodes: bool) -> int:
+    """Of one sequence alone, forward and backward; the LM's head apart."""
+    row = BatchShape(rows=1, tokens=tokens, images=images, media=images, frames=frames, learned=0)
+    parts = batch_flops(shapes, row, checkpointing=False, encodes=encodes)
+    return int(sum(part.total for part in parts.values()))
 
 
 # ---------------------------------------------------------------------------- language model

@@ -39,7 +39,9 @@ class Layout:
     (``training.sharding=full``; the vision encoder is whole), instead of a copy of all on each."""
     checkpointing: bool
     dtype: torch.dtype
-    """Of the frozen weights and of what is computed."""
+    """Of the language model's frozen weights and of what is computed."""
+    vision_dtype: torch.dtype
+    """Of the vision encoder, which computes in what its device does fast."""
 
     @property
     def shards(self) -> int:
@@ -83,7 +85,7 @@ def frozen_bytes(shapes: Shapes, layout: Layout) -> int:
     """Language model (a tied head once), unless it trains, and vision encoder."""
     trains = shapes.model.config.trains_language_model
     language = 0 if trains else _numel(shapes.model.language_model) // layout.shards
-    return (language + shapes.encoder.parameters) * layout.itemsize
+    return language * layout.itemsize + shapes.encoder.parameters * layout.vision_dtype.itemsize
 
 
 def adam_bytes(model: FlamingoForConditionalGeneration) -> int:

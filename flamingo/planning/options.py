@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flamingo.choices import Precision
 from flamingo.config import RunConfig
-from flamingo.planning.devices import Device, Gpu
+from flamingo.planning.devices import Gpu
 from flamingo.structured import require
 
 
@@ -17,19 +18,23 @@ class PlanConfig(RunConfig):
     """Devices; a step's sequences are divided over them."""
     gpu: Gpu = Gpu.h100
     peak_tflops: float | None = None
-    """Of another device, dense, in the precision that is trained in; null: the gpu's."""
+    """Of another device, dense, in the precision that is trained in; null: the gpu's in
+    ``training.precision`` (``auto`` is bf16)."""
     memory_gib: float | None = None
     """Of another device; null: the gpu's."""
     mfu: float = 0.3
-    """Share of the peak that is reached (model FLOPs utilisation). Tuned training of large models
-    reports 0.38 to 0.46 (Llama 3, arXiv:2407.21783, table 4; PaLM, arXiv:2204.02311, table 3);
-    short sequences, frozen parts and media in between reach less. Measure yours on a few steps."""
+    """Share of the peak that needed operations reach (model FLOPs utilisation, training's
+    ``time/mfu``): padding and what checkpointing computes again lower it. Tuned training of large
+    models reports 0.38 to 0.46 (Llama 3, arXiv:2407.21783, table 4; PaLM, arXiv:2204.02311, table
+    3); short sequences, frozen parts and media in between reach less. Measure yours on a few
+    steps."""
     total_tokens: int | None = None
-    """Text tokens to train on; null: ``training.steps`` steps."""
+    """Text tokens to train on, without padding; null: ``training.steps`` steps."""
     measure: bool = False
     """Take lengths, images and learned tokens from the configured sources, not from the five keys
     below. Builds sources and tokenizer, and so fetches what they need."""
     measured_steps: int = 4
+    """How many; with ``data.mixing=round_robin`` up to whole rounds of the sources."""
     trial_steps: int = 0
     """Take so many real steps of the largest micro-batch on this machine's device, with random
     weights, and print what was planned beside what is measured. 0: none."""
@@ -60,10 +65,17 @@ class PlanConfig(RunConfig):
         require(0 <= self.learned <= 1, "learned", "in [0, 1]", self.learned)
 
     @property
-    def device(self) -> Device:
-        """The device that is planned for."""
-        known = self.gpu.value
-        return Device(
-            tflops=known.tflops if self.peak_tflops is None else self.peak_tflops,
-            gib=known.gib if self.memory_gib is None else self.memory_gib,
-        )
+    def device_tflops(self) -> float:
+        """Peak of a device in the precision that is trained in, 10^12 operations a second."""
+        if self.peak_tflops is not None:
+            return self.peak_tflops
+        match self.training.precision:
+            case Precision.fp32:
+                return self.gpu.value.fp32_tflops
+            case Precision.auto | Precision.bf16:
+                return self.gpu.value.tflops
+
+    @property
+    def device_gib(self) -> float:
+        """Memory of a device."""
+        return self.gpu.value.gib if self.memory_gib is None else self.memory_gib

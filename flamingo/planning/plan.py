@@ -11,11 +11,11 @@ from transformers import ViTImageProcessorPil
 
 from flamingo.backbones.language import load_tokenizer
 from flamingo.build import build_mixture, open_data, parameter_counts
-from flamingo.choices import Precision, Sharding
+from flamingo.choices import Mixing, Precision, Sharding
 from flamingo.data.mixture import Mixture
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.model.processor import FlamingoProcessor, place_special_tokens
-from flamingo.planning.flops import Flops, step_flops
+from flamingo.planning.flops import Flops, needed_flops, step_flops
 from flamingo.planning.memory import Layout, device_memory
 from flamingo.planning.options import PlanConfig
 from flamingo.planning.shapes import Shapes, build_shapes
@@ -24,7 +24,6 @@ from flamingo.planning.workload import (
     Workload,
     assumed_workload,
     measured_workload,
-    sequences_of,
 )
 from flamingo.source_config import CaptionedSourceConfig, SourceConfig, StreamSourceConfig
 from flamingo.training.batches import division_of
@@ -57,20 +56,23 @@ class Plan:
     """By part; whether it trains."""
     work: Workload
     flops: dict[str, Flops]
-    """Of a step over all devices, by part."""
+    """Of a step over all devices, by part, as they are computed."""
+    needed_flops: float
+    """Of these what a step's real tokens and media need, once: what training's ``time/mfu`` is
+    reckoned with."""
     memory: tuple[DevicePlan, ...]
     steps: int
 
     @property
     def step_flops(self) -> float:
-        """Of a step over all devices, what checkpointing repeats included."""
+        """Of a step over all devices, padding and what checkpointing repeats included."""
         return float(sum(part.total for part in self.flops.values()))
 
     @property
     def seconds_per_step(self) -> float:
         """At the assumed share of the peak; reading data is taken to cost nothing."""
         config = self.config
-        return self.step_flops / (config.gpus * config.device.tflops * 1e12 * config.mfu)
+        return self.needed_flops / (config.gpus * config.device_tflops * 1e12 * config.mfu)
 
     @property
     def configured(self) -> DevicePlan:
@@ -90,27 +92,35 @@ def make_plan(config: PlanConfig) -> Plan:
     field."""
     shapes = build_shapes(config)
     work = workload(config, shapes)
-    checkpointing = config.training.gradient_checkpointing
-    flops = step_flops(
-        shapes, work, checkpointing=checkpointing, encodes=not config.data.cache_features
-    )
+    checkpointing, encodes = config.training.gradient_checkpointing, not config.data.cache_features
     steps = config.training.steps
     if config.total_tokens is not None:
         steps = math.ceil(config.total_tokens / work.tokens)
-    return Plan(config, counts(shapes), work, flops, memories(config, shapes, work), steps)
+    return Plan(
+        config=config,
+        parameters=counts(shapes),
+        work=work,
+        flops=step_flops(shapes, work, checkpointing=checkpointing, encodes=encodes),
+        needed_flops=needed_flops(shapes, work.batches, encodes=encodes) / work.steps,
+        memory=memories(config, shapes, work),
+        steps=steps,
+    )
 
 
 def workload(config: PlanConfig, shapes: Shapes) -> Workload:
     """A step's sequences, measured on the sources or as the options say."""
     if config.measure:
+        mixture = mixture_of(config, shapes.model)
+        # In turn, each source as often as the others.
+        turns = len(mixture.names) if config.data.mixing is Mixing.round_robin else 1
         return measured_workload(
-            mixture_of(config, shapes.model),
+            mixture,
             config.training,
             world=config.gpus,
-            steps=config.measured_steps,
+            steps=turns * math.ceil(config.measured_steps / turns),
         )
     return assumed_workload(
-        assumed_sequences(config),
+        assumed_steps(config),
         frames=config.frames,
         learned=config.learned,
         gpus=config.gpus,
@@ -118,16 +128,21 @@ def workload(config: PlanConfig, shapes: Shapes) -> Workload:
     )
 
 
-def assumed_sequences(config: PlanConfig) -> list[SequenceShape]:
-    """A step's sequences: as long as their sources let them be, unless the options say otherwise.
+def assumed_steps(config: PlanConfig) -> list[list[SequenceShape]]:
+    """A step's sequences; of sources in turn, a step for each of them.
 
-    With another number than the sources', in the same shares.
+    As long as their sources let them be, unless the options say otherwise. With another number than
+    the sources', in the same shares.
     """
-    data = config.data
-    own = [_shape(config, source) for source in data.sources for _ in range(source.sequences)]
-    own = own or [_shape(config, None)] * SEQUENCES
-    count = config.sequences or sequences_of(data) or SEQUENCES
-    return [own[index * len(own) // count] for index in range(count)]
+    own = [[_shape(config, source)] * source.sequences for source in config.data.sources]
+    if config.data.mixing is not Mixing.round_robin:
+        own = [[shape for shapes in own for shape in shapes]] if own else []
+    steps = own or [[_shape(config, None)] * SEQUENCES]
+    return [_resized(step, config.sequences or len(step)) for step in steps]
+
+
+def _resized(sequences: list[SequenceShape], count: int) -> list[SequenceShape]:
+    return [sequences[index * len(sequences) // count] for index in range(count)]
 
 
 def _shape(config: PlanConfig, source: SourceConfig | None) -> SequenceShape:
@@ -162,8 +177,8 @@ def counts(shapes: Shapes) -> dict[str, tuple[int, bool]]:
 def memories(config: PlanConfig, shapes: Shapes, work: Workload) -> tuple[DevicePlan, ...]:
     """Plain and sharded, each without and with checkpointing. On one device nothing is sharded."""
     dtype = torch.float32 if config.training.precision is Precision.fp32 else torch.bfloat16
-    layouts = [
-        Layout(config.gpus, sharded, checkpointing, dtype)
+    layouts = [  # every GPU of the table computes bf16 fast
+        Layout(config.gpus, sharded, checkpointing, dtype, vision_dtype=torch.bfloat16)
         for sharded in (False, True)
         for checkpointing in (False, True)
         if config.gpus > 1 or not sharded
@@ -185,9 +200,11 @@ def plan_values(plan: Plan) -> dict[str, Any]:
             "origin": plan.work.origin,
             "sequences": plan.work.sequences,
             "tokens": plan.work.tokens,
+            "padded_tokens": plan.work.padded_tokens,
             "media": plan.work.media,
             "learned": plan.work.learned,
             "flops": {part: asdict(flops) for part, flops in plan.flops.items()},
+            "needed_flops": plan.needed_flops,
             "seconds": plan.seconds_per_step,
         },
         "memory": [
@@ -201,8 +218,8 @@ def plan_values(plan: Plan) -> dict[str, Any]:
             for device in plan.memory
         ],
         "gpus": plan.config.gpus,
-        "tflops": plan.config.device.tflops,
-        "gib": plan.config.device.gib,
+        "tflops": plan.config.device_tflops,
+        "gib": plan.config.device_gib,
         "mfu": plan.config.mfu,
         "steps": plan.steps,
         "days": plan.days,

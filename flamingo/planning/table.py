@@ -55,9 +55,12 @@ def _operations(plan: Plan) -> str:
     rows.append(["together", *map(quantity, numbers)])
     cached = plan.config.data.cache_features
     lines = [
-        f"  a step: {work.sequences:g} sequences, {work.tokens:,.0f} tokens with padding, "
-        f"{work.media:,.0f} media, {work.learned:,.0f} tokens learned",
+        f"  a step: {work.sequences:g} sequences, {work.tokens:,.0f} tokens "
+        f"({work.padded_tokens:,.0f} with padding), {work.media:,.0f} media, {work.learned:,.0f} "
+        "tokens learned",
         f"  ({work.origin})",
+        f"  needed, without padding and recomputation: {quantity(plan.needed_flops)}, "
+        f"{plan.needed_flops / plan.step_flops:.0%} of what is computed",
     ]
     if cached:
         lines.append("  images are encoded once, beforehand (data.cache_features), not in a step")
@@ -70,7 +73,7 @@ def _memory(plan: Plan) -> str:
     for part in plan.memory[0].bytes:
         rows.append([part, *(f"{device.bytes[part] / GIB:.2f}" for device in plan.memory)])
     rows.append(["together", *(f"{device.total / GIB:.2f}" for device in plan.memory)])
-    gib = plan.config.device.gib
+    gib = plan.config.device_gib
     fits = [device.total / GIB <= USABLE * gib for device in plan.memory]
     rows.append([f"fits {gib:g} GiB", *("yes" if fit else "no" for fit in fits)])
     batch = plan.work.largest
@@ -103,11 +106,11 @@ def _layout_name(device: DevicePlan) -> str:
 def _time(plan: Plan) -> str:
     config, step = plan.config, plan.seconds_per_step
     rate = plan.work.tokens / step
-    peak = f"{config.device.tflops:g} TFLOP/s"
+    peak = f"{config.device_tflops:g} TFLOP/s"
     return "\n".join(
         [
             "  Time",
-            f"  {config.gpus} x {peak}, of which {config.mfu:.0%} is reached (mfu)",
+            f"  {config.gpus} x {peak}, of which needed operations reach {config.mfu:.0%} (mfu)",
             f"  {step:.3g} s a step, {rate:,.0f} tokens and {plan.work.media / step:,.0f} media a "
             "second",
             f"  {plan.steps:,} steps, {plan.steps * plan.work.tokens:.3g} tokens: "

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from flamingo.backbones.precision import resolve_dtype
+from flamingo.backbones.precision import preferred_dtype, resolve_dtype
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.planning.devices import device_peak
-from flamingo.planning.flops import Flops, batch_flops
+from flamingo.planning.flops import Flops, batch_flops, needed_flops
 from flamingo.planning.memory import Layout, device_memory
 from flamingo.planning.options import PlanConfig
 from flamingo.planning.shapes import Shapes, build_shapes, empty_encoder, empty_flamingo
-from flamingo.planning.workload import BatchShape
+from flamingo.planning.workload import BatchShape, MicroBatch
 from flamingo.training.loss import batch_loss, keep_mask
 from flamingo.training.optim import build_optimizer, clip_gradients
 from flamingo.types import IGNORE_INDEX, Batch
@@ -42,7 +42,7 @@ class Trial:
 
     device: str
     dtype: str
-    batch: BatchShape
+    batch: MicroBatch
     flops: dict[str, Pair]
     """Forward; backward, with what checkpointing computes again. Measured by torch's counter."""
     bytes: dict[str, Pair]
@@ -51,7 +51,7 @@ class Trial:
     steps: int
     seconds: float
     needed: float
-    """Operations of a step as planned, without what checkpointing computes again."""
+    """Operations that the micro-batch's real tokens and media need, as planned: of MFU."""
     peak: float | None
     """Operations a second that the device can do; None: not known."""
 
@@ -61,7 +61,7 @@ def trial_values(trial: Trial) -> dict[str, Any]:
     return asdict(trial)
 
 
-def run_trial(config: PlanConfig, batch: BatchShape, device: torch.device) -> Trial:
+def run_trial(config: PlanConfig, batch: MicroBatch, device: torch.device) -> Trial:
     """``config.trial_steps`` steps of ``batch`` on ``device``, after one that does not count."""
     dtype = resolve_dtype(config.training.precision, device)
     shapes = build_shapes(config)
@@ -75,7 +75,7 @@ def run_trial(config: PlanConfig, batch: BatchShape, device: torch.device) -> Tr
     checkpointing = config.training.gradient_checkpointing
     encodes = not config.data.cache_features
     parts = sum(batch_flops(shapes, bench.shape, checkpointing, encodes).values(), Flops())
-    layout = Layout(devices=1, sharded=False, checkpointing=checkpointing, dtype=dtype)
+    layout = Layout(1, False, checkpointing, dtype, vision_dtype=preferred_dtype(device))
     given = config.peak_tflops
     return Trial(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -88,7 +88,7 @@ def run_trial(config: PlanConfig, batch: BatchShape, device: torch.device) -> Tr
         bytes=_beside(shapes, bench.shape, layout, measured),
         steps=config.trial_steps,
         seconds=statistics.median(seconds),
-        needed=float(parts.forward + parts.backward),
+        needed=float(needed_flops(shapes, [bench.shape], encodes=encodes)),
         peak=device_peak(device, dtype) if given is None else given * 1e12,
     )
 
@@ -111,7 +111,7 @@ class _Bench:
         self,
         config: PlanConfig,
         shapes: Shapes,
-        batch: BatchShape,
+        batch: MicroBatch,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
@@ -120,7 +120,8 @@ class _Bench:
         if device.type == "cpu":
             self._model.language_model.set_attn_implementation("eager")  # as training does
         tokens, pixels = empty_encoder(config.vision, device=device)
-        self._encoder = tokens.to(dtype).requires_grad_(False).eval()
+        vision_dtype = preferred_dtype(device)
+        self._encoder = tokens.to(vision_dtype).requires_grad_(False).eval()
         self._model.train()
         self._parameters = self._model.trainable_parameters()
         self._optimizer = build_optimizer(self._settings, self._model, self._parameters)
@@ -128,7 +129,7 @@ class _Bench:
         self._images = None
         if not config.data.cache_features:
             size = (batch.media * batch.frames, 3, pixels, pixels)
-            self._images = torch.randn(size, device=device, dtype=dtype)
+            self._images = torch.randn(size, device=device, dtype=vision_dtype)
         self.shape = replace(batch, learned=int(keep_mask(self._batch.labels).sum()))
         if self._settings.gradient_checkpointing:
             self._model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -197,7 +198,7 @@ class _Bench:
     def _encode(self) -> None:
         """The images' share of a step; what comes out is not looked at."""
         if self._images is not None and len(self._images):
-            with torch.no_grad(), self._autocast():
+            with torch.no_grad():
                 self._encoder(self._images)
 
     def _autocast(self) -> torch.autocast:

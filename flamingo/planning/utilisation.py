@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from jaxtyping import Bool
@@ -12,9 +12,8 @@ from torch import Tensor
 from flamingo.backbones.precision import resolve_dtype
 from flamingo.config import RunConfig
 from flamingo.planning.devices import device_peak
-from flamingo.planning.flops import batch_flops, head_flops
+from flamingo.planning.flops import head_flops, sequence_flops
 from flamingo.planning.shapes import Shapes, build_shapes
-from flamingo.planning.workload import BatchShape
 from flamingo.training.loss import keep_mask
 from flamingo.training.timing import Utilisation
 from flamingo.types import Batch
@@ -28,15 +27,15 @@ ROWS = 4096
 class ModelFlops:
     """``flops(batch)``: what forward and backward pass need for the real tokens and media.
 
-    Each document is reckoned on its own, by the plan's formulas (:mod:`flamingo.planning.flops`),
-    so padding counts for nothing, nor does what gradient checkpointing computes again. Images
+    As the plan reckons it (:func:`flamingo.planning.flops.needed_flops`): each document on its
+    own, so padding counts for nothing, nor does what gradient checkpointing computes again. Images
     count as far as they are encoded: with cached features they are not.
     """
 
     def __init__(self, shapes: Shapes) -> None:
         self._shapes = shapes
         self._head = int(head_flops(shapes.model).total)
-        self._row = lru_cache(ROWS)(self._row_flops)
+        self._row = lru_cache(ROWS)(partial(sequence_flops, shapes))
 
     def __call__(self, batch: Batch) -> int:
         media = batch.vision_features if batch.pixel_values is None else batch.pixel_values
@@ -52,13 +51,6 @@ class ModelFlops:
             self._row(tokens, images, frames, encodes) for tokens, images in counts if tokens
         )
         return rows + self._head * int(keep_mask(batch.labels).sum())
-
-    def _row_flops(self, tokens: int, images: int, frames: int, encodes: bool) -> int:
-        row = BatchShape(
-            rows=1, tokens=tokens, images=images, media=images, frames=frames, learned=0
-        )
-        parts = batch_flops(self._shapes, row, checkpointing=False, encodes=encodes)
-        return int(sum(part.total for part in parts.values()))
 
 
 def _by_document(batch: Batch, chosen: Bool[Tensor, "batch token"]) -> list[int]:

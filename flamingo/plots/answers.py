@@ -78,7 +78,8 @@ def plot_confusion(
     """Right answers down, given ones across; a cell has its count, its shade the share of its row.
 
     The ``most`` frequent answers (right or given) have a row and column of their own, the commonest
-    first; all others together are "other". Raises ``ValueError`` for lists of unequal length.
+    first; all others together are the last one, "other" (a real answer may read so too). Raises
+    ``ValueError`` for lists of unequal length.
     """
     if len(targets) != len(answers):
         raise ValueError(
@@ -86,9 +87,9 @@ def plot_confusion(
         )
     counts = Counter([*targets, *answers])
     names = [name for name, _ in counts.most_common(most)]
-    names += [OTHER] if len(counts) > len(names) else []
     place = {name: i for i, name in enumerate(names)}
-    last = len(names) - 1
+    last = len(names)
+    names += [OTHER] if len(counts) > len(names) else []
     table = np.zeros((len(names), len(names)), dtype=int)
     for target, answer in zip(targets, answers, strict=True):
         table[place.get(target, last), place.get(answer, last)] += 1

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from flamingo.benchmarking.bare import BareLM
@@ -29,6 +30,39 @@ def test_a_product_is_counted_by_unit():
 def test_views_move_nothing():
     a = torch.ones(4, 4)
     assert count(Run(lambda _: a.T.reshape(2, 2, 4)[0])).bytes <= 2 * 64  # one copy at most
+
+
+def test_a_linear_layer_on_rows_of_tokens_moves_its_operands_and_its_result():
+    layer, x = nn.Linear(8, 6, bias=False), torch.randn(2, 5, 8)
+    assert count(Run(lambda _: layer(x))).bytes == 4 * (2 * 5 * 8 + 8 * 6 + 2 * 5 * 6)
+
+
+@pytest.mark.parametrize(
+    ("read", "ids"),
+    [
+        (lambda table, ids: functional.embedding(ids, table), torch.tensor([3, 1, 999])),
+        (lambda table, ids: table[ids], torch.tensor([3, 1, 999])),
+        (lambda table, ids: table.index_select(0, ids), torch.tensor([3, 1, 999])),
+        (lambda table, ids: table.gather(0, ids), torch.arange(48).reshape(3, 16)),
+    ],
+    ids=["embedding", "index", "index_select", "gather"],
+)
+def test_of_a_table_only_what_is_asked_for_is_read(read, ids):
+    table = torch.randn(1000, 16)
+    result = 4 * 3 * 16
+    assert count(Run(lambda _: read(table, ids))).bytes == ids.nbytes + 2 * result
+
+
+def test_fused_attention_moves_what_it_is_given_and_gives():
+    query = torch.randn(1, 2, 128, 64)
+    run = Run(lambda _: functional.scaled_dot_product_attention(query, query, query))
+    with torch.no_grad(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        fused = count(run).bytes
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        plain = count(run).bytes
+    log_sums, scores = 4 * 2 * 128, 4 * 2 * 128 * 128
+    assert fused == pytest.approx(4 * query.nbytes, abs=log_sums)
+    assert plain >= 4 * query.nbytes + 4 * scores  # written and read by product and softmax
 
 
 def test_attention_counts_as_its_two_products():

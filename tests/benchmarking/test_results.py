@@ -26,7 +26,7 @@ RESULT = CaseResult(
     failed={"Idefics of transformers": "RuntimeError: no"},
     machine=Machine(flops=4e9, bytes=1e10),
     settings=SETTINGS,
-    circumstances={"agreement": {}},
+    circumstances={"agreement": {"open_flamingo": 3e-6}, "notes": {"bare": "no images"}},
 )
 
 
@@ -70,11 +70,28 @@ def test_the_table_has_ratios_roofline_and_failures():
 
 
 def test_the_heading_says_how_it_was_measured():
-    text = heading(RESULT.machine, "a CPU", {Who.open_flamingo: 3e-6}, {Who.bare: "no images"})
+    text = heading([RESULT], "a CPU")
     assert "4 GFLOP/s (matrix product), 10.0 GB/s (copy)" in text
     assert "- bare LM: no images" in text
     assert "differed by at most 3.0e-06 of their spread" in text
     assert table([RESULT], text).startswith("## Speed\n")
+
+
+def test_the_heading_tells_of_all_cases_whichever_was_measured_last():
+    last = replace(
+        RESULT,
+        case=Case.decode,
+        machine=Machine(flops=3e9, bytes=1e10),
+        circumstances={"agreement": {}, "notes": {"ours": "as it is", "bare": "no images"}},
+    )
+    worse = replace(
+        RESULT, case=Case.greedy, circumstances={"agreement": {"open_flamingo": 5e-6}, "notes": {}}
+    )
+    text = heading([RESULT, worse, last], "a CPU")
+    assert "3 to 4 GFLOP/s (matrix product), 10.0 GB/s (copy)" in text
+    assert text.index("- bare LM: no images") < text.index("- ours: as it is")
+    assert text.count("no images") == 1
+    assert "differed by at most 5.0e-06 of their spread" in text
 
 
 @pytest.mark.parametrize(

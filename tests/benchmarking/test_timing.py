@@ -1,6 +1,7 @@
 """The order in which runs take turns, and what happens to those that are slow or fail."""
 
 import time
+import weakref
 
 import pytest
 import torch
@@ -53,3 +54,21 @@ def test_a_peer_that_raises_leaves_and_says_why():
     assert str(failed["peer"]) == "no such thing"
     with pytest.raises(RuntimeError, match="no such thing"):
         alternate(runs, Effort(2, 1, 60.0, 1), CPU, may_fail={"A"})
+
+
+def test_what_a_failed_call_held_is_let_go():
+    """On a GPU the next contender needs that memory."""
+    held = []
+
+    def fail(_) -> None:
+        tensor = torch.zeros(3)
+        held.append(weakref.ref(tensor))
+        try:
+            raise KeyError("within")
+        except KeyError as error:
+            raise RuntimeError("out of memory") from error
+
+    effort = Effort(rounds=1, warmup=0, slow_seconds=60.0, slow_rounds=1)
+    _, failed = alternate({"peer": Run(fail)}, effort, CPU, may_fail={"peer"})
+    assert str(failed["peer"]) == "out of memory"
+    assert held[0]() is None

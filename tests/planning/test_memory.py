@@ -19,7 +19,13 @@ from flamingo.training.optim import build_optimizer
 
 PATCHES, VISION_DIM = 64, 96
 BATCH = BatchShape(rows=4, tokens=128, images=2, media=8, frames=1, learned=0)
-ONE = Layout(devices=1, sharded=False, checkpointing=False, dtype=torch.bfloat16)
+ONE = Layout(
+    devices=1,
+    sharded=False,
+    checkpointing=False,
+    dtype=torch.bfloat16,
+    vision_dtype=torch.bfloat16,
+)
 
 
 def build(family: str, dtype: torch.dtype = torch.bfloat16):
@@ -147,9 +153,12 @@ def test_gradients_are_summed_in_messages_and_gathered_by_unit(monkeypatch: pyte
     assert gathered == rest + sum(sorted(units)[-2:])
 
 
-def test_in_fp32_nothing_is_copied_and_frozen_weights_are_twice_as_large():
+def test_in_fp32_nothing_is_copied_and_the_language_model_is_twice_as_large():
     shapes = shapes_of(build("llama"))
     half = device_memory(shapes, BATCH, ONE)
     full = device_memory(shapes, BATCH, replace(ONE, dtype=torch.float32))
     assert full["autocast's copies"] == 0
-    assert full["frozen weights"] == 2 * half["frozen weights"]
+    encoder = 2000  # has a type of its own
+    assert full["frozen weights"] - encoder == 2 * (half["frozen weights"] - encoder)
+    both = replace(ONE, dtype=torch.float32, vision_dtype=torch.float32)
+    assert device_memory(shapes, BATCH, both)["frozen weights"] == 2 * half["frozen weights"]

@@ -13,13 +13,13 @@ from flamingo.config import SourceConfig
 from flamingo.data.division import Division
 from flamingo.data.mixture import Mixture
 from flamingo.model.processor import place_special_tokens
-from flamingo.planning.flops import step_flops
+from flamingo.planning.flops import needed_flops, step_flops
 from flamingo.planning.options import PlanConfig
 from flamingo.planning.plan import make_plan, plan_values
 from flamingo.planning.shapes import build_shapes
 from flamingo.planning.table import duration, plan_text, quantity
 from flamingo.planning.workload import (
-    BatchShape,
+    MicroBatch,
     SequenceShape,
     Workload,
     assumed_workload,
@@ -50,7 +50,8 @@ def test_every_experiment_has_a_plan_without_weights(experiment: str):
 
 def test_days_follow_from_operations_devices_and_the_share_of_their_peak():
     one = make_plan(plan_config("experiment=openflamingo_3b", "training.steps=1000"))
-    expected = 1000 * one.step_flops / (989e12 * 0.3) / 86400
+    assert one.needed_flops == pytest.approx(one.step_flops)  # sequences of one length
+    expected = 1000 * one.needed_flops / (989e12 * 0.3) / 86400
     assert one.days == pytest.approx(expected)
     eight = make_plan(
         plan_config("experiment=openflamingo_3b", "training.steps=1000", "gpus=8", "gpu=a100")
@@ -59,6 +60,57 @@ def test_days_follow_from_operations_devices_and_the_share_of_their_peak():
     assert eight.days == pytest.approx(expected * 989 / 312 / 8, rel=1e-4)
     other = make_plan(plan_config("experiment=openflamingo_3b", "peak_tflops=98.9", "mfu=0.6"))
     assert other.days == pytest.approx(expected * 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "tflops"),
+    [
+        (["training.precision=auto"], 989),
+        (["training.precision=bf16"], 989),
+        (["training.precision=fp32"], 67),
+        (["training.precision=fp32", "gpu=a100"], 19.5),
+        (["training.precision=fp32", "peak_tflops=98.9"], 98.9),
+    ],
+)
+def test_the_peak_is_that_of_the_precision_that_is_trained_in(options: list[str], tflops: float):
+    plan = make_plan(plan_config("experiment=openflamingo_3b", *options))
+    assert plan.needed_flops / plan.seconds_per_step == pytest.approx(tflops * 1e12 * 0.3)
+    assert f"1 x {tflops:g} TFLOP/s" in plan_text(plan)
+
+
+def test_what_checkpointing_repeats_is_told_and_costs_no_time_of_its_own():
+    """The share of the peak is that of needed operations: repeating lowers it."""
+    plain = make_plan(plan_config("experiment=openflamingo_3b"))
+    option = "training.gradient_checkpointing=true"
+    lean = make_plan(plan_config("experiment=openflamingo_3b", option))
+    assert lean.days == plain.days
+    assert lean.step_flops > 1.3 * plain.step_flops
+    share = f"{plain.step_flops / lean.step_flops:.0%}"
+    assert f"recomputation: {quantity(plain.step_flops)}, {share} of what is" in plan_text(lean)
+
+
+def test_padding_is_no_text_and_is_not_needed():
+    lengths = [SequenceShape(8, 3), SequenceShape(2, 1)]
+    work = assumed_workload([lengths], frames=1, learned=0.5, gpus=1, division=Division())
+    assert (work.tokens, work.padded_tokens) == (10, 16)
+    shapes = build_shapes(compose(["experiment=openflamingo_3b"]))
+    alone = [
+        assumed_workload([[one]], frames=1, learned=0.5, gpus=1, division=Division())
+        for one in lengths
+    ]
+    computed = [sum(part.total for part in step_flops(shapes, one).values()) for one in alone]
+    assert needed_flops(shapes, work.batches) == sum(computed)
+
+
+def test_tokens_a_second_and_tokens_to_train_on_are_of_text():
+    options = ["experiment=openflamingo_3b_training", "training.micro_batches=1"]
+    plan = make_plan(plan_config(*options, "total_tokens=1_000_000"))
+    text = 2048 * 256 + 4096 * 32
+    assert plan.work.padded_tokens == 6144 * 256
+    assert plan.steps == -(-1_000_000 // text)
+    assert f"{text / plan.seconds_per_step:,.0f} tokens and" in plan_text(plan)
+    values = plan_values(plan)["step"]
+    assert (values["tokens"], values["padded_tokens"]) == (text, 6144 * 256)
 
 
 @pytest.mark.parametrize(("gpus", "name"), [(1, "one, checkpointed"), (8, "sharded, checkpointed")])
@@ -84,7 +136,7 @@ def test_the_sources_say_how_many_sequences_a_step_has():
 
 def assumed(sequences: int = 3, **options) -> Workload:
     values = {"frames": 1, "learned": 0.5, "gpus": 1, "division": Division()} | options
-    return assumed_workload([SequenceShape(8, 3)] * sequences, **values)
+    return assumed_workload([[SequenceShape(8, 3)] * sequences], **values)
 
 
 def test_cached_features_leave_the_encoder_out_of_a_step():
@@ -100,17 +152,34 @@ def test_an_assumed_step_is_divided_over_devices_and_micro_batches():
     work = assumed(sequences=10, gpus=2, division=Division(micro_batches=2))
     assert [batch.rows for batch in work.batches] == [2, 3, 2, 3]
     assert (work.sequences, work.tokens, work.media, work.learned) == (10, 80, 30, 40)
-    assert work.largest == BatchShape(3, 8, 3, 9, 1, 12)
-    with pytest.raises(ValueError, match="sequences: expected at least one for each of 4 micro"):
-        assumed(sequences=3, gpus=2, division=Division(micro_batches=2))
+    assert work.largest == MicroBatch(3, 8, 3, 9, 1, 12, (SequenceShape(8, 3),) * 3)
+    with pytest.raises(ValueError, match="sequences: expected at least one a device and step, got"):
+        assumed(sequences=1, gpus=2)
     with pytest.raises(ValueError, match="workload: expected at least one batch"):
         Workload((), 1, "nowhere")
+
+
+def test_sources_in_turn_have_steps_of_their_own():
+    """All rows of a step of pages are as long as pages: that decides the memory."""
+    options = ["experiment=openflamingo_3b_training", "training.micro_batches=1"]
+    work = make_plan(plan_config(*options, "data.mixing=round_robin")).work
+    assert [(batch.rows, batch.tokens) for batch in work.batches] == [(2048, 256), (4096, 32)]
+    assert work.steps == 2 and work.tokens == (2048 * 256 + 4096 * 32) / 2
+    assert "assumed for 2 steps: 2048 of 256 tokens and 4 images, 4096 of 32" in work.origin
+    fewer = make_plan(plan_config(*options, "data.mixing=round_robin", "sequences=10")).work
+    assert [batch.rows for batch in fewer.batches] == [10, 10]
+
+
+def test_more_micro_batches_than_sequences_are_one_sequence_each():
+    plan = make_plan(plan_config("experiment=quickstart", "gpus=2", "training.micro_batches=8"))
+    assert [batch.rows for batch in plan.work.batches] == [1] * 11
 
 
 def test_an_assumed_step_is_packed_and_divided_by_tokens():
     work = assumed(sequences=10, division=Division(packing=30, micro_batch_tokens=50))
     assert [(b.rows, b.tokens, b.images) for b in work.batches] == [(2, 24, 9), (2, 24, 9)]
-    assert (work.sequences, work.tokens, work.media, work.learned) == (10, 96, 30, 40)
+    assert (work.sequences, work.tokens, work.media, work.learned) == (10, 80, 30, 40)
+    assert work.padded_tokens == 96
 
 
 def test_sources_of_different_lengths_are_planned_apart():
@@ -173,6 +242,14 @@ def test_a_plan_measures_the_configured_sources(tiny):
     assert plan.work.sequences == 11
     assert plan.work.media == 8 * 4 + 3 * 8
     assert "measured on 2 steps of easy_vqa, binding" in plan_text(plan)
+
+
+def test_sources_in_turn_are_measured_equally_often(tiny):
+    """Three steps would be two of the one source and one of the other."""
+    options = ["measure=true", "measured_steps=3", "data.mixing=round_robin"]
+    plan = make_plan(plan_config(*tiny, *options))
+    assert plan.work.steps == 4
+    assert plan.work.sequences == 11 / 2 and plan.work.media == (8 * 4 + 3 * 8) / 2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Real steps of small models beside their plans."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,8 +63,21 @@ def test_a_trial_is_told_as_text_and_as_json(backbones):
     assert "cpu in float32: a micro-batch of 4 sequences of 96 tokens, 8 media" in text
     share = trial.needed / 1e10 / trial.seconds
     assert f"at the peak of 0.01 TFLOP/s: mfu={share:.2f}" in text
+    frozen = trial.bytes["frozen weights"]
+    assert frozen.measured == frozen.planned > 0
     values = json.loads(json.dumps(trial_values(trial)))
     assert values["flops"]["forward"]["planned"] == trial.flops["forward"].planned
+
+
+def test_a_trial_s_mfu_is_of_real_tokens_alone(backbones):
+    config = compose([*backbones, "training.precision=fp32"], PlanConfig, "config")
+    full = make_plan(config).work.largest
+    halves = tuple(replace(one, tokens=one.tokens // 2) for one in full.sequences)
+    padded = run_trial(config, replace(full, sequences=halves), CPU)
+    whole = run_trial(config, full, CPU)
+    assert padded.flops == whole.flops
+    assert whole.needed == sum(pair.planned for pair in whole.flops.values())
+    assert 0.5 < padded.needed / whole.needed < 0.9
 
 
 def test_a_trial_leaves_the_random_state_alone(backbones):

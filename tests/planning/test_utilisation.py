@@ -7,11 +7,17 @@ import torch
 from test_flops import PATCHES, VISION_DIM, build, counted
 
 from flamingo.composition import compose
+from flamingo.config import SourceConfig, TrainingConfig
+from flamingo.data.collate import collate
+from flamingo.data.mixture import Mixture
+from flamingo.model.processor import place_special_tokens
 from flamingo.planning.devices import cpu_peak, gpu_peak
+from flamingo.planning.flops import needed_flops
 from flamingo.planning.shapes import EncoderShape, Shapes
 from flamingo.planning.utilisation import ModelFlops, run_utilisation
-from flamingo.planning.workload import BatchShape
-from flamingo.testing import save_tiny_language_model
+from flamingo.planning.workload import BatchShape, measured_workload
+from flamingo.testing import SyntheticSource, save_tiny_language_model, tiny_tokenizer
+from flamingo.training.batches import Steps, division_of
 from flamingo.types import Batch
 from tests.tiny_world import save_vision_encoder
 
@@ -50,6 +56,42 @@ def test_images_are_encoded_where_the_batch_has_pixels():
     pixels = {"pixel_values": torch.zeros(3, 2, 2, 3, 8, 8)}
     more = flops(batch_of(ROWS, token, pixels)) - flops(batch_of(ROWS, token, cached))
     assert more == 3 * 2 * 1000  # of the three real images both frames
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        TrainingConfig(),
+        TrainingConfig(micro_batches=2),
+        TrainingConfig(packing=96),
+        TrainingConfig(micro_batch_tokens=128, packing=64),
+    ],
+    ids=["padded", "micro-batches", "packed", "budget"],
+)
+def test_the_plan_s_mfu_is_the_one_that_training_logs(settings: TrainingConfig):
+    model = build("llama")
+    token = model.config.image_token_id
+    tokenizer = place_special_tokens(
+        tiny_tokenizer(), image_token_id=token, end_of_chunk_token_id=token + 1
+    )
+    sources = [SyntheticSource(pairs=1), SyntheticSource(pairs=3)]
+    mixture = Mixture(sources, [SourceConfig(sequences=3)] * 2, tokenizer, 512)
+
+    def features(media) -> torch.Tensor:
+        return torch.zeros(len(media), 1, PATCHES, VISION_DIM)
+
+    def gather(rows, source) -> Batch:
+        return collate(rows, source, pad_id=0, load_media=features)
+
+    shapes = Shapes(model, ENCODER)
+    steps = [Steps(mixture, gather, division_of(settings), rank, 2)[0] for rank in range(2)]
+    batches = [batch for step in steps for batch in step.micro_batches]
+    planned = measured_workload(mixture, settings, world=2, steps=1)
+    assert len(batches) == len(planned.batches)
+    needed = sum(map(ModelFlops(shapes), batches))
+    assert needed_flops(shapes, planned.batches, encodes=False) == needed
+    assert planned.tokens == sum(step.tokens for step in steps)
+    assert planned.padded_tokens == sum(step.padded_tokens for step in steps)
 
 
 @pytest.mark.parametrize(

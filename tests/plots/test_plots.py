@@ -108,6 +108,15 @@ def test_a_confusion_counts_right_answers_down_and_given_ones_across():
         plot_confusion(["a"], ["a", "b"])
 
 
+def test_an_answer_that_reads_other_has_a_place_beside_all_others():
+    (panel,) = plot_confusion(["other", "other", "cat", "emu"], ["other", "cat", "cat", "yes"],
+                              most=2).axes  # fmt: skip
+    assert ticks(panel.get_yticklabels()) == ["other", "cat", "other"]
+    shade = panel.images[0].get_array()
+    assert shade is not None
+    assert shade.tolist() == [[0.5, 0.5, 0], [0, 1, 0], [0, 0, 1]]
+
+
 def test_a_confusion_has_no_other_where_all_answers_are_shown():
     (panel,) = plot_confusion(["a", "b"], ["b", "b"]).axes
     assert ticks(panel.get_xticklabels()) == ["b", "a"]
