@@ -20,7 +20,7 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from flamingo.composition import entry_point
+from flamingo.command_line import entry_point
 from flamingo.publication import publish
 from flamingo.runs import load_run
 

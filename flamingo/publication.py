@@ -11,7 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from flamingo.choices import Condition, Metric
+from flamingo.choices import Condition, LanguageTraining, Metric
 from flamingo.config import RunConfig
 from flamingo.evaluation.tables import hundred, table
 from flamingo.model.card import Results, model_card, write_card
@@ -46,14 +46,7 @@ def publish(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"to: expected a new or empty folder, got {folder}")
     at = run.checkpoint(step).step
-    local = [
-        f"{part}.name={name}"
-        for part, name in (
-            ("vision", run.config.vision.name),
-            ("language", run.config.language.name),
-        )
-        if Path(name).exists()
-    ]
+    local = _local_backbones(run.config)
     if push_to is not None:
         if local and not include_backbones:
             raise ValueError(
@@ -85,6 +78,14 @@ def publish(
     if push_to is not None:
         said.append(f"Uploaded: {upload(folder, push_to, private=private)}")
     return "\n".join(said)
+
+
+def _local_backbones(config: RunConfig) -> list[str]:
+    """Those that are loaded from a folder here; a language model that trained is saved itself."""
+    names = {"vision": config.vision.name}
+    if config.language.train is LanguageTraining.frozen:
+        names["language"] = config.language.name
+    return [f"{part}.name={name}" for part, name in names.items() if Path(name).exists()]
 
 
 def results_of(run: Run, step: int) -> Results | None:

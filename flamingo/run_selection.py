@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flamingo.config import RunConfig
-from flamingo.run_directory import flatten, plain
+from flamingo.identity import flatten, plain
 from flamingo.structured import (
     expected,
     explain,

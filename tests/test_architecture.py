@@ -36,20 +36,22 @@ MAY_IMPORT = {
     "evaluation_config": {"choices", "structured"},
     "source_config": {"choices", "structured"},
     "config": {"choices", "structured", "evaluation_config", "source_config"},
-    "composition": {"structured", "config", "launching", "sweeps"},
+    "composition": {"structured", "config"},
+    "command_line": {"structured", "config", "composition", "launching", "sweeps"},
+    "identity": {"choices", "config"},
     "backbones": BASE,
     "data": BASE,
     "model": BASE | {"backbones"},
     "training": BASE | {"backbones", "model", "data"},
     "evaluation": BASE | {"backbones", "model", "data", "plots"},
     "interop": BASE | {"backbones", "model", "data", "evaluation", "runs"},
-    "run_directory": BASE | {"provenance", "training"},
-    "run_selection": BASE | {"run_directory"},
+    "run_directory": BASE | {"identity", "provenance", "training"},
+    "run_selection": BASE | {"identity", "run_directory"},
     "run_checks": BASE,
-    "run_images": BASE | {"backbones", "evaluation", "run_checks", "run_directory"},
+    "run_images": BASE | {"backbones", "evaluation", "identity", "run_checks"},
     "run_episodes": BASE | {"evaluation"},
     "runs": BASE
-    | {"run_checks", "run_directory", "run_selection", "run_images", "run_episodes"}
+    | {"identity", "run_checks", "run_directory", "run_selection", "run_images", "run_episodes"}
     | {"backbones", "model", "training", "evaluation"},
     "run_frames": BASE | {"evaluation", "run_checks", "run_selection", "runs"},
     "build": BASE | {"backbones", "model", "data", "training", "evaluation", "runs"},
@@ -57,10 +59,11 @@ MAY_IMPORT = {
     "benchmarking": BASE
     | {"backbones", "model", "data", "training", "evaluation", "interop", "planning", "plots"},
     "comparison": BASE
-    | {"evaluation", "training", "run_directory", "run_images", "runs", "provenance", "plots"},
+    | {"evaluation", "training", "identity", "run_images", "runs", "provenance", "plots"},
     "evaluation_run": BASE
     | {"backbones", "model", "data", "training", "evaluation", "run_directory", "runs", "build"},
-    "ablation": BASE | {"composition", "run_directory", "runs", "training", "comparison"},
+    "ablation": BASE
+    | {"composition", "identity", "run_directory", "runs", "training", "comparison"},
     "asking": BASE | {"backbones", "data", "evaluation", "runs"},
     "demo": BASE | {"backbones", "model", "data", "evaluation", "asking", "plots"},
     "publication": BASE | {"model", "evaluation", "runs"},

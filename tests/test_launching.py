@@ -354,3 +354,37 @@ def test_a_slurm_job_of_two_processes_is_preempted_queued_again_and_continues(wo
     assert first["slurm_job"] == second["slurm_job"] == str(os.getpid())
     assert 5 <= second["from_step"] < 40
     assert [entry["step"] for entry in metrics(folder)] == list(range(1, 41))
+
+
+@pytest.mark.slow
+def test_slurms_tasks_evaluate_a_run_together(world, tmp_path):
+    settings = (
+        "evaluation.shots=[0,1]",
+        "evaluation.easy_vqa.queries=6",
+        "evaluation.binding=null",
+    )
+    for name in ("alone", "together"):
+        trained = run(world, tmp_path, f"name={name}", *settings)
+        assert trained.returncode == 0, trained.stderr
+    folders = [tmp_path / name / "seed=0" for name in ("alone", "together")]
+    evaluate = [sys.executable, "experiments/evaluate.py"]
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1", "SLURM_NODEID": "0"}
+    step |= {"SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid())}
+    tasks = [{}, *({**step, "SLURM_PROCID": k, "SLURM_LOCALID": k} for k in "01")]
+    started = [
+        subprocess.Popen(
+            [*evaluate, f"run={folder}"],
+            cwd=ROOT,
+            env=environment(world, **task),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for folder, task in zip([folders[0], folders[1], folders[1]], tasks, strict=True)
+    ]
+    for process in started:
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    alone, together = (load_run(folder) for folder in folders)
+    assert together.results["model"] == alone.results["model"]
+    assert together.results["timing"]["new_predictions"] == len(together.predictions())

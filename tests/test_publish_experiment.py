@@ -16,7 +16,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from experiments import evaluate
 from experiments.publish import PublishConfig
-from flamingo.composition import CONF, compose, quote_values
+from flamingo.command_line import quote_values
+from flamingo.composition import CONF, compose
 from flamingo.model.card import is_generated
 from flamingo.publication import card_results, data_words, publish
 from flamingo.runs import load_run
@@ -141,6 +142,19 @@ def test_a_folder_that_others_cannot_load_is_told(run: Path, tmp_path: Path):
     said = publish(load_run(run), tmp_path / "out")
     assert "Others cannot load it: vision.name=" in said
     assert "Others" not in publish(load_run(run), tmp_path / "whole", include_backbones=True)
+
+
+def test_a_language_model_that_was_trained_is_no_folder_that_others_lack(
+    world: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setenv("FLAMINGO_CACHE", str(world / "cache"))
+    path = save_untrained_run(world, "trained", "language.train=full")
+    said = publish(load_run(path), tmp_path / "out")
+    assert f"vision.name={world / 'vision'} is a folder" in said
+    assert "language.name" not in said
+    monkeypatch.setattr("flamingo.publication.check_login", lambda repo: None)
+    with pytest.raises(ValueError, match=r"got false: vision\.name=\S+ is a folder"):
+        publish(load_run(path), tmp_path / "pushed", push_to="me/tiny")
 
 
 def test_the_quickstart_s_results_become_a_table_and_an_index():

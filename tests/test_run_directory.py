@@ -6,15 +6,14 @@ import yaml
 from flamingo.choices import Schedule, Sharding, WandbMode
 from flamingo.config import (
     BindingSourceConfig,
-    CrossAttentionConfig,
     DataConfig,
     EasyVQASourceConfig,
-    ModelConfig,
     TrackingConfig,
     TrainingConfig,
 )
 from flamingo.evaluation_config import EvaluationConfig
-from flamingo.run_directory import ADDED_LATER, RunDirectory, config_hash, load_config
+from flamingo.identity import ADDED_LATER, config_hash
+from flamingo.run_directory import RunDirectory, load_config
 from flamingo.runs import load_run
 from tests.written_runs import config, save, training
 
@@ -76,21 +75,6 @@ def test_what_changes_no_weight_may_change_on_continuing(tmp_path):
     run = RunDirectory.open(changed)
     assert load_config(run.config_file) == changed
     assert config_hash(changed) == config_hash(config(tmp_path))
-
-
-@pytest.mark.parametrize("field", ["steps", "lr", "micro_batches", "warmup_steps", "clip_norm"])
-def test_what_decides_the_weights_is_part_of_the_runs_identity(tmp_path, field):
-    default = getattr(TrainingConfig(), field)
-    assert config_hash(training(tmp_path, **{field: default + 1})) != config_hash(config(tmp_path))
-    assert config_hash(training(tmp_path, **{field: default})) == config_hash(config(tmp_path))
-
-
-def test_runs_from_before_a_field_was_added_keep_their_identity(tmp_path):
-    """The literal is what version 0.1.0 gave, whose models had none of ``ADDED_LATER``."""
-    model = ModelConfig(cross_attention=CrossAttentionConfig(heads=4))
-    assert config_hash(config(tmp_path, model=model)) == "0bcb0bf8e1f2c697"
-    model.resampler.qk_norm = True
-    assert config_hash(config(tmp_path, model=model)) != "0bcb0bf8e1f2c697"
 
 
 def test_a_stored_config_without_a_field_added_later_is_the_same_run(tmp_path):

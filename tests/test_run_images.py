@@ -73,8 +73,8 @@ def tiny_assets(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use(world, monkeypatch)
 
 
-def evaluated(run: Run) -> dict[str, Episode]:
-    """The episodes as the evaluation shows them to a model, by the keys of their predictions."""
+def evaluated(run: Run) -> dict[tuple[str, str], Episode]:
+    """The episodes as the evaluation shows them to a model, by condition and key of prediction."""
     parts = Parts(run.config, run.checkpoint())
     cells, _ = plan_cells(
         parts.benchmarks,
@@ -83,7 +83,12 @@ def evaluated(run: Run) -> dict[str, Episode]:
         model_id=parts.settings["model"],
         precision=parts.settings["precision"],
     )
-    return {k: e for cell in cells for k, e in zip(cell.keys, cell.episodes, strict=True)}
+    episodes = {}
+    for cell in cells:
+        for key, episode in zip(cell.keys, cell.episodes, strict=True):
+            # Two draws may be the same prompt, without images for one: that is asked once.
+            episodes.setdefault((cell.condition.value, key), episode)
+    return episodes
 
 
 def pixels(image: Image.Image | None) -> object:
@@ -93,10 +98,11 @@ def pixels(image: Image.Image | None) -> object:
 def test_episodes_and_images_are_those_that_the_model_was_shown(run: Run) -> None:
     episodes, images = evaluated(run), run.images()
     frame = run.episodes()
-    assert set(frame["condition"]) == set(CONDITIONS) and set(frame["key"]) == set(episodes)
+    assert set(zip(frame["condition"], frame["key"], strict=True)) == set(episodes)
+    assert set(frame["condition"]) == set(CONDITIONS)
     assert set(frame["benchmark"]) > {"easy_vqa", "folder_photos_2_ways"}
     for _, row in frame.iterrows():
-        episode, shown = episodes[row["key"]], images(row)
+        episode, shown = episodes[row["condition"], row["key"]], images(row)
         assert row["question"] == episode.query.question
         assert row["references"] == episode.references
         items = episode.demonstrations
@@ -114,7 +120,7 @@ def test_opened_they_have_the_pixels_that_were_shown(run: Run) -> None:
         ["benchmark", "condition"]
     ):
         row = own.iloc[0]
-        episode, shown = episodes[row["key"]], images(row)
+        episode, shown = episodes[row["condition"], row["key"]], images(row)
         (query, *others) = [
             None if item.media is None else item.media.frames[0].open()
             for item in (episode.query, *episode.demonstrations)

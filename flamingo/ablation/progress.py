@@ -11,13 +11,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from flamingo.ablation.sweep import SweepRun
+from flamingo.composition import update_evaluation
 from flamingo.config import RunConfig
-from flamingo.evaluation_config import settings_of
-from flamingo.run_directory import RunDirectory, flatten, load_config, plain
+from flamingo.evaluation_config import EvaluationConfig, recorded, settings_of
+from flamingo.identity import flatten, plain
+from flamingo.run_directory import RunDirectory, load_config
+from flamingo.structured import build
 from flamingo.training.checkpoint import latest_checkpoint
 from flamingo.training.tracking import read_metrics
 
@@ -67,7 +69,8 @@ def progress_of(config: RunConfig, overrides: Sequence[str] = ()) -> Progress:
     if directory.finished:
         stage = Stage.trained
         if results is not None and results["step"] == step:
-            unlike = _unlike(results, _asked(load_config(directory.config_file), overrides))
+            asked = _asked(load_config(directory.config_file), overrides)
+            unlike = _unlike(settings_of(results, directory.results), asked)
             stage = Stage.trained if unlike else Stage.finished
     seconds = results["timing"]["seconds"] if results else 0
     # One that predicted nothing new took no time.
@@ -78,9 +81,9 @@ def _results(directory: RunDirectory) -> dict[str, Any] | None:
     return json.loads(directory.results.read_text()) if directory.results.exists() else None
 
 
-def _unlike(results: Mapping[str, Any], asked: dict[str, Any]) -> tuple[str, ...]:
-    """Fields in which what was evaluated is not what is ``asked`` for."""
-    own, wished = flatten(settings_of(results)), flatten(asked)
+def _unlike(evaluated: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[str, ...]:
+    """Fields in which what was ``evaluated`` is not what is ``asked`` for."""
+    own, wished = flatten(evaluated), flatten(asked)
     absent = object()
     return tuple(k for k in wished | own if own.get(k, absent) != wished.get(k, absent))
 
@@ -88,11 +91,8 @@ def _unlike(results: Mapping[str, Any], asked: dict[str, Any]) -> tuple[str, ...
 def _asked(config: RunConfig, overrides: Sequence[str]) -> dict[str, Any]:
     """``settings.evaluation`` of the ``results.json`` that ``evaluate.py`` would write."""
     values = OmegaConf.create(plain(config))
-    for override in OverridesParser.create().parse_overrides(evaluation_words(overrides)):
-        OmegaConf.update(values, override.key_or_group, override.value())
-    evaluation = OmegaConf.to_container(values.evaluation)
-    assert isinstance(evaluation, dict)
-    return {str(key): value for key, value in evaluation.items() if key != "batch_size"}
+    update_evaluation(values, overrides)
+    return recorded(build(values.evaluation, EvaluationConfig))
 
 
 def evaluation_words(overrides: Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ from omegaconf import MISSING, OmegaConf
 
 from flamingo.composition import CONF, compose
 from flamingo.config import RunConfig
-from flamingo.run_directory import differences, flatten, plain
+from flamingo.identity import differences, flatten, plain
 from flamingo.structured import build, nearest, require
 
 SWEEPS = CONF / "sweeps"

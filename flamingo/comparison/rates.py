@@ -1,7 +1,7 @@
 """Biases that predictions tell by themselves: leaning to yes, changing answers, being too sure.
 
-What depends on the demonstrations' answers (copying the last one) is not here: predictions on disk
-do not hold them. The blank-image gap is the paired difference of two arms.
+What depends on the demonstrations' answers (copying the last one) is in an evaluation's own report,
+not here. The blank-image gap is the paired difference of two arms.
 """
 
 from __future__ import annotations

@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from numpy import ndarray
 
+from flamingo.evaluation.permutation import paired_permutation
 from flamingo.evaluation.statistics import (
-    Z95,
+    difference_range,
     estimate,
+    half_width,
+    is_zero,
     mean_estimate,
     student_p_value,
-    student_quantile,
 )
 from flamingo.evaluation.variance import decompose
 
@@ -34,7 +36,7 @@ class OverSeeds:
 
     Of one seed the interval is that of new images alone (a difference's with Student's t on one
     degree of freedom less than images): nothing is known of other seeds. NaN: what
-    cannot be told (a single image, or an error of zero beside a difference that is not).
+    cannot be told (of a single image; the interval of a difference that does not vary).
     """
 
     mean: float
@@ -51,10 +53,15 @@ def difference_over_seeds(
     arm: Float[ndarray, "seed query"],
     reference: Float[ndarray, "seed query"],
     clusters: Sequence[Hashable],
+    *,
+    share: bool,
 ) -> OverSeeds:
     """``arm - reference``, row by row of the same seed and column by column of the same query.
 
-    Raises ``ValueError`` as ``decompose`` does.
+    p is that of Student's t. A difference that does not vary (every answer of the arm right, every
+    one of the reference wrong) has no error to be compared with, and p of the sign-flip test over
+    images, as two runs are compared: 1 for a difference of 0. The interval of a ``share``'s
+    difference stays within [-1, 1]. Raises ``ValueError`` as ``decompose`` does.
     """
     assert arm.shape == reference.shape
     differences = arm - reference
@@ -62,20 +69,25 @@ def difference_over_seeds(
     if len(by_seed) == 1:
         one = mean_estimate(differences[0].tolist(), clusters)
         mean, error, freedom = one.mean, one.standard_error, float(len(set(clusters)) - 1)
-        half = error * student_quantile(0.975, freedom) if error > 0 else error
-        low, high = mean - half, mean + half
+        low, high = one.low, one.high
     else:
         both = decompose(differences.tolist(), clusters)
         low, high, freedom = both.low, both.high, both.degrees_of_freedom
         mean, error = both.mean, both.standard_error
     p_value = math.nan
-    if error == 0:  # all differences are equal: nothing tells how far another could be
+    if is_zero(error):  # all differences are equal: nothing tells how far another could be
         low = high = math.nan
-    if error > 0:
+        p_value = 1.0 if is_zero(abs(mean)) else _sign_flips(differences, clusters)
+    elif error > 0:
         p_value = student_p_value(mean / error, freedom)
-    elif error == 0 and mean == 0:
-        p_value = 1.0
+    if share:
+        low, high = difference_range(low, high)
     return OverSeeds(mean, error, low, high, p_value, by_seed, len(clusters), len(set(clusters)))
+
+
+def _sign_flips(differences: Float[ndarray, "seed query"], clusters: Sequence[Hashable]) -> float:
+    by_query = differences.mean(axis=0)
+    return paired_permutation(by_query.tolist(), [0.0] * len(by_query), clusters).p_value
 
 
 def mean_over_seeds(
@@ -95,7 +107,8 @@ def mean_over_seeds(
         error, low, high = one.standard_error, one.low, one.high
     elif len(by_seed) == 1:
         error = total.error_new_images
-        low, high = mean - Z95 * error, mean + Z95 * error
+        half = half_width(error, total.clusters - 1.0)
+        low, high = mean - half, mean + half
     low = max(0.0, low) if not math.isnan(low) else low
     high = min(1.0, high) if share and not math.isnan(high) else high
     return OverSeeds(mean, error, low, high, math.nan, by_seed, total.n, total.clusters)

@@ -17,9 +17,9 @@ from flamingo.comparison.samples import Sample, read_samples
 from flamingo.comparison.seeds import OverSeeds, difference_over_seeds, mean_over_seeds
 from flamingo.evaluation.corrections import holm
 from flamingo.evaluation_config import settings_of
+from flamingo.identity import differences
 from flamingo.naming import naming
 from flamingo.provenance import circumstances, git_state
-from flamingo.run_directory import differences
 from flamingo.runs import Run
 
 DIGITS = 6
@@ -133,7 +133,7 @@ def check(arms: Sequence[SweepArm]) -> None:
 
 def _circumstances(run: Run) -> tuple[Any, Any, Any]:
     results = run.results
-    return run.config.training.steps, results["step"], settings_of(results)
+    return run.config.training.steps, results["step"], settings_of(results, run.directory.results)
 
 
 def _unlike(own: Any, other: Any) -> str:
@@ -223,7 +223,12 @@ def _mean(own: _Matrix) -> dict[str, Any]:
 
 def _difference(arm: _Matrix, reference: _Matrix, seeds: Sequence[int]) -> dict[str, Any]:
     _same_queries((arm.any.facts.name, arm.any.shots), [reference.any, arm.any])
-    found = difference_over_seeds(arm.scores(seeds), reference.scores(seeds), arm.any.clusters)
+    found = difference_over_seeds(
+        arm.scores(seeds),
+        reference.scores(seeds),
+        arm.any.clusters,
+        share=naming(arm.any.facts.metric).share,
+    )
     return {**_row(found, "difference"), "p": _rounded(found.p_value)}
 
 
@@ -305,7 +310,10 @@ def read_results(path: Path) -> dict[str, Any]:
     """What :func:`results_text` made. Raises ``ValueError`` naming the file for anything else."""
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"sweep", "reference", "arms", "cells", "differences"} - results.keys()
+        missing = {
+            *("sweep", "question", "steps", "reference"),
+            *("arms", "cells", "differences"),
+        } - results.keys()
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{path}: expected the results of a sweep: {error}") from error
     if missing:

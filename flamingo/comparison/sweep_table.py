@@ -91,13 +91,14 @@ def difference_table(results: Results) -> Table:
     """Each arm minus the reference where arms are tested."""
     titles = {own["name"]: own["title"] for own in results["benchmarks"]}
     tested = tested_rows(results)
+    tests = sum(row["p_holm"] is not None for row in tested)
     unequal = {row["arm"] for row in tested if len(row["seeds"]) == 1}
     caption = (
         f"Difference to “{results['reference']}” in points, on the same queries and seeds, with "
-        f"the 95 % interval for new seeds and new images together. {len(tested)} tests "
+        f"the 95 % interval for new seeds and new images together. {tests} tests "
         f"(at up to {results['tested_at_shots']} shots): p of Student's t, corrected by Holm's "
-        "method over all of them, beside the raw one. By seed: the difference of each. Where no "
-        "query's score differs there is no interval."
+        "method over all of them, beside the raw one. By seed: the difference of each. Where "
+        "nothing varies there is no interval, and p is that of the sign-flip test over images."
     )
     if unequal:
         named = ", ".join(sorted(unequal))

@@ -1,0 +1,208 @@
+"""The command line of an entry point: Hydra's, with mistakes told as messages alone.
+
+What is added to it: values typed without quotes, ``--help`` that says what the program does and
+which sections are off, a sweep that is checked before its first job and survives one that fails.
+An entry point receives dataclasses, never a ``DictConfig``.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from flamingo.composition import CONF, checked_overrides, explain_composition, register
+from flamingo.config import RunConfig
+from flamingo.launching import in_launched_job, launcher_errors
+from flamingo.structured import (
+    build,
+    known_keys,
+    optional_defaults,
+    optional_sections,
+    told_by_program,
+)
+from flamingo.sweeps import Job, JobFailed, check_folders, compose_jobs, is_sweep
+
+logger = logging.getLogger(__name__)
+
+Schema = TypeVar("Schema")
+
+
+def quote_values(
+    arguments: Sequence[str], verbatim: Sequence[str], lists: Sequence[str] = ()
+) -> list[str]:
+    """``arguments`` with the values of the keys ``verbatim`` quoted for Hydra's grammar.
+
+    A path such as ``run=runs/a/seed=0`` or a question can then be typed as it is, and so can the
+    elements of ``lists`` that have no comma: ``runs=[runs/a/seed=0,runs/b/seed=0]``. The brackets
+    may be left out: ``runs=runs/a/seed=0``.
+    """
+    result = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key in verbatim and value:
+            argument = f"{key}={_in_quotes(value)}"
+        elif equals and key in lists:
+            argument = f"{key}={_quoted_elements(value)}"
+        result.append(argument)
+    return result
+
+
+def _in_quotes(value: str) -> str:
+    if value[0] in ("'", '"'):
+        return value
+    escaped = value.replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+NO_ELEMENTS = re.compile(r"null|\?\?\?|\w+\(.*\)|.*([\[\]]|\$\{).*", re.DOTALL)
+"""What is typed for a list, without being one, and is none of its elements either."""
+
+
+def _quoted_elements(value: str) -> str:
+    """A list with its elements quoted, and elements without brackets as a list.
+
+    As it is where it has quotes, or is neither.
+    """
+    inner = value.removeprefix("[").removesuffix("]")
+    listed = f"[{inner}]" == value
+    if not inner or "'" in inner or '"' in inner:
+        return value
+    if not listed and NO_ELEMENTS.fullmatch(value):
+        return value
+    return f"[{','.join(_in_quotes(element.strip()) for element in inner.split(',') if element)}]"
+
+
+def entry_point(
+    task: Callable[[Schema], Any],
+    schema: type[Schema] = RunConfig,
+    config_name: str = "config",
+    verbatim: Sequence[str] = (),
+    verbatim_lists: Sequence[str] = (),
+    unbuilt: Sequence[str] = (),
+    folder: Callable[[Schema], Path] | None = None,
+) -> None:
+    """Run ``task`` with the config of the command line, under Hydra.
+
+    A mistake in the configuration ends the process with its message alone and status 1, and so does
+    a ``ValueError`` or ``OSError`` of the task (``hydra.verbose=true`` shows where). ``--help``
+    opens with the docstring of the task's module and ends with the defaults of the optional
+    sections. The values of ``verbatim`` keys are taken as they are typed, and so are the elements
+    of ``verbatim_lists``. Of ``unbuilt`` sections, which ``task`` completes from elsewhere, it
+    receives the defaults.
+
+    ``--multirun`` and launchers work as Hydra documents them, with these additions. All jobs are
+    composed and checked before the first one starts, and two with one ``folder`` are refused. A job
+    that fails does not end the others; in the end the status is 1.
+    """
+    register(schema)
+    arguments = quote_values(sys.argv[1:], verbatim, verbatim_lists)
+    options = [a for a in arguments if a.startswith("-") or "=" not in a]
+    overrides = [a for a in arguments if a not in options]
+    failed: list[str] = []
+
+    @functools.wraps(task)
+    def with_dataclasses(composed: DictConfig) -> Any:
+        try:
+            keys = [str(key) for key in composed if key not in unbuilt]
+            return task(build(OmegaConf.masked_copy(composed, keys), schema))
+        except (ValueError, OSError) as error:
+            logger.debug("where it happened", exc_info=True)
+            code = f"error: {told_by_program(error, known_keys(schema))}"
+        except SystemExit as end:
+            code = end.code
+        except Exception:
+            if not (in_launched_job() or _is_one_of_several()):
+                raise
+            # Handed back to submitit it would end with status 0, and the job's other processes
+            # would wait for this one; to Hydra, only when all jobs have ended.
+            traceback.print_exc()
+            code = 1
+        # Not from within: a failed job's frames, with all that lies on a GPU, would live as long
+        # as the error that Hydra keeps of it.
+        return _end_job(code, failed)
+
+    jobs: list[Job] = []
+    try:
+        checked = checked_overrides(overrides, schema, config_name)
+        if is_sweep(checked):
+            jobs = compose_jobs(checked, schema, config_name, CONF, unbuilt)
+            if folder is not None:
+                check_folders(jobs, folder)
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {explain_composition(error, schema)}")
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    texts = help_texts(task, schema) if {"--help", "-h"} & set(options) else []
+    sys.argv[1:] = [*options, *checked, *texts]
+    # Hydra then raises what goes wrong, instead of ending the process in words of its own.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    decorate = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+    try:
+        decorate(with_dataclasses)()
+        if jobs:
+            print(f"All {len(jobs)} jobs have ended.")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who reads what is printed (head) has seen enough. Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {explain_composition(error, schema)}")
+    except JobFailed:
+        sys.exit(f"error: {len(failed)} of the jobs failed: {'; '.join(failed)}")
+    except launcher_errors() as error:
+        sys.exit(f"error: a launched job failed, the others go on: {error}")
+
+
+def _is_one_of_several() -> bool:
+    """Whether this process does the jobs of a sweep one after the other."""
+    return HydraConfig.get().mode is RunMode.MULTIRUN and not in_launched_job()
+
+
+def _end_job(code: str | int | None, failed: list[str]) -> None:
+    """End the process with ``code``, or of jobs that share one process only the job at work.
+
+    A signal ends all of them, and so does a failure of one of several processes: the others may
+    still be at work on that job.
+    """
+    if not _is_one_of_several() or (isinstance(code, int) and code >= 128):
+        sys.exit(code)
+    if code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.exit(code)
+    if code:
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+        failed.append(" ".join(HydraConfig.get().overrides.task))
+        raise JobFailed(str(code))
+
+
+def help_texts(task: Callable[..., Any], schema: type) -> list[str]:
+    """Overrides that put the docstring of the task's module before Hydra's help, and the optional
+    sections after it."""
+    texts = {"header": inspect.getdoc(sys.modules[task.__module__]) or ""}
+    if optional_sections(schema):
+        texts["footer"] = (
+            "Optional sections (off while null), as they are once any of their keys is set:\n\n"
+            + optional_defaults(schema)
+        )
+    return [f"hydra.help.{place}='{_quoted(text)}'" for place, text in texts.items()]
+
+
+def _quoted(text: str) -> str:
+    """``text`` for single quotes of Hydra's grammar and the template of its help."""
+    return text.replace("'", "\\'").replace("$", "$$")
