@@ -31,10 +31,10 @@ from flamingo.ablation.outcome import compare_finished, progress_of_all, write_c
 from flamingo.ablation.progress import Progress, Stage, duration, seconds_left
 from flamingo.ablation.sweep import SWEEPS, Sweep, SweepRun, compose_sweep
 from flamingo.ablation.work import Outcome, Place, Workers, places
+from flamingo.command_line import entry_point
 from flamingo.comparison.output import Output
 from flamingo.comparison.sweep import read_results, results_text
-from flamingo.comparison.sweep_table import sweep_markdown
-from flamingo.composition import entry_point
+from flamingo.comparison.sweep_table import Results, sweep_markdown
 from flamingo.files import write_atomically
 from flamingo.structured import known_keys, require
 
@@ -188,10 +188,32 @@ def check_kept(path: Path, sweep: Sweep) -> None:
             )
 
 
+def check_complete(path: Path, results: Results) -> None:
+    """Raise ``ValueError`` if the file has a seed of an arm that these ``results`` lack."""
+    if not path.exists():
+        return
+    own = {arm["name"]: arm["seeds"] for arm in results["arms"]}
+    lost = [
+        f"{arm['name']}, seed {seed}"
+        for arm in read_results(path)["arms"]
+        for seed in arm["seeds"]
+        if seed not in own.get(arm["name"], ())
+    ]
+    if lost:
+        raise ValueError(
+            f"{path}: expected these runs finished, as they are in this file, which is left as it "
+            f"is: {'; '.join(lost)}"
+        )
+
+
 def finish(sweep: Sweep, folder: Path, path: Path) -> str:
-    """Write the comparison of what is finished; returns its tables and where it is."""
+    """Write the comparison of what is finished; returns its tables and where it is.
+
+    Raises ``ValueError`` where the file of results would lose some.
+    """
     results, missing = compare_finished(sweep, progress_of_all(sweep))
     write_comparison(results, Output.claim(folder / "comparison"))
+    check_complete(path, results)
     write_atomically(path, results_text(results))
     lines = ["", sweep_markdown(results)]
     lines += (

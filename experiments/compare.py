@@ -31,6 +31,7 @@ from flamingo.ablation.outcome import compare_finished, progress_of_all, write_c
 from flamingo.ablation.sweep import compose_sweep
 from flamingo.backbones import assets
 from flamingo.choices import Condition
+from flamingo.command_line import entry_point
 from flamingo.comparison.compare import Settings, read, write
 from flamingo.comparison.differences import Draws
 from flamingo.comparison.output import Output
@@ -38,7 +39,6 @@ from flamingo.comparison.pictures import Data
 from flamingo.comparison.published import chosen, load_published
 from flamingo.comparison.sweep import read_results
 from flamingo.comparison.sweep_table import sweep_markdown
-from flamingo.composition import entry_point
 from flamingo.evaluation.corrections import Correction
 from flamingo.runs import load_run
 from flamingo.structured import require

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.ablate import AblateConfig, check_kept, devices_of, gathered
+from experiments.ablate import AblateConfig, check_complete, check_kept, devices_of, gathered
 from flamingo.ablation.sweep import compose_sweep
 from flamingo.comparison.sweep import read_results
 from flamingo.composition import CONF, compose
@@ -198,6 +198,21 @@ def test_results_of_another_sweep_are_not_overwritten(tmp_path: Path, lost: dict
         json.dumps(kept | {"question": sweep.config.question, "steps": 1000, "arms": []})
     )
     check_kept(path, sweep)
+
+
+def test_results_do_not_lose_a_seed_that_the_file_has(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+
+    def results(**seeds: list[int]) -> dict:
+        told = {name: "" for name in ("sweep", "question", "steps", "reference")}
+        arms = [{"name": name, "seeds": own} for name, own in seeds.items()]
+        return told | {"arms": arms, "cells": [], "differences": []}
+
+    check_complete(path, results(mine=[0]))
+    path.write_text(json.dumps(results(mine=[0, 1], theirs=[0])))
+    check_complete(path, results(mine=[0, 1, 2], theirs=[0], others=[0]))
+    with pytest.raises(ValueError, match="left as it is: mine, seed 1; theirs, seed 0$"):
+        check_complete(path, results(mine=[0]))
 
 
 # ---------------------------------------------------------------------------- the command line

@@ -1,5 +1,6 @@
 """Every ablation of ``conf/ablation``: a few lines on top of an experiment, built tiny."""
 
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,14 +13,17 @@ from flamingo import FlamingoForConditionalGeneration
 from flamingo.choices import Gate, LanguageTraining, ResamplerKind
 from flamingo.composition import CONF, compose
 from flamingo.config import RunConfig
+from flamingo.identity import differences, flatten, plain
 from flamingo.model.resampler import MLPResampler, PoolingResampler
-from flamingo.run_directory import differences, flatten, plain
 from flamingo.testing import save_tiny_language_model
 
 ABLATIONS = sorted(path.stem for path in (CONF / "ablation").glob("*.yaml"))
 EXPERIMENTS = ("quickstart", "openflamingo_9b_training")
 """One with gates open and layers listed; one of the paper's shape, on streams."""
 LAYERS, VISION_DIM, PATCHES = 30, 12, 9
+
+
+LAUNCHING = (CONF.parent / "docs" / "launching.md").read_text(encoding="utf-8")
 
 
 @cache
@@ -75,6 +79,13 @@ def test_an_ablation_changes_what_its_file_says_and_nothing_else(ablation: str):
         changed = {key for key in after if after[key] != before.get(key)}
         assert changed <= own.keys()
     assert ablates
+
+
+def test_the_documentation_says_which_ablations_leave_the_quickstart_as_it_is():
+    (sentence,) = re.findall(r"On the quickstart ([^;]*) change nothing;", LAUNCHING)
+    base = of("quickstart")
+    idle = {name for name in ABLATIONS if not differences(base, of("quickstart", name))}
+    assert set(re.findall(r"`(\w+)`", sentence)) == idle
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)

@@ -17,7 +17,7 @@ from PIL import Image
 from experiments import compare, evaluate
 from flamingo.choices import Condition
 from flamingo.comparison.sweep import SweepArm, compare_sweep, results_text
-from flamingo.composition import CONF, quote_values
+from flamingo.composition import CONF
 from flamingo.runs import load_run
 from tests.tiny_world import save_untrained_run, save_world
 
@@ -142,26 +142,6 @@ def test_nothing_is_written_before_everything_is_checked(runs: list[Path], tmp_p
     with pytest.raises(ValueError, match="reference: expected one of"):
         compare.compare(config(runs, tmp_path / "out", reference="nobody"), "")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("typed", "passed"),
-    [
-        ("runs=[runs/a/seed=0,runs/b/seed=0]", "runs=['runs/a/seed=0','runs/b/seed=0']"),
-        ("runs=['a, b']", "runs=['a, b']"),
-        ("runs=[]", "runs=[]"),
-        ("runs=runs/a/seed=0", "runs=['runs/a/seed=0']"),
-        ("runs=a/seed=0,b/seed=0", "runs=['a/seed=0','b/seed=0']"),
-        ("runs='a=1'", "runs='a=1'"),
-        ("runs=null", "runs=null"),
-        ("runs=", "runs="),
-        ("runs=choice([a],[b])", "runs=choice([a],[b])"),
-        ("question=[is it?]", "question='[is it?]'"),
-        ("other=[a=1]", "other=[a=1]"),
-    ],
-)
-def test_lists_of_paths_are_typed_as_they_are(typed: str, passed: str) -> None:
-    assert quote_values([typed], ["question"], ["runs"]) == [passed]
 
 
 # ---------------------------------------------------------------------------- sweeps

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 from pathlib import Path
 
+import datasets
 import pytest
+from PIL import Image
 
 from experiments.evaluate import with_overrides
 from flamingo import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.ablation.sweep import SWEEPS, compose_sweep, load_sweep
 from flamingo.backbones.language import load_tokenizer
+from flamingo.choices import Condition
 from flamingo.composition import CONF, compose
 from flamingo.config import (
     CrossAttentionConfig,
@@ -21,6 +25,8 @@ from flamingo.config import (
     RunConfig,
     VisionConfig,
 )
+from flamingo.evaluation.benchmarks.build_datasets import dataset_benchmarks
+from flamingo.evaluation.benchmarks.dataset import DatasetBenchmark
 from flamingo.model.processor import prepare_tokenizer
 from flamingo.run_selection import fits, wanted
 from flamingo.testing import save_tiny_language_model
@@ -30,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EVALUATION = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
 FINDINGS = [
     [word for word in shlex.split(command) if "..." not in word]
-    for command in re.findall(r"`\$E ([^`]*)`", EVALUATION)
+    for command in re.findall(r"`evaluate ([^`]*)`", EVALUATION)
 ]
 
 
@@ -44,6 +50,45 @@ def test_every_finding_has_a_command() -> None:
 def test_a_finding_s_command_is_a_valid_evaluation(overrides: list[str]) -> None:
     config = RunConfig(name="run")
     assert with_overrides(config, overrides) != config
+
+
+def test_every_condition_is_told_of_once() -> None:
+    table = EVALUATION.split("\n## Conditions")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    told = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(told) == sorted(condition.value for condition in Condition)
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["texts", "lists of texts"])
+def test_a_folder_of_one_s_own_is_read_as_the_documentation_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: bool
+) -> None:
+    section = EVALUATION.split("\n### Questions and images of your own")[1].split("\n## ")[0]
+    (line,) = re.findall(r"```json\n(.*)\n```", section)
+    (command,) = re.findall(r"```bash\n(.*)\n```", section)
+    row = json.loads(line)
+    answers = {"red": [row["answers"]], "blue": ["blue", "navy"] if listed else ["blue"]}
+    for split, colours in (("train", ["red"]), ("validation", ["blue", "red"])):
+        folder = tmp_path / "my_vqa" / split
+        folder.mkdir(parents=True)
+        lines = []
+        for number, colour in enumerate(colours, start=1):
+            Image.new("RGB", (8, 8), colour).save(folder / f"{number}.png")
+            told = answers[colour] if listed else answers[colour][0]
+            lines.append(json.dumps(row | {"file_name": f"{number}.png", "answers": told}))
+        (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    config = with_overrides(RunConfig(name="run"), shlex.split(command)[2:])
+    (benchmark,) = dataset_benchmarks(config.evaluation, Path, None)
+    assert benchmark.name == "my_vqa"
+    assert isinstance(benchmark, DatasetBenchmark)
+    (shown,) = benchmark.offered
+    assert (shown.question, list(shown.answers)) == (row["question"], answers["red"])
+    by_answer = {example.answers[0]: example for example in benchmark.examples}
+    assert list(by_answer["blue"].answers) == answers["blue"]
+    assert by_answer["blue"].images[0].open().getpixel((0, 0)) == (0, 0, 255)
+    assert by_answer["red"].images[0].open().getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_every_benchmark_file_is_told_of() -> None:

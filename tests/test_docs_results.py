@@ -8,7 +8,7 @@ import pytest
 from flamingo.ablation.sweep import compose_sweep
 from flamingo.comparison.formats import markdown
 from flamingo.comparison.sweep import read_results
-from flamingo.comparison.sweep_table import sweep_tables
+from flamingo.comparison.sweep_table import control_table, sweep_tables
 
 ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "experiments" / "results").glob("*.json"))
@@ -31,3 +31,18 @@ def test_results_are_of_the_sweep_as_it_is_today(path: Path):
     assert [arm["name"] for arm in results["arms"]] == sweep.arms
     assert all(arm["seeds"] == sweep.config.seeds for arm in results["arms"])
     assert results["steps"] == sweep.runs[0].config.training.steps
+
+
+def test_the_first_table_of_the_readme_is_the_reference_of_a_sweep():
+    results = read_results(ROOT / "experiments" / "results" / "ablation_media.json")
+    readme = (ROOT / "README.md").read_text().split("## Two commands")[0]
+    rows = {
+        "Emoji, held-out concepts, 2 ways": "new emoji, new words, 2 ways",
+        "Emoji, held-out concepts, 5 ways": "new emoji, new words, 5 ways",
+        "easy-VQA": "easy-VQA",
+    }
+    found = [row for row in control_table(results).rows if row[1] == results["reference"]]
+    shown = {rows[title]: scores for title, _, shots, *scores in found if title in rows}
+    assert len(shown) == 3
+    for name, scores in shown.items():
+        assert f"| {name} | {' | '.join(scores)} |" in readme

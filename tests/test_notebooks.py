@@ -7,12 +7,15 @@ import subprocess
 import sys
 import tempfile
 from functools import cache
+from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from experiments.ask import AskConfig
-from flamingo.composition import compose, quote_values
+from flamingo.command_line import quote_values
+from flamingo.composition import compose
 from flamingo.data.concepts import folder_concepts
 from flamingo.testing import COLOURS, SHAPES, draw, save_tiny_language_model
 from tests.tiny_world import save_cache, save_vision_encoder
@@ -115,6 +118,32 @@ def test_a_folder_of_images_that_is_not_one_is_refused_and_not_made(tmp_path, mo
     with pytest.raises(ValueError, match=f"{told} n.* {re.escape(str(folder))}"):
         images_folder(folder, monkeypatch)
     assert folder.exists() == empty and not list(folder.glob("*"))
+
+
+def test_texts_of_a_data_set_are_shown_as_they_are_and_unjudged_answers_are_not_wrong():
+    (source,) = [
+        cell.source
+        for cell in nbformat.read(LOOK_INSIDE, as_version=4).cells
+        if "gallery(outcome)" in cell.source and cell.cell_type == "code"
+    ]
+    item = {"image": "data:,", "question": "is 1<b>2?", "answer": "<i>no"}
+    episode = {"demonstrations": [item], "query": item, "controls": []}
+    said = SimpleNamespace(answer="<u>yes", probability=0.5, target="<s>no")
+    unknown = SimpleNamespace(answer="so", probability=0.5, target="")
+    judged = [(True, said), (False, said), (None, unknown)]
+    shown = {
+        "title": "A & B",
+        "shots": "1 demonstration",
+        "episodes": [episode | {"right": right, "prediction": own} for right, own in judged],
+    }
+    names = {"gallery": lambda _: [shown], "outcome": None, "escape": escape, "HTML": str}
+    exec(source, names)
+    page = names["page"]
+    for text in ("is 1&lt;b&gt;2?", "&lt;i&gt;no", "&lt;u&gt;yes", "&lt;s&gt;no", "A &amp; B"):
+        assert text in page
+    assert not any(f"<{tag}>" in page for tag in "ius") and "1<b>2" not in page
+    assert [page.count(v) for v in ("✓ right", "✗ wrong", "not judged")] == [1, 1, 1]
+    assert page.count("expected:") == 2  # nothing is expected without annotation
 
 
 @pytest.fixture(scope="module")

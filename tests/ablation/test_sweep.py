@@ -10,7 +10,7 @@ import torch
 
 from flamingo.ablation.sweep import SWEEPS, Sweep, compose_sweep, folder_name, load_sweep
 from flamingo.composition import compose
-from flamingo.run_directory import differences
+from flamingo.identity import differences
 from flamingo.testing import save_tiny_language_model
 from tests.test_ablations import LAYERS, build, step
 

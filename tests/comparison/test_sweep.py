@@ -42,7 +42,7 @@ def test_the_p_value_of_t_agrees_with_its_closed_forms_and_its_quantiles() -> No
 def test_without_a_spread_over_queries_it_is_the_t_test_over_seeds() -> None:
     reference = np.zeros((3, 4))
     arm = np.repeat([[0.1], [0.2], [0.3]], 4, axis=1)
-    found = difference_over_seeds(arm, reference, list("abcd"))
+    found = difference_over_seeds(arm, reference, list("abcd"), share=True)
     assert found.mean == pytest.approx(0.2)
     assert found.by_seed == pytest.approx((0.1, 0.2, 0.3))
     # t = 0.2 / (0.1 / sqrt(3)) on 2 degrees of freedom.
@@ -55,7 +55,7 @@ def test_seeds_that_agree_leave_the_spread_over_images() -> None:
     once = generator.integers(-1, 2, 400).astype(float)
     three = np.stack([once] * 3)
     clusters = [str(i // 2) for i in range(400)]
-    found = difference_over_seeds(three, np.zeros((3, 400)), clusters)
+    found = difference_over_seeds(three, np.zeros((3, 400)), clusters, share=True)
     boot = paired_bootstrap(once.tolist(), [0.0] * 400, clusters).difference
     assert found.standard_error == pytest.approx(boot.standard_error, rel=0.03)
     assert (found.low, found.high) == pytest.approx((boot.low, boot.high), abs=0.01)
@@ -65,18 +65,42 @@ def test_seeds_that_differ_widen_the_interval() -> None:
     generator = np.random.default_rng(0)
     noise = generator.normal(size=(3, 200))
     clusters = [str(i) for i in range(200)]
-    same = difference_over_seeds(noise, np.zeros_like(noise), clusters)
+    same = difference_over_seeds(noise, np.zeros_like(noise), clusters, share=False)
     apart = noise + np.array([[-1.0], [0.0], [1.0]])
-    other = difference_over_seeds(apart, np.zeros_like(noise), clusters)
+    other = difference_over_seeds(apart, np.zeros_like(noise), clusters, share=False)
     assert other.mean == pytest.approx(same.mean)
     assert other.high - other.low > 5 * (same.high - same.low)
 
 
 def test_what_cannot_be_told_is_not_a_number() -> None:
-    ones, clusters = np.ones((2, 3)), list("abc")
-    assert math.isnan(difference_over_seeds(ones, 0 * ones, clusters).p_value)
-    same = difference_over_seeds(ones, ones, clusters)
+    ones = np.ones((2, 3))
+    assert math.isnan(difference_over_seeds(ones, 0 * ones, list("aaa"), share=True).p_value)
+    same = difference_over_seeds(ones, ones, list("abc"), share=True)
     assert same.p_value == 1.0 and math.isnan(same.low), "no interval of no width"
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_difference_that_does_not_vary_is_tested_by_flipping_signs(seeds: int) -> None:
+    ones = np.ones((seeds, 100))
+    for count, expected in ((3, 2 / 2**3), (10, 2 / 2**10), (100, 1 / 10_001)):
+        clusters = [str(i % count) for i in range(100)]
+        for difference in (1.0, 1 / 3, -0.1):
+            found = difference_over_seeds(difference * ones, 0 * ones, clusters, share=True)
+            assert found.p_value == pytest.approx(expected)
+            assert math.isnan(found.low) and math.isnan(found.high)
+    # Differences of nothing but rounding are none.
+    third = difference_over_seeds((0.1 + 0.2) * ones, 0.3 * ones, clusters, share=True)
+    assert third.p_value == 1.0
+
+
+def test_the_interval_of_a_difference_of_shares_stays_within_100_points() -> None:
+    right, wrong = np.ones((2, 4)), np.zeros((2, 4))
+    right[0, 0] = 0
+    found = difference_over_seeds(right, wrong, "abcd", share=True)
+    other = difference_over_seeds(right, wrong, "abcd", share=False)
+    assert (found.high, found.low) == (1.0, other.low)
+    assert other.high > 1.0
+    assert difference_over_seeds(wrong, right, "abcd", share=True).low == -1.0
 
 
 def test_the_interval_of_a_share_stays_within_its_range_and_keeps_a_width() -> None:
@@ -158,7 +182,7 @@ def test_arms_are_tested_at_the_most_shots_allowed_and_corrected_together(result
 def test_one_seed_alone_has_student_s_interval_over_images() -> None:
     # t = -1 on 3 degrees of freedom, whose 97.5 % quantile is 3.182446.
     one = np.array([[0.0, 1.0, 1.0, 1.0]])
-    found = difference_over_seeds(one, np.ones((1, 4)), "abcd")
+    found = difference_over_seeds(one, np.ones((1, 4)), "abcd", share=False)
     assert found.mean == -0.25 and found.standard_error == pytest.approx(0.25)
     assert found.p_value == pytest.approx(0.3910022)
     assert (found.low, found.high) == pytest.approx((-0.25 - 0.7956116, -0.25 + 0.7956116))
@@ -217,6 +241,29 @@ def test_a_metric_that_is_no_mean_is_left_out_and_named(tmp_path: Path) -> None:
     found = compare_sweep("s", "?", made)
     assert found["left_out"] == ["memes"]
     assert {cell["benchmark"] for cell in found["cells"]} == {"bench"}
+
+
+def test_complete_separation_is_a_test_and_a_single_image_none(tmp_path: Path) -> None:
+    def arm(name: str, right: str, **own) -> SweepArm:
+        cells = {("bench", "real"): [answers(right, **own)]}
+        return SweepArm(
+            name, [write_run(tmp_path, f"{name}{s}", cells, config={"seed": s}) for s in (0, 1, 2)]
+        )
+
+    found = compare_sweep("s", "?", [arm("none", "0" * 12), arm("all", "1" * 12)])
+    (row,) = found["differences"]
+    assert (row["difference"], row["low"], row["high"]) == (1.0, None, None)
+    assert row["p"] == row["p_holm"] == pytest.approx(2 / 2**12, abs=1e-6)
+    table = difference_table(found)
+    assert table.rows[0][3:6] == ["+100.0", "< 0.001", "< 0.001"] and "1 tests" in table.caption
+    (panel,) = plot_forest(found).axes
+    (diamond,) = (line for line in panel.get_lines() if line.get_marker() == "D")
+    assert diamond.get_markerfacecolor() != "white"
+
+    single = {"cluster": "i"}
+    found = compare_sweep("s", "?", [arm("one", "0000", **single), arm("two", "1110", **single)])
+    assert found["differences"][0]["p"] is None
+    assert "0 tests" in difference_table(found).caption
 
 
 # ---------------------------------------------------------------------------- files
