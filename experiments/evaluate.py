@@ -51,10 +51,9 @@ from flamingo.evaluation.processes import ALONE, OtherProcessEnded, Processes, l
 from flamingo.evaluation.tables import table
 from flamingo.evaluation_config import EvaluateConfig
 from flamingo.evaluation_run import Parts, evaluate_run
-from flamingo.identity import plain
 from flamingo.launching import join_processes
 from flamingo.runs import Run, load_run
-from flamingo.structured import build
+from flamingo.structured import build, plain
 
 logger = logging.getLogger(__name__)
 

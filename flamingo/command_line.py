@@ -126,14 +126,14 @@ def entry_point(
         except SystemExit as end:
             code = end.code
         except Exception:
-            if not (in_launched_job() or _is_one_of_several()):
+            if not (in_launched_job() or _does_jobs_in_turn()):
                 raise
-            # Handed back to submitit it would end with status 0, and the job's other processes
-            # would wait for this one; to Hydra, only when all jobs have ended.
+            # Raised, it would be told by Hydra when all jobs have ended; submitit would end the
+            # job with status 0 while its other processes wait for this one.
             traceback.print_exc()
             code = 1
-        # Not from within: a failed job's frames, with all that lies on a GPU, would live as long
-        # as the error that Hydra keeps of it.
+        # Behind the except clauses, as Hydra keeps what is raised here: raised within one it would
+        # hold that error too, whose frames hold what the failed job has on a GPU.
         return _end_job(code, failed)
 
     jobs: list[Job] = []
@@ -169,20 +169,20 @@ def entry_point(
         sys.exit(f"error: a launched job failed, the others go on: {error}")
 
 
-def _is_one_of_several() -> bool:
+def _does_jobs_in_turn() -> bool:
     """Whether this process does the jobs of a sweep one after the other."""
     return HydraConfig.get().mode is RunMode.MULTIRUN and not in_launched_job()
 
 
 def _end_job(code: str | int | None, failed: list[str]) -> None:
-    """End the process with ``code``, or of jobs that share one process only the job at work.
+    """End the process with ``code``, or of jobs done in turn only the one at work.
 
-    A signal ends all of them, and so does a failure of one of several processes: the others may
-    still be at work on that job.
+    A signal ends all of them, and so does a failure where several processes share a job: the
+    others may still be at work on it.
     """
-    if not _is_one_of_several() or (isinstance(code, int) and code >= 128):
-        sys.exit(code)
-    if code and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    signalled = isinstance(code, int) and code >= 128
+    job_is_shared = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if not _does_jobs_in_turn() or signalled or (code and job_is_shared):
         sys.exit(code)
     if code:
         if isinstance(code, str):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING
 
 from flamingo.choices import (
     CLEVRGroup,
@@ -30,7 +30,7 @@ from flamingo.choices import (
     VLICLTask,
     VQAGroup,
 )
-from flamingo.structured import build, require
+from flamingo.structured import build, plain, require
 
 # ---------------------------------------------------------------------------- demonstrations
 
@@ -428,9 +428,7 @@ class EvaluateConfig:
 def recorded(evaluation: EvaluationConfig) -> dict[str, Any]:
     """``settings.evaluation`` of a ``results.json``, enums by name: not the size of batches, on
     which results do not depend."""
-    settings = OmegaConf.to_container(OmegaConf.structured(evaluation), enum_to_str=True)
-    assert isinstance(settings, dict)
-    return {str(key): value for key, value in settings.items() if key != "batch_size"}
+    return {key: value for key, value in plain(evaluation).items() if key != "batch_size"}
 
 
 def settings_of(results: Mapping[str, Any], path: Path) -> dict[str, Any]:

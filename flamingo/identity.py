@@ -10,10 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from flamingo.choices import Schedule
 from flamingo.config import STREAMS, RunConfig
+from flamingo.structured import plain
 
 MAY_CHANGE = (
     "runs",  # where the directory stands
@@ -55,13 +54,6 @@ ADDED_LATER = (
 )
 """Fields that earlier versions lacked. Their defaults are what those versions did, so a run has the
 same identity with a default as without the field."""
-
-
-def plain(config: RunConfig) -> dict[str, Any]:
-    """The configuration as nested dicts of plain values, enums by name."""
-    values = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

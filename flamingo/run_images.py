@@ -29,9 +29,8 @@ from flamingo.evaluation.benchmarks.open_mi import OpenMIBenchmark
 from flamingo.evaluation.perturbations import perturb
 from flamingo.evaluation.prompts import Episode, Item, hash_of
 from flamingo.evaluation_config import EvaluationConfig
-from flamingo.identity import plain
 from flamingo.run_checks import as_row
-from flamingo.structured import build, nearest, optional_sections
+from flamingo.structured import build, nearest, optional_sections, plain
 from flamingo.types import ImageRef, Media
 
 FOLDER = "folder/"

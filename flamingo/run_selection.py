@@ -14,12 +14,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flamingo.config import RunConfig
-from flamingo.identity import flatten, plain
+from flamingo.identity import flatten
 from flamingo.structured import (
     expected,
     explain,
     field_type,
     known_keys,
+    plain,
     refuse,
     require,
     section,

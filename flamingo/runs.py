@@ -23,7 +23,6 @@ from flamingo.config import RunConfig
 from flamingo.evaluation.loading import load_tokenizer
 from flamingo.evaluation.predictions import Prediction, prediction_from
 from flamingo.evaluation.statistics import is_zero
-from flamingo.identity import plain
 from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.naming import ALL
 from flamingo.run_checks import check_backbones, check_device, choose, of_group
@@ -31,6 +30,7 @@ from flamingo.run_directory import RunDirectory, load_config
 from flamingo.run_episodes import episode_table
 from flamingo.run_images import Data, RunImages, Settings
 from flamingo.run_selection import fits, run_folders, wanted
+from flamingo.structured import plain
 from flamingo.training.checkpoint import Checkpoint, complete_checkpoints
 from flamingo.training.tracking import read_entries, read_metrics
 

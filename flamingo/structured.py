@@ -167,6 +167,13 @@ def optional_defaults(schema: type) -> str:
     )
 
 
+def plain(config: Any) -> dict[str, Any]:
+    """The dataclass ``config`` as nested dicts of plain values, enums by name."""
+    values = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
 def build(composed: Any, schema: type[Schema]) -> Schema:
     """``composed``, a ``DictConfig`` or mapping, as a ``schema``; what it lacks has its default.
 

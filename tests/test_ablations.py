@@ -13,8 +13,9 @@ from flamingo import FlamingoForConditionalGeneration
 from flamingo.choices import Gate, LanguageTraining, ResamplerKind
 from flamingo.composition import CONF, compose
 from flamingo.config import RunConfig
-from flamingo.identity import differences, flatten, plain
+from flamingo.identity import differences, flatten
 from flamingo.model.resampler import MLPResampler, PoolingResampler
+from flamingo.structured import plain
 from flamingo.testing import save_tiny_language_model
 
 ABLATIONS = sorted(path.stem for path in (CONF / "ablation").glob("*.yaml"))

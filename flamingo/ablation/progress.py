@@ -17,9 +17,9 @@ from flamingo.ablation.sweep import SweepRun
 from flamingo.composition import update_evaluation
 from flamingo.config import RunConfig
 from flamingo.evaluation_config import EvaluationConfig, recorded, settings_of
-from flamingo.identity import flatten, plain
+from flamingo.identity import flatten
 from flamingo.run_directory import RunDirectory, load_config
-from flamingo.structured import build
+from flamingo.structured import build, plain
 from flamingo.training.checkpoint import latest_checkpoint
 from flamingo.training.tracking import read_metrics
 

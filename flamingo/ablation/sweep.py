@@ -20,8 +20,8 @@ from omegaconf import MISSING, OmegaConf
 
 from flamingo.composition import CONF, compose
 from flamingo.config import RunConfig
-from flamingo.identity import differences, flatten, plain
-from flamingo.structured import build, nearest, require
+from flamingo.identity import differences, flatten
+from flamingo.structured import build, nearest, plain, require
 
 SWEEPS = CONF / "sweeps"
 OWN = ("name", "seed", "runs", "experiment")

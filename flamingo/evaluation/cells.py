@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tqdm import tqdm
@@ -84,9 +85,9 @@ class Contents:
         for image in tqdm(new, desc="reading images", unit="image", delay=PATIENCE):
             self._digests[image.key] = content_digest(image)
 
-    def __call__(self, episode: Episode) -> list[str]:
-        """Digests of the images of ``episode``; none of images that are drawn when opened."""
-        return [self._digests[i.key] for i in images([episode]) if self._digests[i.key]]
+    def __call__(self, episodes: Sequence[Episode]) -> list[str]:
+        """Digests of the images of ``episodes``; none of images that are drawn when opened."""
+        return [self._digests[i.key] for i in images(episodes) if self._digests[i.key]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +117,19 @@ def plan_cells(
     contents = Contents()
     conditions = sorted(config.conditions, key=lambda condition: condition is not Condition.real)
     for benchmark in benchmarks:
+        episodes = functools.cache(benchmark.episodes)  # conditions change the same ones
         for shots in benchmark.shots:
+            if (reason := benchmark.unfit(shots)) is not None:
+                left_out.append(LeftOut(benchmark.name, shots, reason))
+                continue
             for condition in conditions:
-                reason = benchmark.unfit(shots)
-                draws = [] if reason else _draws(benchmark, shots, condition, config)
-                reason = reason or too_long(benchmark, draws, lengths, config)
-                if reason is not None:
+                draws = _draws(benchmark, shots, condition, config, episodes)
+                if (reason := too_long(benchmark, draws, lengths, config)) is not None:
                     left_out.append(LeftOut(benchmark.name, shots, reason, condition))
                     if condition is Condition.real:
                         break  # the others would have nothing to be compared with
-                for draw in [] if reason else draws:
+                    continue
+                for draw in draws:
                     keys = _keys(benchmark, shots, draw, contents, model_id, precision)
                     cells.append(Cell(benchmark, shots, draw.seed, condition, draw.seen, keys))
     return cells, left_out
@@ -152,9 +156,14 @@ def too_long(
 
 
 def _draws(
-    benchmark: Benchmark, shots: int, condition: Condition, config: EvaluationConfig
+    benchmark: Benchmark,
+    shots: int,
+    condition: Condition,
+    config: EvaluationConfig,
+    episodes: Callable[[int, int], Sequence[Episode]],
 ) -> list[_Draw]:
-    """The episodes under a condition; none where it makes no sense at this shot count."""
+    """The benchmark's ``episodes`` under a condition; none where it makes no sense at this shot
+    count."""
     shown, seeds = shots, benchmark.seeds if shots else benchmark.seeds[:1]  # nothing to draw at 0
     if condition is Condition.text_only_zero_shot:
         if shots or benchmark.unfit(ZERO_SHOT_TEXTS) is not None:
@@ -162,7 +171,7 @@ def _draws(
         shown, seeds = ZERO_SHOT_TEXTS, benchmark.seeds
     draws = []
     for seed in seeds:
-        real = benchmark.episodes(shown, seed)
+        real = episodes(shown, seed)
         if condition is not Condition.real and config.control_queries:
             real = real[: config.control_queries]
         name, borrowed = benchmark.name, benchmark.borrowed
@@ -195,7 +204,7 @@ def _keys(
             prompt_hash(prompt(seen, task.template), seen.candidates),
             seen.query.answer,
             compute,
-            [*contents(real), *contents(seen)],
+            contents([real, seen]),
         )
         for real, seen in zip(draw.real, draw.seen, strict=True)
     ]

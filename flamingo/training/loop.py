@@ -20,7 +20,6 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
-from omegaconf import OmegaConf
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -28,6 +27,7 @@ from flamingo.backbones.precision import resolve_dtype
 from flamingo.config import RunConfig
 from flamingo.data.collate import collate
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
+from flamingo.structured import plain
 from flamingo.training.agreement import Agreed, agree
 from flamingo.training.batches import Step, Steps, StepSource, division_of, to_device
 from flamingo.training.checkpoint import (
@@ -319,14 +319,12 @@ class _Loop:
     def _open_tracker(self, stack: ExitStack) -> Tracker | None:
         if not self.accelerator.is_main_process:
             return None
-        settings = OmegaConf.to_container(OmegaConf.structured(self.config), enum_to_str=True)
-        assert isinstance(settings, dict)
         return stack.enter_context(
             Tracker(
                 self.run.path,
                 self.config.tracking,
                 name=f"{self.config.name}/seed={self.config.seed}",
-                settings={str(k): v for k, v in settings.items()},
+                settings=plain(self.config),
                 step=self.done,
             )
         )

@@ -136,7 +136,7 @@ def test_the_words_of_a_launcher_go_to_both_commands(sweep: Sweep):
 
 
 def results(config: RunConfig, **changes) -> str:
-    from flamingo.identity import plain
+    from flamingo.structured import plain
 
     evaluation = {k: v for k, v in plain(config)["evaluation"].items() if k != "batch_size"}
     settings = {"evaluation": evaluation | changes}
