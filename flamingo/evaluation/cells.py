@@ -142,17 +142,21 @@ def too_long(
     config: EvaluationConfig,
 ) -> str | None:
     """Why the prompts do not fit into ``evaluation.max_tokens``, or None if they all do."""
-    task = benchmark.task
-    templates = (task.template, *task.ensemble.templates)
-    episodes = [episode for draw in draws for episode in draw.seen]
-    longest = max((lengths(e, template) for e in episodes for template in templates), default=0)
-    tokens = longest + task.decoding.max_new_tokens
-    if episodes and tokens > config.max_tokens:
+    tokens = longest(benchmark, [episode for draw in draws for episode in draw.seen], lengths)
+    if tokens > config.max_tokens:
         return (
             f"its prompts and answers have up to {tokens} tokens, "
             f"evaluation.max_tokens is {config.max_tokens}"
         )
     return None
+
+
+def longest(benchmark: Benchmark, episodes: Sequence[Episode], lengths: PromptLengths) -> int:
+    """Tokens of the longest prompt of ``episodes`` and its answer; 0 without episodes."""
+    task = benchmark.task
+    templates = (task.template, *task.ensemble.templates)
+    prompts = (lengths(episode, template) for episode in episodes for template in templates)
+    return max((tokens + task.decoding.max_new_tokens for tokens in prompts), default=0)
 
 
 def _draws(

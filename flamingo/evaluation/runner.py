@@ -12,10 +12,18 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from flamingo.backbones.language import learned_positions
 from flamingo.choices import Condition
 from flamingo.evaluation.answering import answer_episodes
 from flamingo.evaluation.benchmarks.base import Benchmark
-from flamingo.evaluation.cells import Cell, LeftOut, PromptLengths, images, plan_cells
+from flamingo.evaluation.cells import (
+    Cell,
+    LeftOut,
+    PromptLengths,
+    images,
+    longest,
+    plan_cells,
+)
 from flamingo.evaluation.latents import MediaLatents
 from flamingo.evaluation.metrics.scores import item_score
 from flamingo.evaluation.predictions import Prediction, PredictionFile
@@ -25,6 +33,7 @@ from flamingo.evaluation.scoring import Answer, Reader
 from flamingo.evaluation.work import Places, in_order, missing_places, share_out
 from flamingo.evaluation_config import EvaluationConfig
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
+from flamingo.structured import require
 from flamingo.types import ImageRef, MediaLoader
 
 COUNTED_EVERY = 0.5
@@ -93,6 +102,7 @@ def run_benchmarks(
         processes.wait()  # all have seen the same logs; nothing is appended before
         own = share_out(cells, missing, lengths, processes.count)[processes.index]
         loaded = load(_images(cells, missing if processes.main else own))
+        _check_positions(loaded.model, cells, lengths, config)
         _predict(cells, own, files, config, tokenizer, model_id, loaded, outcome.new, processes)
     outcome.seconds = time.monotonic() - started
     for cell in cells:
@@ -115,6 +125,26 @@ def _file(files: Files, cell: Cell) -> PredictionFile:
 
 def _images(cells: Sequence[Cell], places: Places) -> list[ImageRef]:
     return images([c.episodes[i] for c, own in zip(cells, places, strict=True) for i in own])
+
+
+def _check_positions(
+    model: FlamingoForConditionalGeneration,
+    cells: Sequence[Cell],
+    lengths: PromptLengths,
+    config: EvaluationConfig,
+) -> None:
+    """Raise ``ValueError`` for prompts beyond the positions that the language model has learned."""
+    positions = learned_positions(model.language_model)
+    if positions is None:
+        return
+    tokens = max(longest(cell.benchmark, cell.episodes, lengths) for cell in cells)
+    require(
+        tokens <= positions,
+        "evaluation.max_tokens",
+        f"at most the {positions} positions that the language model has learned, as prompts and "
+        f"answers have up to {tokens} tokens",
+        config.max_tokens,
+    )
 
 
 def _predict(

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from PIL import Image
 
+from flamingo.images import as_rgb
 from flamingo.plots.style import BLACK, BLUE, GREY, VERMILLION
 
 SIDE = 224
@@ -102,4 +103,4 @@ def plot_visibility(
 
 def square(image: Image.Image) -> Image.Image:
     """``image`` as it is drawn: squeezed to :data:`SIDE`, whatever its shape."""
-    return image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return as_rgb(image).resize((SIDE, SIDE), Image.Resampling.LANCZOS)

@@ -252,6 +252,29 @@ def test_shots_that_do_not_fit_are_left_out_and_named(tmp_path) -> None:
     assert "need 5 images of each" in by_shots[4]
 
 
+@pytest.mark.parametrize("family", ["gpt2", "opt", "llama"])
+def test_prompts_beyond_learned_positions_are_refused_before_the_first_one(
+    tmp_path, family: str
+) -> None:
+    def load(images):
+        model = tiny.model(family, max_position_embeddings=32)
+        return Loaded(model, tiny.load_media(), torch.float32)
+
+    benchmark = tiny.binding(queries=2, views=4, shots=[1, 2])
+    settings = {"benchmark": benchmark, "load": load, "max_new_tokens": 5}
+    if family == "llama":  # rotary positions are computed
+        assert predict(tmp_path, **settings).new
+        return
+    expected = (
+        "evaluation.max_tokens: expected at most the 32 positions that the language model has "
+        "learned, as prompts and answers have up to 33 tokens, got 2048"
+    )
+    with pytest.raises(ValueError, match=expected):
+        predict(tmp_path, **settings)
+    assert not list(tmp_path.rglob("*.jsonl"))
+    assert predict(tmp_path, **settings, max_tokens=32).new, "the shorter ones alone"
+
+
 def test_a_damaged_file_is_named_with_its_line(tmp_path) -> None:
     path = tmp_path / "real.jsonl"
     path.write_text('{"key": 1}\n')

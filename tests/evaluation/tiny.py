@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import wraps
+from typing import Any
 
 import torch
 
@@ -37,11 +38,11 @@ def load_media() -> MediaLoader:
     return EncodingLoader(tiny_vision_encoder())
 
 
-def model(family: str = "llama") -> FlamingoForConditionalGeneration:
+def model(family: str = "llama", **overrides: Any) -> FlamingoForConditionalGeneration:
     torch.manual_seed(0)
     return FlamingoForConditionalGeneration.from_backbones(
         tiny_vision_encoder(),
-        tiny_language_model(family),
+        tiny_language_model(family, **overrides),
         resampler=ResamplerConfig(depth=1, num_latents=2, heads=2, dim_head=8, max_frames=1),
         cross_attention=CrossAttentionConfig(every=2, heads=2, dim_head=8, gate_init=1.0),
     ).eval()

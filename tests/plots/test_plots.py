@@ -23,6 +23,7 @@ from flamingo.plots import (
     plot_loss,
     plot_visibility,
 )
+from flamingo.plots.images import square
 from flamingo.plots.style import BLUE, COLOURS, GREY, LINES, VERMILLION, arm_line
 
 
@@ -230,3 +231,15 @@ def test_styles_differ_in_more_than_colour():
     conditions = [(line.marker, line.dash) for line in LINES.values()]
     assert len(set(conditions)) == len(conditions)
     assert len(set(COLOURS)) == 6
+
+
+def test_images_are_drawn_as_models_see_them_upright_and_on_white() -> None:
+    lying = Image.new("RGB", (20, 10), "red")
+    lying.paste("blue", (10, 0, 20, 10))  # the right half; upright it is the upper one
+    exif = lying.getexif()
+    exif[0x0112] = 8  # to be turned by 90 degrees, anticlockwise
+    stored = io.BytesIO()
+    lying.save(stored, "png", exif=exif)
+    shown = square(Image.open(stored))
+    assert (shown.getpixel((112, 20)), shown.getpixel((112, 204))) == ((0, 0, 255), (255, 0, 0))
+    assert square(Image.new("RGBA", (4, 4), (0, 0, 0, 0))).getpixel((100, 100)) == (255, 255, 255)
