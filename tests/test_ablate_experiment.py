@@ -117,7 +117,7 @@ def test_a_sweep_that_is_stopped_is_continued_by_the_same_command(world: Path) -
         time.sleep(0.05)
         assert process.poll() is None, process.stderr and process.stderr.read()
     process.send_signal(signal.SIGTERM)
-    said, error = process.communicate(timeout=100)
+    said, error = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGTERM, error
     assert said.endswith("Stopped. The same command continues.\n")
     assert not (world / "stopped" / "tiny-wide_open").exists()

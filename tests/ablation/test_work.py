@@ -119,7 +119,7 @@ def test_a_signal_stops_what_is_at_work_and_begins_nothing_more(
     threading.Thread(target=stop).start()
     began = time.monotonic()
     failed = workers.run(sweep.runs, lambda _: None)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25  # a job takes 30
     assert workers.stopped == signal.SIGTERM
     assert len(failed) == 5 and all(outcome.stopped for outcome in failed)
     assert [entry[0] for entry in seen(tmp_path)] == ["train"]

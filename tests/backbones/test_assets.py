@@ -204,7 +204,7 @@ def test_two_processes_at_once_do_the_work_once(cache, wheel, source, tmp_path):
     ]
     for process in processes:
         process.start()
-    folders = [results.get(timeout=60) for _ in processes]
+    folders = [results.get(timeout=240) for _ in processes]
     for process in processes:
         process.join()
     assert folders == [str(cache / "assets" / "toy-1.0")] * 2
@@ -219,7 +219,7 @@ def _prepare_slowly(wheel, source, log, barrier, results) -> None:
         time.sleep(1)
         return Downloader(source)(wheel, folder)
 
-    barrier.wait(60)
+    barrier.wait(240)
     results.put(str(prepare(wheel, fetch=slow)))
 
 

@@ -214,7 +214,7 @@ def test_a_complete_store_is_opened_while_another_process_writes(tmp_path: Path)
     arguments = synthetic_images(5), tiny_vision_encoder(), tmp_path
     with ThreadPoolExecutor(1) as pool, FileLock(built.file.folder / "lock"):
         opened = pool.submit(FeatureStore.build, *arguments)
-        assert not wait([opened], timeout=10).not_done
+        assert not wait([opened], timeout=60).not_done
     assert opened.result().rows == built.rows
 
 
@@ -231,7 +231,7 @@ def test_images_are_read_while_another_process_writes(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
         with lock:
             building = pool.submit(FeatureStore.build, images, encoder, tmp_path)
-            assert all(read.acquire(timeout=20) for _ in images)
+            assert all(read.acquire(timeout=60) for _ in images)
             assert wait([building], timeout=0.2).not_done and encoder.images == 0
         assert len(building.result().rows) == encoder.images == 5
 

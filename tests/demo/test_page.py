@@ -77,7 +77,7 @@ def url(world: Path, run: Path) -> Iterator[str]:
     assert list(world.glob("flamingo-demo-*")), "uploads go to a folder of their own"
     yield found[1]
     server.send_signal(signal.SIGINT)
-    assert server.wait(timeout=30) == 0
+    assert server.wait(timeout=120) == 0
     assert not list(world.glob("flamingo-demo-*")), "which goes with the server"
 
 

@@ -205,7 +205,7 @@ def test_killed_at_any_moment_they_go_on_on_another_number(tmp_path) -> None:
             time.sleep(0.01)
         for number in range(2):
             os.kill(int((tmp_path / f"pid{number}").read_text()), signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
         assert process.returncode != 0
         assert len(keys(logs)) < len(expected), "killed too late"
         assert len(set(keys(logs))) == len(keys(logs))
@@ -229,5 +229,5 @@ def test_an_error_of_one_ends_all_with_its_message(tmp_path) -> None:
     code, told = finish(tmp_path, 2, "fail")
     assert code != 0
     assert "ValueError: no such model" in told
-    assert time.monotonic() - started < 120
+    assert time.monotonic() - started < 240
     assert not (tmp_path / "predictions").exists() or len(keys(tmp_path / "predictions")) > 0

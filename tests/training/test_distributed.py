@@ -95,7 +95,7 @@ def test_the_jobs_of_a_sweep_join_their_processes_one_after_the_other(tmp_path):
         env=os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert ended.returncode == 0, ended.stderr
     expected = [f"job {job}: [0, 1]" for job in range(20) for _ in range(2)]

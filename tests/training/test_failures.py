@@ -206,7 +206,7 @@ def two(folder: Path, what: str, process: int) -> list[tuple[int, str]]:
     errors = {}
     try:
         for rank in (1 - process, process):  # the one in which it happens may never end
-            errors[rank] = started[rank].communicate(timeout=120)[1]
+            errors[rank] = started[rank].communicate(timeout=300)[1]
             if what == "freeze":
                 started[process].kill()
     finally:
@@ -241,7 +241,7 @@ def test_a_loss_that_is_no_number_on_one_process_stops_both_alike(tmp_path, stra
 def test_a_killed_process_is_missed_by_the_other(tmp_path, straight, process):
     began = time.monotonic()
     ended = two(tmp_path, "kill", process)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 240
     assert ended[process][0] == -signal.SIGKILL
     status, errors = ended[1 - process]
     assert status == 1
@@ -254,7 +254,7 @@ def test_a_killed_process_is_missed_by_the_other(tmp_path, straight, process):
 def test_a_process_that_hangs_is_waited_for_as_long_as_the_config_says(tmp_path, straight):
     began = time.monotonic()
     status, errors = two(tmp_path, "freeze", 1)[0]
-    assert 6 < time.monotonic() - began < 60  # timeout_minutes=0.1
+    assert 6 < time.monotonic() - began < 240  # timeout_minutes=0.1
     assert status == 1
     assert "LostProcessError: another process of this run ended, or was not heard of" in errors
     assert_continues(tmp_path, straight, from_step=3)

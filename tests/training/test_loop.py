@@ -187,7 +187,7 @@ def start(folder, *options) -> subprocess.Popen:
     )
 
 
-def wait_for(condition, seconds=60) -> None:
+def wait_for(condition, seconds=240) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "timed out"
@@ -236,7 +236,7 @@ def test_a_signal_saves_a_checkpoint_and_ends_the_process(tmp_path, number):
     process = start(tmp_path, *options)
     wait_for(lambda: run.metrics.exists() and len(read_metrics(run.metrics)) > 3)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == 128 + number
     assert b"finishing this step, then saving a checkpoint" in errors
     last = latest_checkpoint(run.checkpoints)
