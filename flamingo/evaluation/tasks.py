@@ -2,7 +2,7 @@
 
 A :class:`Task` is all of a protocol that a benchmark needs to know. The OpenFlamingo protocol is
 that of the evaluation script of OpenFlamingo 2.0 (``open_flamingo/eval/evaluate.py``), after the
-Flamingo paper's appendix: its published numbers were made so.
+Flamingo paper's appendix. Where it is left on purpose, docs/evaluation.md says so.
 """
 
 from __future__ import annotations
@@ -125,15 +125,15 @@ def _open_flamingo(kind: Kind, metric: Metric | None) -> Task:
             stemmed = kind is Kind.ok_vqa
             own = Metric.ok_vqa_accuracy_always if stemmed else Metric.vqa_accuracy_always
             return Task(
-                template=_joined("Question:{question} Short answer:"),
+                template=_whole("Question:{question} Short answer:", separator="\n"),
                 decoding=Decoding(max_new_tokens=10 if kind is Kind.text_vqa else 5, beams=beams),
                 metric=metric or own,
-                clean=short_answer,
+                clean=before_next_question if stemmed else short_answer,
                 shown=first,
             )
         case Kind.caption:
             return Task(
-                template=_joined("Output:"),
+                template=_whole("Output:", separator="\n"),
                 decoding=Decoding(max_new_tokens=20, beams=beams),
                 metric=metric or Metric.cider,
                 clean=caption,
@@ -141,7 +141,7 @@ def _open_flamingo(kind: Kind, metric: Metric | None) -> Task:
             )
         case Kind.classification:
             return Task(
-                template=_joined("Output:"),
+                template=_whole("Output:"),
                 decoding=Decoding(normalize_by_length=True, end_of_chunk=False),
                 metric=metric or Metric.exact_match,
                 shown=first,
@@ -150,7 +150,7 @@ def _open_flamingo(kind: Kind, metric: Metric | None) -> Task:
         case Kind.hateful_memes:
             meme = "is an image with: '{question}' written on it. Is it hateful? Answer:"
             return Task(
-                template=_joined(meme),
+                template=_whole(meme),
                 decoding=Decoding(end_of_chunk=False),
                 metric=metric or Metric.roc_auc,
                 shown=first,
@@ -158,13 +158,18 @@ def _open_flamingo(kind: Kind, metric: Metric | None) -> Task:
             )
 
 
-def _joined(question: str) -> Template:
-    return Template(question=question, answer="{answer}", separator="\n", whole=True)
+def _whole(question: str, separator: str = "") -> Template:
+    return Template(question=question, answer="{answer}", separator=separator, whole=True)
+
+
+def before_next_question(output: str) -> str:
+    """What precedes the next question (OpenFlamingo, of OK-VQA)."""
+    return re.split("Question|Answer|Short", output, maxsplit=1)[0].strip()
 
 
 def short_answer(output: str) -> str:
     """What precedes the next question, and of a list the first entry (OpenFlamingo)."""
-    return re.split("Question|Answer|Short", output, maxsplit=1)[0].split(", ", 1)[0].strip()
+    return before_next_question(output).split(", ", 1)[0].strip()
 
 
 def caption(output: str) -> str:

@@ -355,7 +355,7 @@ PROMPTS = {
             "train/n01514668/ILSVRC2012_val_00000329.JPEG",
             "train/n01440764/ILSVRC2012_val_00002138.JPEG",
         ],
-        "<image>Output:rooster<|endofchunk|>\n<image>Output:tench<|endofchunk|>\n<image>Output:",
+        "<image>Output:rooster<|endofchunk|><image>Output:tench<|endofchunk|><image>Output:",
     ),
     ("hateful_memes", "native"): (
         {"test": MEMES_TEST, "train": MEMES},
@@ -370,9 +370,9 @@ PROMPTS = {
         {"test": MEMES_TEST, "train": MEMES},
         ["train/42953", "train/8291"],
         "<image>is an image with: 'its their character not their color that matters' written on "
-        "it. Is it hateful? Answer:no<|endofchunk|>\n"
+        "it. Is it hateful? Answer:no<|endofchunk|>"
         "<image>is an image with: 'when you see a spider and then you do not' written on it. "
-        "Is it hateful? Answer:yes<|endofchunk|>\n"
+        "Is it hateful? Answer:yes<|endofchunk|>"
         "<image>is an image with: 'batteries sold separately' written on it. "
         "Is it hateful? Answer:",
     ),

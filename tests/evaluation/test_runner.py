@@ -10,9 +10,13 @@ import pytest
 import torch
 
 from flamingo.choices import Condition, Metric
+from flamingo.data.sequence import tokenize
 from flamingo.evaluation import work
+from flamingo.evaluation.decoding import Decoding
+from flamingo.evaluation.generation import generate_answers
 from flamingo.evaluation.perturbations import BLANK
 from flamingo.evaluation.predictions import PredictionFile
+from flamingo.evaluation.prompts import prompt
 from flamingo.evaluation.runner import Loaded, Outcome, run_benchmarks
 from flamingo.evaluation_config import EvaluationConfig
 from flamingo.testing import synthetic_images
@@ -203,6 +207,25 @@ def test_other_annotations_and_another_metric_judge_what_was_said(tmp_path) -> N
     size = len(lines(folder))
     predict(folder, load=never, benchmark=regrouped, conditions=[Condition.real])
     assert len(lines(folder)) == size, "nothing new to say"
+
+
+def test_open_answers_are_decoded_and_cut_as_the_task_says(tmp_path) -> None:
+    benchmark, beams = toys.vqa(shots=(0,)), Decoding(max_new_tokens=4, beams=3)
+    benchmark.task = replace(benchmark.task, decoding=beams, clean=lambda text: f"[{text}]")
+    outcome = predict(tmp_path, benchmark=benchmark, conditions=[Condition.real])
+    ((cell, predictions),) = outcome.cells
+
+    reader = tiny.reader()
+    sequences = [prompt(episode, benchmark.task.template) for episode in cell.episodes]
+    prompts = [tokenize(sequence, reader.tokenizer, 100) for sequence in sequences]
+    reader.latents.prepare(medium for own in prompts for medium in own.media)
+
+    def said(decoding: Decoding) -> list[str]:
+        answers = dict(generate_answers(reader, prompts, decoding=decoding, batch_size=4))
+        return [answers[place].text for place in range(len(prompts))]
+
+    assert [p.answer for p in predictions] == [f"[{text}]" for text in said(beams)]
+    assert said(beams) != said(replace(beams, beams=1))
 
 
 def test_fewer_queries_and_shots_are_a_part_of_more(done) -> None:

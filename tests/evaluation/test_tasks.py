@@ -41,10 +41,14 @@ def episode(*pairs: tuple[str, str]) -> Episode:
         (
             Kind.hateful_memes,
             [("lol", "no"), ("{x}", "yes"), ("hm", "")],
-            "<image>is an image with: 'lol' written on it. Is it hateful? Answer:no<|endofchunk|>\n"
-            "<image>is an image with: '{x}' written on it. Is it hateful? Answer:yes"
-            "<|endofchunk|>\n"
+            "<image>is an image with: 'lol' written on it. Is it hateful? Answer:no<|endofchunk|>"
+            "<image>is an image with: '{x}' written on it. Is it hateful? Answer:yes<|endofchunk|>"
             "<image>is an image with: 'hm' written on it. Is it hateful? Answer:",
+        ),
+        (
+            Kind.classification,
+            [("", "tench"), ("", "goldfish"), ("", "")],
+            "<image>Output:tench<|endofchunk|><image>Output:goldfish<|endofchunk|><image>Output:",
         ),
     ],
 )
@@ -76,7 +80,29 @@ def test_open_flamingo_decoding_by_benchmark() -> None:
     classes = task(Kind.classification, Protocol.open_flamingo)
     assert classes.decoding.normalize_by_length
     assert classes.ensemble.permutations == 6
-    assert not task(Kind.hateful_memes, Protocol.open_flamingo).decoding.normalize_by_length
+    memes = task(Kind.hateful_memes, Protocol.open_flamingo)
+    assert not memes.decoding.normalize_by_length
+    assert memes.ensemble.permutations == 6
+
+
+def test_open_flamingo_shows_the_first_answer_and_ours_the_most_frequent() -> None:
+    for kind in (Kind.vqa, Kind.text_vqa, Kind.ok_vqa):
+        assert task(kind, Protocol.open_flamingo).shown(["a", "b", "b"]) == "a"
+        assert task(kind, Protocol.native).shown(["a", "b", "b"]) == "b"
+
+
+@pytest.mark.parametrize(
+    ("kind", "output", "counts"),
+    [
+        (Kind.vqa, " blue, red Question: x", "blue"),
+        (Kind.text_vqa, " blue, red Question: x", "blue"),
+        (Kind.ok_vqa, " blue, red Question: x", "blue, red"),  # not cut at the comma there
+        (Kind.caption, ' a "red" bus Output: x', "a red bus"),
+    ],
+)
+def test_open_flamingo_cuts_answers_by_benchmark(kind: Kind, output: str, counts: str) -> None:
+    assert task(kind, Protocol.open_flamingo).clean(output) == counts
+    assert task(kind, Protocol.native).clean(output) == output.strip()
 
 
 def test_metrics_by_protocol() -> None:
