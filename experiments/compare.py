@@ -54,6 +54,8 @@ class CompareConfig:
     """Instead of ``runs``: a sweep, or the JSON file of its results."""
     name: str | None = None
     """Of a sweep's runs, where it is not that of the experiment."""
+    seeds: list[int] | None = None
+    """Of a sweep's runs, where they are not those of its file."""
     root: str = "runs"
     """Where the runs of a sweep are."""
     out: str = MISSING
@@ -97,7 +99,7 @@ def compare_arms(sweep: str, config: CompareConfig) -> str:
     if sweep.endswith(".json"):
         results, missing = read_results(Path(sweep)), []
     else:
-        composed = compose_sweep(sweep, runs=config.root, run_name=config.name)
+        composed = compose_sweep(sweep, runs=config.root, run_name=config.name, seeds=config.seeds)
         results, missing = compare_finished(composed, progress_of_all(composed))
     output = Output.claim(Path(config.out))
     write_comparison(results, output)

@@ -66,7 +66,8 @@ class DemonstrationsConfig:
     """Strategy fixed: ids of training items, in reading order."""
     plans: str | None = None
     """A folder of plans (``<benchmark>/seed=<n>.jsonl``, as each evaluation writes them) to use
-    instead of drawing; what else is said here is then not looked at."""
+    instead of drawing. Of what else is said here, ``seeds`` and ``pool`` still hold: which of them
+    are read, and which items they may name."""
 
     def __post_init__(self) -> None:
         name = "evaluation.demonstrations"

@@ -1,6 +1,7 @@
 """The typed configuration of training sources: what all have, and those that stream documents.
 
-Every default is that of OpenFlamingo 2.0.1 (``open_flamingo/train/data.py``) where it has one.
+Every default is that of OpenFlamingo 2.0.1 (``open_flamingo/train/data.py``) where it has one, but
+for ``min_image_bytes``.
 Shards may be of any file system that ``fsspec`` knows (``s3://...``).
 """
 

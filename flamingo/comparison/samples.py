@@ -143,13 +143,15 @@ def common(first: Sample, second: Sample) -> tuple[Sample, Sample]:
         raise ValueError(f"{place}: expected queries that both have, got none{told}")
     one, other = first.only(shared), second.only(shared)
     differ = [
-        a.query
+        (a.query, a.cluster, b.cluster)
         for a, b in zip(one.draws[0], other.draws[0], strict=True)
         if (a.cluster, sorted(a.references)) != (b.cluster, sorted(b.references))
     ]
     if differ:
+        query, image, other_image = differ[0]
+        images = f" ({image}, {other_image})" if image != other_image else ""
         raise ValueError(
             f"{place}: expected the same queries, but {len(differ)} of {len(shared)} ids, such as "
-            f"{differ[0]!r}, name another image or other references{told}"
+            f"{query!r}{images}, name another image or other references{told}"
         )
     return one, other

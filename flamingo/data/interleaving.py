@@ -1,7 +1,7 @@
 """Texts and images of a document as a sequence, in the layout and with the loss of OpenFlamingo.
 
-But for one token: behind a caption's ``<|endofchunk|>`` OpenFlamingo learns the language model's own
-end of text too, which is all but free, so that its caption losses are lower than ours.
+But for one token: behind a caption's ``<|endofchunk|>`` OpenFlamingo learns the language model's
+own end of text too, which is all but free, so that its caption losses are lower than ours.
 """
 
 from __future__ import annotations
