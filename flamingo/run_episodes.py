@@ -32,6 +32,7 @@ COLUMNS = (
     "cluster",
     "prompt",
     "prompt_hash",
+    "contents",
     "model",
     "key",
 )

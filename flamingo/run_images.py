@@ -2,7 +2,8 @@
 
 Predictions name items by their ids and hold no pixels. Where a run's data are still there, its
 benchmarks are built from the settings it was evaluated with, a benchmark when one of its images is
-asked for. That an image is the one the model was shown is checked by the hash of the prompt.
+asked for. That images are those the model was shown is checked: their names by the hash of the
+prompt, and what files hold by a digest, where the version that predicted has written one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from flamingo.evaluation.benchmarks import (
     build_benchmarks,
 )
 from flamingo.evaluation.benchmarks.open_mi import OpenMIBenchmark
+from flamingo.evaluation.cells import Contents
 from flamingo.evaluation.perturbations import perturb
 from flamingo.evaluation.prompts import Episode, Item, hash_of
 from flamingo.evaluation_config import EvaluationConfig
@@ -293,6 +295,10 @@ def _shown(built: _Built, row: Mapping[str, Any], data: Data) -> Shown:
     hashed = [Media(tuple(map(data.key_there, own.frames))) for own in media if own is not None]
     if hash_of(row["prompt"], hashed, row["candidates"]) != row["prompt_hash"]:
         raise ValueError("its items are other images now than those that the model was shown")
+    contents = Contents()
+    contents.read([seen])
+    if row.get("contents") and contents([seen]) != row["contents"]:
+        raise ValueError("its images show something else now than when the model was shown them")
     return Shown(media[-1], tuple(media[:-1]))
 
 

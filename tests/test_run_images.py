@@ -212,6 +212,25 @@ def test_moved_data_are_found_where_they_are_said_to_be(
         assert pixels(images(row).demonstrations[0]) == pixels(expected.convert("RGB"))
 
 
+def test_other_pictures_under_the_names_of_those_that_were_shown_are_refused(
+    run: Run, abroad: Run, world: Path, tmp_path: Path
+) -> None:
+    data = Data(never, never, {str(world / "data"): str(tmp_path / "data")})
+    frame = abroad.episodes("folder_photos_2_ways", "real")
+    row = frame[frame["demonstrations"].map(len) > 0].iloc[0]
+    original = Path(row["demonstrations"][0].removeprefix("folder/"))
+    file = tmp_path / "data" / original.relative_to(world / "data")
+    before = file.read_bytes()
+    Image.new("RGB", (20, 20), "pink").save(file)
+    try:
+        with pytest.raises(ValueError, match="its images show something else now than when"):
+            abroad.images(data)(row)
+        # Of a version that wrote no digest: as far as names tell.
+        assert abroad.images(data)(row.drop("contents")).demonstrations
+    finally:
+        file.write_bytes(before)
+
+
 def test_a_folder_of_classes_may_be_called_otherwise_where_it_is_now(
     run: Run, abroad: Run, world: Path, tmp_path: Path
 ) -> None:

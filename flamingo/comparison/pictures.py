@@ -2,6 +2,7 @@
 
 Predictions name items by their ids and hold no pixels. Where a run's data are still there, its
 benchmarks are built from the settings in ``results.json`` and give the images; else none are shown.
+Images are found by name: files that were replaced since are shown as they are now.
 """
 
 from __future__ import annotations

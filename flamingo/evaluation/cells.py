@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,8 +29,8 @@ PATIENCE = 2.0
 class Cell:
     """One benchmark at one shot count with one draw of demonstrations under one condition.
 
-    ``seed`` drew the demonstrations. ``episodes`` are as the model sees them; ``keys`` identify
-    their predictions.
+    ``seed`` drew the demonstrations. ``episodes`` are as the model sees them, ``contents`` digests
+    of what their images show (:class:`Contents`); ``keys`` identify their predictions.
     """
 
     benchmark: Benchmark
@@ -37,6 +38,7 @@ class Cell:
     seed: int
     condition: Condition
     episodes: Sequence[Episode]
+    contents: Sequence[str]
     keys: Sequence[str]
 
 
@@ -85,9 +87,11 @@ class Contents:
         for image in tqdm(new, desc="reading images", unit="image", delay=PATIENCE):
             self._digests[image.key] = content_digest(image)
 
-    def __call__(self, episodes: Sequence[Episode]) -> list[str]:
-        """Digests of the images of ``episodes``; none of images that are drawn when opened."""
-        return [self._digests[i.key] for i in images(episodes) if self._digests[i.key]]
+    def __call__(self, episodes: Sequence[Episode]) -> str:
+        """16 hex digits of the images of ``episodes``, in their order; "" if all of them are drawn
+        when they are opened, as those are that a condition changes."""
+        found = [self._digests[i.key] for i in images(episodes) if self._digests[i.key]]
+        return hashlib.sha256("".join(found).encode()).hexdigest()[:16] if found else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +134,12 @@ def plan_cells(
                         break  # the others would have nothing to be compared with
                     continue
                 for draw in draws:
+                    contents.read([*draw.real, *draw.seen])
+                    shown = [contents([episode]) for episode in draw.seen]
                     keys = _keys(benchmark, shots, draw, contents, model_id, precision)
-                    cells.append(Cell(benchmark, shots, draw.seed, condition, draw.seen, keys))
+                    cells.append(
+                        Cell(benchmark, shots, draw.seed, condition, draw.seen, shown, keys)
+                    )
     return cells, left_out
 
 
@@ -199,7 +207,6 @@ def _keys(
     compute = f"{task.description}, {precision}"
     if task.ensemble.permutations > 1:
         compute += f", orders by seed {benchmark.seed}"
-    contents.read([*draw.real, *draw.seen])
     return [
         prediction_key(
             model_id,

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from io import FileIO
 from pathlib import Path
@@ -25,8 +24,9 @@ class Prediction:
     ``target`` is the reference that a demonstration would show, ``references`` are all of them,
     none where the annotation is missing. ``score`` is None there, and where it depends on the other
     answers (CIDEr). ``question`` is the query's, ``shown`` are question and answer of each
-    demonstration as the model saw them, in the order of the prompt. Earlier versions wrote neither:
-    ``question`` is None then.
+    demonstration as the model saw them, in the order of the prompt. ``contents`` is a digest of
+    what its images show, "" where they are drawn. Earlier versions wrote none of these: then
+    ``question`` is None.
     """
 
     key: str
@@ -47,6 +47,7 @@ class Prediction:
     references: list[str] = field(default_factory=list)
     question: str | None = None
     shown: list[list[str]] = field(default_factory=list)
+    contents: str = ""
 
 
 def prediction_key(
@@ -56,14 +57,16 @@ def prediction_key(
     prompt_hash: str,
     target: str,
     decoding: str,
-    images: Sequence[str] = (),
+    images: str = "",
 ) -> str:
     """16 hex digits of everything that matters for a prediction.
 
     ``model`` identifies the weights, ``decoding`` how they are used, ``images`` what the images
-    show that the prompt names. The benchmark and the condition are those of the file.
+    show that the prompt names ("": they are drawn). The benchmark and the condition are those of
+    the file.
     """
-    content = json.dumps([model, query, shots, prompt_hash, target, decoding, *images])
+    parts = [model, query, shots, prompt_hash, target, decoding, *([images] if images else [])]
+    content = json.dumps(parts)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

@@ -240,6 +240,7 @@ def _prediction(cell: Cell, index: int, answer: Answer, model_id: str) -> Predic
         cluster="",
         question=episode.query.question,
         shown=[[item.question, item.answer] for item in episode.demonstrations],
+        contents=cell.contents[index],
     )
     return _judged(cell, index, said)
 

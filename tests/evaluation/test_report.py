@@ -120,7 +120,7 @@ def gallery_with_controls(controls: dict[int, str], condition: Condition) -> lis
     own = [replace(real[i], prompt_hash=controls[i], answer="control") for i in places]
     episodes = [cell.episodes[i] for i in places]
     keys = [str(i) for i in places]
-    control = Cell(benchmark, 2, 0, condition, episodes, keys)
+    control = Cell(benchmark, 2, 0, condition, episodes, [""] * len(keys), keys)
     (shown,) = gallery(replace(result, cells=[(cell, real), (control, own)]))
     return shown["episodes"]
 

@@ -116,9 +116,8 @@ def outcome_of(benchmark, scores: dict[int, list[float]], controls=None) -> Outc
                 )
                 for i, (key, e, score) in enumerate(zip(keys, episodes, own, strict=True))
             ]
-            outcome.cells.append(
-                (Cell(benchmark, shots, 0, condition, episodes, keys), predictions)
-            )
+            cell = Cell(benchmark, shots, 0, condition, episodes, [""] * len(keys), keys)
+            outcome.cells.append((cell, predictions))
     return outcome
 
 

@@ -154,7 +154,8 @@ def _cell(
     episodes = [episode for episode in seen if episode is not None]
     if len(episodes) < len(own):
         return None
-    return Cell(benchmark, shots, seed, condition, episodes, [e.query.id for e in episodes])
+    contents, keys = [""] * len(episodes), [e.query.id for e in episodes]
+    return Cell(benchmark, shots, seed, condition, episodes, contents, keys)
 
 
 def _predictions(cell: Cell, answerer: Answerer) -> list[Prediction]:
