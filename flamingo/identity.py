@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from flamingo.choices import Schedule
 from flamingo.config import STREAMS, RunConfig
 from flamingo.structured import plain
 
+SHARDS = tuple(f"data.{name}.shards.files" for name in STREAMS)
+"""Where shards stand. That they are the same ones a stream sees for itself, by number and names;
+earlier versions held a run to them."""
+
 MAY_CHANGE = (
     "runs",  # where the directory stands
+    *SHARDS,
     "data.workers",
     "data.feature_cache",
     *(f"data.{name}.validation" for name in STREAMS),
@@ -89,7 +94,17 @@ def differences(stored: RunConfig, given: RunConfig) -> dict[str, tuple[Any, Any
 
 def config_hash(config: RunConfig) -> str:
     """Identifies a run: equal for configs that may continue one another."""
-    values = {n: v for n, v in flatten(plain(config)).items() if not _may_change(n)}
+    return _hash(config)
+
+
+def earlier_config_hash(config: RunConfig) -> str:
+    """:func:`config_hash` of versions that held a run to the place of its shards."""
+    return _hash(config, held_to=SHARDS)
+
+
+def _hash(config: RunConfig, held_to: Collection[str] = ()) -> str:
+    every = flatten(plain(config))
+    values = {n: v for n, v in every.items() if n in held_to or not _may_change(n)}
     defaults = flatten(plain(RunConfig(name="any")))
     for name in ADDED_LATER:
         if name in values and values[name] == defaults[name]:  # a section that is set has fields

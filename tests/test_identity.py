@@ -2,8 +2,16 @@
 
 import pytest
 
-from flamingo.config import CrossAttentionConfig, ModelConfig, TrainingConfig
-from flamingo.identity import config_hash
+from flamingo.config import (
+    CrossAttentionConfig,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from flamingo.identity import config_hash, earlier_config_hash
+from flamingo.run_directory import RunDirectory, load_config
+from flamingo.source_config import MMC4SourceConfig, ShardsConfig
 from tests.written_runs import config, training
 
 
@@ -20,3 +28,22 @@ def test_runs_from_before_a_field_was_added_keep_their_identity(tmp_path):
     assert config_hash(config(tmp_path, model=model)) == "0bcb0bf8e1f2c697"
     model.resampler.qk_norm = True
     assert config_hash(config(tmp_path, model=model)) != "0bcb0bf8e1f2c697"
+
+
+def test_shards_that_were_moved_are_the_same_run(tmp_path):
+    """A stream compares their names with those of the checkpoint (``tests/training``)."""
+
+    def of(folder: str) -> RunConfig:
+        shards = ShardsConfig(files=[f"{folder}/*.tar"])
+        data = DataConfig(mmc4=MMC4SourceConfig(shards=shards), cache_features=False)
+        return config(tmp_path, data=data)
+
+    run = RunDirectory.open(of("/data/mmc4"))
+    before = run.config_hash
+    moved = RunDirectory.open(of("/mnt/mmc4"))
+    assert moved.config_hash == before
+    assert load_config(run.config_file) == of("/mnt/mmc4")
+    earlier = earlier_config_hash(of("/mnt/mmc4"))
+    assert earlier != before and earlier != earlier_config_hash(of("/data/mmc4"))
+    assert moved.is_of_this_run(earlier) and moved.is_of_this_run(before)
+    assert not moved.is_of_this_run("other")

@@ -88,6 +88,7 @@ class RunFiles(Protocol):
     def checkpoints(self) -> Path: ...
     @property
     def config_hash(self) -> str: ...
+    def is_of_this_run(self, hashed: str) -> bool: ...
 
 
 class NonFiniteLossError(RuntimeError):
@@ -215,7 +216,7 @@ class _Loop:
             started = self.model.trainable_parameters().values()
             broadcast_parameters(list(started), self.accelerator)
             return None
-        if checkpoint.config_hash != self.run.config_hash:
+        if not self.run.is_of_this_run(checkpoint.config_hash):
             raise ValueError(
                 f"{checkpoint.path}: expected a checkpoint of this run's config "
                 f"({self.run.config_hash}), got one of another ({checkpoint.config_hash})"
