@@ -12,11 +12,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from experiments.ask import AskConfig
 from flamingo.command_line import quote_values
 from flamingo.composition import compose
 from flamingo.data.concepts import folder_concepts
+from flamingo.model.masking import text_time
 from flamingo.testing import COLOURS, SHAPES, draw, save_tiny_language_model
 from tests.tiny_world import save_cache, save_vision_encoder
 
@@ -144,6 +146,44 @@ def test_texts_of_a_data_set_are_shown_as_they_are_and_unjudged_answers_are_not_
     assert not any(f"<{tag}>" in page for tag in "ius") and "1<b>2" not in page
     assert [page.count(v) for v in ("✓ right", "✗ wrong", "not judged")] == [1, 1, 1]
     assert page.count("expected:") == 2  # nothing is expected without annotation
+
+
+@pytest.mark.parametrize("separator", [[], [5], [5, 6]], ids=["none", "one token", "two"])
+def test_attention_is_drawn_of_the_ends_of_answers_over_images_as_the_encoder_sees_them(separator):
+    (source,) = [
+        cell.source
+        for cell in nbformat.read(LOOK_INSIDE, as_version=4).cells
+        if "plot_attention(\n" in cell.source
+    ]
+    image, end, answers = 1, 2, (10, 11, 12)
+    ids = [i for answer in answers[:2] for i in (image, 3, answer, end, *separator)]
+    ids += [image, 3, answers[2]]
+    shown, asked, task = {}, [], SimpleNamespace(template=None)
+
+    def attention_maps(model, input_ids, *, tokens, pixel_values):
+        asked.extend(ids[token] for token in tokens)
+        return SimpleNamespace(layers=[4], over_patches=lambda token: torch.ones(1, 2, 2))
+
+    names = {
+        **{"episode": None, "cell": SimpleNamespace(benchmark=SimpleNamespace(task=task))},
+        **{"prompt": lambda *_: "", "prompt_text": lambda _: "", "images": ["a", "b", "c"]},
+        "processor": lambda *_: {"input_ids": None, "pixel_values": None},
+        "sequence": SimpleNamespace(input_ids=ids),
+        "tokens": [f"token {i}" for i in ids],
+        "text": text_time(torch.tensor([ids]) == image),
+        "model": SimpleNamespace(
+            config=SimpleNamespace(end_of_chunk_token_id=end),
+            vision_encoder="encoder",
+            cross_attention={"4": SimpleNamespace(attention_gate=None)},
+        ),
+        "seen_image": lambda encoder, image: f"{image} seen by {encoder}",
+        "attention_maps": attention_maps,
+        "plot_attention": lambda images, maps, **told: shown.update(told, images=images),
+    }
+    exec(source, names)
+    assert tuple(asked) == answers
+    assert shown["rows"] == [f"token {i}" for i in answers]
+    assert shown["images"] == [f"{name} seen by encoder" for name in "abc"]
 
 
 @pytest.fixture(scope="module")
