@@ -72,10 +72,24 @@ def test_bars_by_type_hold_the_results_and_differ_in_hatch():
     assert [[bar.get_height() for bar in found] for found in bars] == [[0.8, 0.7, 0.9], [0.5, 0.4]]
     assert len({found[0].get_hatch() for found in bars}) == 2
     assert len({found[0].get_facecolor() for found in bars}) == 2
-    assert ticks(panel.get_xticklabels()) == ["all\nn = 30", "colour\nn = 20", "shape\nn = 10"]
+    assert ticks(panel.get_xticklabels()) == ["all\nn = 30 (10)", "colour\nn = 20", "shape\nn = 10"]
+    assert panel.get_xlabel() == "n: queries of the first bar (of the others)"
     assert legend(figure) == ["model", "query image blanked"]
     assert panel.get_ylabel() == "accuracy, %"
     assert drawn(figure)
+
+
+def test_bars_of_equally_many_queries_say_so_once():
+    (panel,) = plot_groups(RESULTS, "toys", shots=2, conditions=["real"]).axes
+    assert ticks(panel.get_xticklabels()) == ["all\nn = 30", "colour\nn = 20", "shape\nn = 10"]
+    assert panel.get_xlabel() == ""
+    three = [row("swap_query", "all", 0.4, n=10), row("blur_query", "all", 0.4, n=8)]
+    more = {**RESULTS, "model": [*RESULTS["model"], *three]}
+    asked = ["real", "blank_query", "swap_query", "blur_query"]
+    (panel,) = plot_groups(more, "toys", shots=2, conditions=asked).axes
+    assert ticks(panel.get_xticklabels())[0] == "all\nn = 30 (10, 8)"
+    (panel,) = plot_groups(RESULTS, "toys", shots=2, conditions=["blank_query"]).axes
+    assert ticks(panel.get_xticklabels()) == ["all\nn = 10", "colour\n", "shape\nn = 10"]
 
 
 @pytest.mark.parametrize(
