@@ -272,6 +272,43 @@ def test_training_is_drawn_alike_from_entries_and_from_a_data_frame(plot):
     assert [[10, 2.0], [20, 1.0]] in lines[0] or [[10, 0.5], [20, 0.6]] in lines[0]
 
 
+def test_losses_are_told_apart_without_their_colours():
+    sources = ("", "/binding", "/easy_vqa", "/laion")
+    entries = [
+        {"step": step, **{f"{part}/loss{own}": 1.0 for own in sources}}
+        for step in range(1, 301)
+        for part in (["train"] if step % 100 else ["train", "validation"])
+    ]
+    figure = plot_loss(entries)
+    lines = {str(line.get_label()): line for line in figure.axes[0].lines}
+    assert legend(figure) == list(lines) and len(lines) == 8
+    assert len({(line.get_marker(), line.get_linestyle()) for line in lines.values()}) == 8
+    for own in sources:
+        train, validation = lines[f"train/loss{own}"], lines[f"validation/loss{own}"]
+        assert (train.get_linestyle(), validation.get_linestyle()) == ("-", "--")
+        assert train.get_marker() == validation.get_marker() != ""
+        assert train.get_color() == validation.get_color()
+    assert drawn(figure)
+
+
+def test_gates_of_ten_layers_are_told_apart_without_their_shades():
+    names = [f"gate/layer_{i}/{branch}" for i in range(10) for branch in ("attention", "ff")]
+    figure = plot_gates([{"step": step, **dict.fromkeys(names, 0.5)} for step in (1, 2)])
+    lines = figure.axes[0].lines
+    assert len({(line.get_marker(), line.get_linestyle()) for line in lines}) == 20
+
+
+@pytest.mark.parametrize("points", [1, 2, 7, 8, 100])
+def test_every_line_has_some_of_its_markers_and_not_too_many(points):
+    entries = [
+        {"step": step, **{f"train/loss/{name}": 1.0 for name in "abcdef"}} for step in range(points)
+    ]
+    for line in plot_loss(entries).axes[0].lines:
+        places: Any = line.get_markevery()
+        first, every = places
+        assert 1 <= len(range(first, points, every)) <= 15
+
+
 def test_styles_differ_in_more_than_colour():
     arms = [arm_line(i) for i in range(30)]
     assert len({(line.colour, line.marker, line.dash) for line in arms}) == 30
