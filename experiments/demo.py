@@ -27,11 +27,11 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from flamingo.asking import Respondent, open_respondent
+from flamingo.backbones.seen import seen_image
 from flamingo.command_line import entry_point
 from flamingo.demo.answering import Answered, Shown, answer
 from flamingo.demo.form import Limits
 from flamingo.demo.gradio_settings import gradio_settings, require_gradio
-from flamingo.demo.seen import seen_image
 from flamingo.runs import load_run
 
 

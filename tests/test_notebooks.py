@@ -6,17 +6,25 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from functools import cache
 from html import escape
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import pandas as pd
 import pytest
+import torch
 
 from experiments.ask import AskConfig
+from flamingo.choices import Condition
 from flamingo.command_line import quote_values
 from flamingo.composition import compose
 from flamingo.data.concepts import folder_concepts
+from flamingo.evaluation.statistics import paired_difference
+from flamingo.evaluation_config import settings_of
+from flamingo.model.masking import text_time
 from flamingo.testing import COLOURS, SHAPES, draw, save_tiny_language_model
 from tests.tiny_world import save_cache, save_vision_encoder
 
@@ -88,6 +96,75 @@ def test_runs_made_as_notebook_04_tells_are_like_those_that_it_opens():
         assert own.model != reference.model
 
 
+def run_of(name: str, views: int, scores: list[float | None]) -> Any:
+    """What notebook 04 asks of a run: queries have the same numbers, whatever the settings."""
+    episodes = pd.DataFrame(
+        {"benchmark": "binding", "shots": 1, "query": [f"{i:05d}" for i in range(len(scores))]}
+    ).assign(score=scores, cluster=[f"{i}" for i in range(len(scores))])
+    return SimpleNamespace(
+        path=Path(name),
+        config=SimpleNamespace(name=name, seed=0),
+        directory=SimpleNamespace(results=Path(name)),
+        results={"step": 5, "settings": {"evaluation": {"binding": {"views": views}}}},
+        episodes=lambda condition, counted: episodes,
+    )
+
+
+def compared_by_notebook_04(run: Any, others: list[Any]) -> tuple[list[Any], list[str]]:
+    """The runs whose scores are drawn; labels of the differences, or what is said instead."""
+    (notebook,) = [path for path in NOTEBOOKS if path.stem.startswith("04")]
+    cells = nbformat.read(notebook, as_version=4).cells
+    drawn: list[Any] = []
+
+    def scores(runs: list[Any]) -> pd.DataFrame:
+        drawn.extend(runs)
+        return pd.DataFrame({"condition": ["real"], "name": ["x"], "seed": [0]})
+
+    shown: list[Any] = []
+    names = {
+        **{"run": run, "runs": [run, *others], "RUNS": "runs", "pd": pd, "asdict": asdict},
+        **{"settings_of": settings_of, "paired_difference": paired_difference},
+        **{"run_frames": SimpleNamespace(scores=scores), "plot_lines": lambda *_, **__: None},
+        "plot_differences": lambda rows, **_: list(rows["label"]),
+        **{"Markdown": lambda text: [text], "display": shown.extend},
+    }
+    for cell in cells:
+        if "def asked(" in cell.source or "def by_query(" in cell.source:
+            exec(cell.source, names)
+    return drawn, shown
+
+
+def test_notebook_04_pairs_runs_that_were_asked_the_same_and_says_which_were_not():
+    run, same = run_of("a", 3, [1.0, 0.0]), run_of("b", 3, [0.0, 0.0])
+    other = run_of("c", 2, [0.0, 0.0])
+    assert compared_by_notebook_04(run, [same, other]) == (
+        [run, same],
+        ["Evaluated in another way and left out: c, seed 0.", "b, seed 0: binding, 1 shots"],
+    )
+
+
+def test_notebook_04_has_nothing_to_pair_where_queries_have_no_scores_of_their_own():
+    run, other = run_of("a", 3, [None, None]), run_of("b", 3, [None, None])
+    drawn, (told,) = compared_by_notebook_04(run, [other])
+    assert drawn == [run, other]
+    assert told.startswith("Nothing to compare query by query: no other run below `runs`")
+
+
+def test_notebook_04_says_so_where_no_run_logged_a_loss():
+    (notebook,) = [path for path in NOTEBOOKS if path.stem.startswith("04")]
+    (source,) = [
+        cell.source
+        for cell in nbformat.read(notebook, as_version=4).cells
+        if "run_frames.metrics(" in cell.source
+    ]
+    shown: list[str] = []
+    logged = pd.DataFrame(columns=["run", "name", "seed"])  # of converted runs
+    frames = SimpleNamespace(metrics=lambda runs: logged)
+    names = {"runs": [], "run_frames": frames, "display": shown.append, "Markdown": str}
+    exec(source, names)
+    assert shown == ["No loss was logged: a model that was converted was trained elsewhere."]
+
+
 def images_folder(given: Path | None, monkeypatch) -> Path:
     """What notebook 05 takes for its folder of images."""
     (notebook,) = [path for path in NOTEBOOKS if path.stem.startswith("05")]
@@ -144,6 +221,64 @@ def test_texts_of_a_data_set_are_shown_as_they_are_and_unjudged_answers_are_not_
     assert not any(f"<{tag}>" in page for tag in "ius") and "1<b>2" not in page
     assert [page.count(v) for v in ("✓ right", "✗ wrong", "not judged")] == [1, 1, 1]
     assert page.count("expected:") == 2  # nothing is expected without annotation
+
+
+def test_an_episode_is_followed_also_where_no_answer_has_a_score_of_its_own():
+    (source,) = [
+        cell.source
+        for cell in nbformat.read(LOOK_INSIDE, as_version=4).cells
+        if "outcome.cells" in cell.source
+    ]
+    captions = [SimpleNamespace(name=name, candidates=(), demonstrations=()) for name in "ab"]
+    task = SimpleNamespace(template=None)
+    cell = SimpleNamespace(
+        condition=Condition.real, episodes=captions, benchmark=SimpleNamespace(task=task)
+    )
+    answers = [SimpleNamespace(score=None) for _ in captions]
+    names = {
+        **{"outcome": SimpleNamespace(cells=[(cell, answers)]), "Condition": Condition},
+        **{"prompt": lambda *_: "", "prompt_text": lambda _: ""},
+    }
+    exec(source, names)
+    assert names["episode"] is captions[0]
+
+
+@pytest.mark.parametrize("separator", [[], [5], [5, 6]], ids=["none", "one token", "two"])
+def test_attention_is_drawn_of_the_ends_of_answers_over_images_as_the_encoder_sees_them(separator):
+    (source,) = [
+        cell.source
+        for cell in nbformat.read(LOOK_INSIDE, as_version=4).cells
+        if "plot_attention(\n" in cell.source
+    ]
+    image, end, answers = 1, 2, (10, 11, 12)
+    ids = [i for answer in answers[:2] for i in (image, 3, answer, end, *separator)]
+    ids += [image, 3, answers[2]]
+    shown, asked, task = {}, [], SimpleNamespace(template=None)
+
+    def attention_maps(model, input_ids, *, tokens, pixel_values):
+        asked.extend(ids[token] for token in tokens)
+        return SimpleNamespace(layers=[4], over_patches=lambda token: torch.ones(1, 2, 2))
+
+    names = {
+        **{"episode": None, "cell": SimpleNamespace(benchmark=SimpleNamespace(task=task))},
+        **{"prompt": lambda *_: "", "prompt_text": lambda _: "", "images": ["a", "b", "c"]},
+        "processor": lambda *_: {"input_ids": None, "pixel_values": None},
+        "sequence": SimpleNamespace(input_ids=ids),
+        "tokens": [f"token {i}" for i in ids],
+        "text": text_time(torch.tensor([ids]) == image),
+        "model": SimpleNamespace(
+            config=SimpleNamespace(end_of_chunk_token_id=end),
+            vision_encoder="encoder",
+            cross_attention={"4": SimpleNamespace(attention_gate=None)},
+        ),
+        "seen_image": lambda encoder, image: f"{image} seen by {encoder}",
+        "attention_maps": attention_maps,
+        "plot_attention": lambda images, maps, **told: shown.update(told, images=images),
+    }
+    exec(source, names)
+    assert tuple(asked) == answers
+    assert shown["rows"] == [f"token {i}" for i in answers]
+    assert shown["images"] == [f"{name} seen by encoder" for name in "abc"]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from flamingo.comparison.sweep_table import Results, tested_rows
-from flamingo.plots.style import BLACK, BLUE, GREY, ORANGE, tidy
+from flamingo.plots.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    NO_INTERVAL,
+    NOT_TOLD,
+    ORANGE,
+    difference_mark,
+    tidy,
+)
 
 PANEL_INCHES, ROW_INCHES = 3.1, 0.34
 COLUMNS = 3
@@ -25,8 +34,9 @@ LEAST_RANGE = 0.02
 def plot_forest(results: Results) -> Figure:
     """A panel a benchmark, a line an arm: the difference in points with its 95 % interval.
 
-    Filled and blue where Holm's p-value is below 0.05, hollow and orange otherwise; small grey
-    dots are the seeds. Raises ``ValueError`` for results without a tested difference.
+    Filled and blue where Holm's p-value is below 0.05, hollow and orange otherwise (as
+    :func:`flamingo.plots.plot_differences` draws them; a square has no interval); small grey dots
+    are the seeds. Raises ``ValueError`` for results without a tested difference.
     """
     rows = tested_rows(results)
     if not rows:
@@ -47,8 +57,14 @@ def plot_forest(results: Results) -> Figure:
         _panel(panel, own, arms)
         panel.set_title(f"{benchmark['title']}, {own[0]['shots']} shots", fontsize=9, loc="left")
         panel.set_xlabel(f"points against “{results['reference']}”", fontsize=8)
-    handles = [_marker(True, "p < 0.05 (Holm)"), _marker(False, "not told from none"), _seed()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    handles = [_marker(True, "p < 0.05 (Holm)"), _marker(False, NOT_TOLD), _seed()]
+    if any(_told(row) and row["low"] is None for row in rows):
+        square = Line2D([], [], linestyle="", label=NO_INTERVAL, **difference_mark(True, False))
+        handles.insert(1, square)
+    abreast = 3 if len(handles) == 3 else 2  # four are wider than one panel
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=abreast, fontsize=8, frameon=False
+    )
     return figure
 
 
@@ -58,14 +74,14 @@ def _panel(panel: Axes, rows: Sequence[Mapping[str, Any]], arms: Sequence[str]) 
     for row in rows:
         place = arms.index(row["arm"])
         value, low, high = (row[key] for key in ("difference", "low", "high"))
-        told = row["p_holm"] is not None and row["p_holm"] < 0.05
+        told = _told(row)
         colour = BLUE if told else ORANGE
         if low is not None:
             panel.plot([low, high], [place, place], color=colour, linewidth=1.8, zorder=2)
             widest = max(widest, abs(low), abs(high))
         seeds = row["by_seed"]
         panel.plot(seeds, [place + 0.2] * len(seeds), ".", color=GREY, markersize=4, zorder=3)
-        panel.plot([value], [place], zorder=4, **_style(told))
+        panel.plot([value], [place], zorder=4, **difference_mark(told, low is not None))
         widest = max([widest, abs(value), *map(abs, seeds)])
     panel.set_yticks(range(len(arms)), arms)
     panel.set_ylim(len(arms) - 0.5, -0.5)
@@ -76,14 +92,12 @@ def _panel(panel: Axes, rows: Sequence[Mapping[str, Any]], arms: Sequence[str]) 
     panel.grid(axis="x", color="#dddddd", linewidth=0.6)
 
 
-def _style(told: bool) -> dict[str, Any]:
-    colour = BLUE if told else ORANGE
-    face = colour if told else "white"
-    return {"color": colour, "marker": "D", "markersize": 5.5, "markerfacecolor": face}
+def _told(row: Mapping[str, Any]) -> bool:
+    return row["p_holm"] is not None and row["p_holm"] < 0.05
 
 
 def _marker(told: bool, label: str) -> Line2D:
-    return Line2D([], [], linestyle="-", linewidth=1.8, label=label, **_style(told))
+    return Line2D([], [], linestyle="-", linewidth=1.8, label=label, **difference_mark(told))
 
 
 def _seed() -> Line2D:

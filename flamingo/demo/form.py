@@ -1,7 +1,7 @@
 """From what is filled in on the page to what is asked; everything is checked here.
 
-Nothing that is uploaded is run: a file is read by Pillow's decoders of :data:`FORMATS`, or refused.
-(Others of its decoders start programs: that of EPS starts Ghostscript.)
+Nothing that is uploaded is run: a file is decoded by Pillow's decoders of :data:`FORMATS`, or
+refused. (Others of its decoders start programs: that of EPS starts Ghostscript.)
 """
 
 from __future__ import annotations

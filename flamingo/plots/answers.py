@@ -27,8 +27,10 @@ def plot_groups(
 ) -> Figure:
     """A bar for each type of query and condition with its 95 % interval; all queries on the left.
 
-    ``results`` is the content of ``results.json``. Raises ``ValueError`` naming the benchmarks, or
-    the shot counts, that there are, if this one was not evaluated.
+    Below each type stands how many queries its first bar is of, and in brackets the others where
+    they are of fewer: controls may be asked a part. ``results`` is the content of ``results.json``.
+    Raises ``ValueError`` naming the benchmarks, or the shot counts, that there are, if this one was
+    not evaluated.
     """
     told = {own["name"]: own for own in results["benchmarks"]}
     if benchmark not in told:
@@ -62,14 +64,25 @@ def plot_groups(
             label=CONDITION_LABELS[condition],
         )
     words = naming(Metric(told[benchmark]["metric"]))
-    sizes = {g: next(row["n"] for (_, group), row in found.items() if group == g) for g in groups}
-    panel.set_xticks(range(len(groups)), [f"{group}\nn = {sizes[group]}" for group in groups])
+    sizes = [[found[name, g]["n"] for name in drawn if (name, g) in found] for g in groups]
+    labels = [f"{group}\n{_sizes(own)}" for group, own in zip(groups, sizes, strict=True)]
+    panel.set_xticks(range(len(groups)), labels)
+    if any(len(set(own)) > 1 for own in sizes):
+        panel.set_xlabel("n: queries of the first bar (of the others)", fontsize=8)
     panel.set_ylabel(words.scale, fontsize=9)
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}"))
     panel.set_title(f"{told[benchmark]['title']}, {shots} shots", fontsize=10, loc="left")
     tidy(panel)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
+
+
+def _sizes(counts: Sequence[int]) -> str:
+    """``n = 250 (100)``; nothing for a group without a bar."""
+    if not counts:
+        return ""
+    first, *others = map(str, dict.fromkeys(counts))
+    return f"n = {first}" + (f" ({', '.join(others)})" if others else "")
 
 
 def plot_confusion(

@@ -61,6 +61,7 @@ def plot_attention(
 ) -> Figure:
     """A row a token: its image, and over a grey copy what each layer attends to (:func:`overlay`).
 
+    Images as the encoder saw them: :func:`flamingo.backbones.seen.seen_image` crops them as it did.
     Shades are multiples of an even spread over the patches (1: no more than any other patch), on
     one scale for the whole figure. ``columns`` names the layers.
 

@@ -7,7 +7,21 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from flamingo.plots.style import BLACK, BLUE, GREY, arm_line, panels, style, tidy
+from flamingo.plots.style import (
+    BLACK,
+    NO_INTERVAL,
+    NOT_TOLD,
+    arm_line,
+    difference_mark,
+    panels,
+    style,
+    tidy,
+)
+
+ENOUGH_IMAGES = 6
+"""That all differ alike is told from chance by this many: p of the sign-flip test, 2 / 2^6, is
+below 0.05."""
+ALMOST_ZERO = 1e-9
 
 
 def plot_lines(
@@ -64,32 +78,35 @@ def plot_lines(
 def plot_differences(
     rows: pd.DataFrame, *, label: str = "label", xlabel: str = "difference"
 ) -> Figure:
-    """A line for each row of a table with columns ``mean``, ``low``, ``high``, top to bottom.
+    """A line for each row of a table with ``mean``, ``low``, ``high``, ``clusters``, top to bottom.
 
-    Filled and blue where the interval leaves out 0, hollow and grey where it does not, or where
-    there is none. Raises ``ValueError`` naming the columns that are missing.
+    Filled and blue where the interval leaves out 0, hollow and orange where it does not. Where all
+    differences are equal there is no interval: a filled square, if they are not 0 and of at least
+    :data:`ENOUGH_IMAGES` clusters. Raises ``ValueError`` naming the columns that are missing.
     """
-    _need(rows, [label, "mean", "low", "high"])
+    _need(rows, [label, "mean", "low", "high", "clusters"])
     longest = max((len(str(name)) for name in rows[label]), default=0)
     figure = Figure(
-        figsize=(3.4 + 0.075 * longest, 0.3 * max(2, len(rows)) + 1.0), layout="constrained"
+        figsize=(3.4 + 0.075 * longest, 0.3 * max(2, len(rows)) + 1.4), layout="constrained"
     )
     panel = figure.subplots()
     panel.axvline(0, color=BLACK, linewidth=0.8)
     # None, as JSON has it, is NaN as well.
-    numbers = rows[["mean", "low", "high"]].astype(float).to_numpy()
-    for place, (mean, low, high) in enumerate(numbers.tolist()):
-        apart = low > 0 or high < 0
+    numbers = rows[["mean", "low", "high", "clusters"]].astype(float).to_numpy()
+    drawn = {}
+    for place, (mean, low, high, clusters) in enumerate(numbers.tolist()):
         known = low == low and high == high
-        panel.errorbar(
+        if known:
+            told = low > 0 or high < 0
+        else:
+            told = abs(mean) > ALMOST_ZERO and clusters >= ENOUGH_IMAGES
+        drawn[told, known or not told] = panel.errorbar(
             [mean],
             [place],
             xerr=[[mean - low], [high - mean]] if known else None,
-            marker="o",
             capsize=3,
-            color=BLUE if apart else GREY,
-            markerfacecolor=BLUE if apart else "white",
             linestyle="none",
+            **difference_mark(told, known),
         )
     panel.set_yticks(range(len(rows)), [str(name) for name in rows[label]], fontsize=9)
     panel.set_ylim(len(rows) - 0.5, -0.5)
@@ -97,6 +114,20 @@ def plot_differences(
     tidy(panel)
     panel.grid(axis="y", visible=False)
     panel.grid(axis="x", color="#dddddd", linewidth=0.6)
+    looks = {
+        (True, True): "interval leaves out 0",
+        (True, False): NO_INTERVAL,
+        (False, True): NOT_TOLD,
+    }
+    shown = [look for look in looks if look in drawn]
+    figure.legend(
+        handles=[drawn[look] for look in shown],
+        labels=[looks[look] for look in shown],
+        loc="outside lower center",
+        ncols=2,
+        fontsize=8,
+        frameon=False,
+    )
     return figure
 
 

@@ -92,6 +92,22 @@ def style(line: Line) -> dict[str, Any]:
     }
 
 
+def difference_mark(told: bool, interval: bool = True) -> dict[str, Any]:
+    """A difference as matplotlib's arguments: filled and blue where it is told from none, hollow
+    and orange where it is not. A square is told without an ``interval``: nothing in it varies."""
+    colour = BLUE if told else ORANGE
+    return {
+        "color": colour,
+        "marker": "s" if told and not interval else "D",
+        "markersize": 5.5,
+        "markerfacecolor": colour if told else "white",
+    }
+
+
+NOT_TOLD, NO_INTERVAL = "not told from none", "nothing varies: no interval"
+"""What hollow marks and squares are called."""
+
+
 def tidy(panel: Axes) -> None:
     """Nothing drawn that carries nothing."""
     panel.spines[["top", "right"]].set_visible(False)

@@ -10,18 +10,11 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from flamingo.plots.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    tidy,
-)
+from flamingo.plots.style import BLACK, MARKERS, Line, arm_line, tidy
 
+TOTAL = "loss"
+MARKS = 8
+"""Of each line, about as many: enough to tell it by, few enough to see it."""
 GATE_MARGIN = 0.08
 """Room above and below the gates, as a share of their range."""
 Metrics = Sequence[Mapping[str, Any]] | pd.DataFrame
@@ -32,25 +25,28 @@ Metrics = Sequence[Mapping[str, Any]] | pd.DataFrame
 def plot_loss(metrics: Metrics) -> Figure:
     """Training loss (all, and by source) and validation loss against the step.
 
-    The axis is logarithmic: sources and phases differ by orders of magnitude. A loss of exactly 0
-    has no place on it and leaves a gap.
+    A source has its colour and marker; solid lines are training, dashed ones validation. The axis
+    is logarithmic: sources and phases differ by orders of magnitude. A loss of exactly 0 has no
+    place on it and leaves a gap.
     """
     metrics = _logged(metrics)
     figure = Figure(figsize=(5.4, 3.7), layout="constrained")
     panel = figure.subplots()
     names = sorted({name for entry in metrics for name in entry if "loss" in name})
-    colours = [BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, GREY]
-    for name, colour in zip(names, colours * len(names), strict=False):
+    arms = [source for source in dict.fromkeys(map(_source, names)) if source != TOTAL]
+    for order, name in enumerate(names):
         points = [(entry["step"], entry[name]) for entry in metrics if name in entry]
-        total = name == "train/loss"
-        validation = not name.startswith("train/")
+        source = _source(name)
+        total = source == TOTAL
+        line = Line(BLACK, "*") if total else arm_line(arms.index(source))
         panel.plot(
             *zip(*points, strict=True),
-            color=BLACK if total else colour,
+            color=line.colour,
             linewidth=2.0 if total else 1.2,
-            linestyle="--" if validation else "-",
-            marker="o" if validation else "",
-            markersize=4,
+            linestyle="-" if name.startswith("train/") else "--",
+            marker=line.marker,
+            markevery=_marks(len(points), order, len(names)),
+            markersize=6 if total else 4,
             label=name,
         )
     panel.set_xlabel("step", fontsize=9)
@@ -70,7 +66,8 @@ def plot_loss(metrics: Metrics) -> Figure:
 def plot_gates(metrics: Metrics) -> Figure:
     """tanh of every gate against the step; solid for attention, dashed for feed-forward.
 
-    The axis spans the values with a margin: gates move little from where they start.
+    A layer has its shade, early ones dark, and its marker (again after ten). The axis spans the
+    values with a margin: gates move little from where they start.
     """
     metrics = _logged(metrics)
     figure = Figure(figsize=(5.4, 3.7), layout="constrained")
@@ -78,12 +75,15 @@ def plot_gates(metrics: Metrics) -> Figure:
     names = list(dict.fromkeys(n for entry in metrics for n in entry if n.startswith("gate/")))
     layers = list(dict.fromkeys(name.split("/")[1] for name in names))
     ramp = _ramp(len(layers))
-    for name in names:
+    for order, name in enumerate(names):
         _, layer, branch = name.split("/")
         points = [(entry["step"], entry[name]) for entry in metrics if name in entry]
         panel.plot(
             *zip(*points, strict=True),
             color=ramp[layers.index(layer)],
+            marker=MARKERS[layers.index(layer) % len(MARKERS)],
+            markevery=_marks(len(points), order, len(names)),
+            markersize=4,
             linestyle="-" if branch == "attention" else "--",
             linewidth=1.4,
             label=layer.replace("_", " ") if branch == "attention" else None,
@@ -98,6 +98,17 @@ def plot_gates(metrics: Metrics) -> Figure:
     if names:
         figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
+
+
+def _source(name: str) -> str:
+    """``loss/binding`` of the training's and of the validation's; :data:`TOTAL` of all."""
+    return name.removeprefix("train/").removeprefix("validation/")
+
+
+def _marks(points: int, order: int, lines: int) -> tuple[int, int]:
+    """Where a line has its markers, as matplotlib takes it: beside those of the other lines."""
+    every = max(1, points // MARKS)
+    return order * every // lines, every
 
 
 def _ramp(count: int) -> list[Any]:

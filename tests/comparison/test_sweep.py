@@ -256,9 +256,11 @@ def test_complete_separation_is_a_test_and_a_single_image_none(tmp_path: Path) -
     assert row["p"] == row["p_holm"] == pytest.approx(2 / 2**12, abs=1e-6)
     table = difference_table(found)
     assert table.rows[0][3:6] == ["+100.0", "< 0.001", "< 0.001"] and "1 tests" in table.caption
-    (panel,) = plot_forest(found).axes
-    (diamond,) = (line for line in panel.get_lines() if line.get_marker() == "D")
-    assert diamond.get_markerfacecolor() != "white"
+    figure = plot_forest(found)
+    (panel,) = figure.axes
+    (square,) = (line for line in panel.get_lines() if line.get_marker() == "s")
+    assert square.get_markerfacecolor() != "white"
+    assert "nothing varies: no interval" in [t.get_text() for t in figure.legends[0].get_texts()]
 
     single = {"cluster": "i"}
     found = compare_sweep("s", "?", [arm("one", "0000", **single), arm("two", "1110", **single)])
@@ -298,13 +300,15 @@ def test_the_table_says_what_was_asked_and_found(results: dict) -> None:
 
 
 def test_the_forest_shows_each_tested_difference_with_its_interval(results: dict) -> None:
-    (panel,) = plot_forest(results).axes
+    figure = plot_forest(results)
+    (panel,) = figure.axes
     assert [label.get_text() for label in panel.get_yticklabels()] == ["better", "worse"]
     diamonds = [line for line in panel.get_lines() if line.get_marker() == "D"]
     tested = [row for row in results["differences"] if row["tested"]]
     assert [list(line.get_xdata()) for line in diamonds] == [[r["difference"]] for r in tested]
     told = [row["p_holm"] is not None and row["p_holm"] < 0.05 for row in tested]
     assert [line.get_markerfacecolor() != "white" for line in diamonds] == told
+    assert len(figure.legends[0].get_texts()) == 3  # nothing of squares, where there is none
     none = {**results, "differences": []}
     with pytest.raises(ValueError, match="at least one tested difference"):
         plot_forest(none)

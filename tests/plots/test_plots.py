@@ -12,6 +12,7 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 from PIL import Image
 
+from flamingo.evaluation.permutation import paired_permutation
 from flamingo.plots import (
     Exhibit,
     plot_confusion,
@@ -24,7 +25,8 @@ from flamingo.plots import (
     plot_visibility,
 )
 from flamingo.plots.images import square
-from flamingo.plots.style import BLUE, COLOURS, GREY, LINES, VERMILLION, arm_line
+from flamingo.plots.lines import ENOUGH_IMAGES
+from flamingo.plots.style import BLUE, COLOURS, LINES, ORANGE, VERMILLION, arm_line
 
 
 def row(condition: str, group: str, mean: float | None, **more: Any) -> dict[str, Any]:
@@ -70,10 +72,24 @@ def test_bars_by_type_hold_the_results_and_differ_in_hatch():
     assert [[bar.get_height() for bar in found] for found in bars] == [[0.8, 0.7, 0.9], [0.5, 0.4]]
     assert len({found[0].get_hatch() for found in bars}) == 2
     assert len({found[0].get_facecolor() for found in bars}) == 2
-    assert ticks(panel.get_xticklabels()) == ["all\nn = 30", "colour\nn = 20", "shape\nn = 10"]
+    assert ticks(panel.get_xticklabels()) == ["all\nn = 30 (10)", "colour\nn = 20", "shape\nn = 10"]
+    assert panel.get_xlabel() == "n: queries of the first bar (of the others)"
     assert legend(figure) == ["model", "query image blanked"]
     assert panel.get_ylabel() == "accuracy, %"
     assert drawn(figure)
+
+
+def test_bars_of_equally_many_queries_say_so_once():
+    (panel,) = plot_groups(RESULTS, "toys", shots=2, conditions=["real"]).axes
+    assert ticks(panel.get_xticklabels()) == ["all\nn = 30", "colour\nn = 20", "shape\nn = 10"]
+    assert panel.get_xlabel() == ""
+    three = [row("swap_query", "all", 0.4, n=10), row("blur_query", "all", 0.4, n=8)]
+    more = {**RESULTS, "model": [*RESULTS["model"], *three]}
+    asked = ["real", "blank_query", "swap_query", "blur_query"]
+    (panel,) = plot_groups(more, "toys", shots=2, conditions=asked).axes
+    assert ticks(panel.get_xticklabels())[0] == "all\nn = 30 (10, 8)"
+    (panel,) = plot_groups(RESULTS, "toys", shots=2, conditions=["blank_query"]).axes
+    assert ticks(panel.get_xticklabels()) == ["all\nn = 10", "colour\n", "shape\nn = 10"]
 
 
 @pytest.mark.parametrize(
@@ -149,30 +165,62 @@ def test_lines_hold_each_arm_with_its_interval_in_the_order_given():
         plot_lines(points, x="shots", by="seed")
 
 
+def differences(*rows: tuple[str, float, float | None, float | None, int]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=["label", "mean", "low", "high", "clusters"])
+
+
+def marks(figure: Figure) -> list[Any]:
+    (panel,) = figure.axes
+    return [c[0] for c in panel.containers if isinstance(c, ErrorbarContainer)]
+
+
 def test_a_difference_is_filled_where_its_interval_leaves_out_zero():
-    rows = pd.DataFrame(
-        {
-            "label": ["apart", "below", "with", "alone"],
-            "mean": [0.2, -0.2, 0.1, 0.3],
-            "low": [0.1, -0.3, -0.1, None],
-            "high": [0.3, -0.1, 0.3, None],
-        }
+    rows = differences(
+        ("apart", 0.2, 0.1, 0.3, 9), ("below", -0.2, -0.3, -0.1, 9), ("with", 0.1, -0.1, 0.3, 9)
     )
-    (panel,) = plot_differences(rows, xlabel="accuracy").axes
-    marks = [c[0] for c in panel.containers if isinstance(c, ErrorbarContainer)]
-    assert [float(m.get_xdata()[0]) for m in marks] == [0.2, -0.2, 0.1, 0.3]
-    assert [m.get_markerfacecolor() for m in marks] == [BLUE, BLUE, "white", "white"]
-    assert [m.get_color() for m in marks] == [BLUE, BLUE, GREY, GREY]
-    assert ticks(panel.get_yticklabels()) == ["apart", "below", "with", "alone"]
+    figure = plot_differences(rows, xlabel="accuracy")
+    (panel,) = figure.axes
+    drawn = marks(figure)
+    assert [float(m.get_xdata()[0]) for m in drawn] == [0.2, -0.2, 0.1]
+    assert [m.get_markerfacecolor() for m in drawn] == [BLUE, BLUE, "white"]
+    assert [m.get_color() for m in drawn] == [BLUE, BLUE, ORANGE]
+    assert legend(figure) == ["interval leaves out 0", "not told from none"]
+    assert ticks(panel.get_yticklabels()) == ["apart", "below", "with"]
     bottom, top = panel.get_ylim()
     assert bottom > top  # the first row on top
 
 
-def test_differences_without_any_interval_are_marks_alone():
-    rows = pd.DataFrame({"label": ["same"], "mean": [0.0], "low": [None], "high": [None]})
-    (panel,) = plot_differences(rows).axes
-    (mark,) = [c for c in panel.containers if isinstance(c, ErrorbarContainer)]
-    assert not mark.has_xerr and mark[0].get_markerfacecolor() == "white"
+def test_a_difference_that_all_images_agree_on_is_told_and_looks_like_no_other():
+    rows = differences(
+        ("apart", 0.2, 0.1, 0.3, 60),
+        ("always", 1.0, None, None, 60),
+        ("never", -1.0, None, None, 6),
+        ("few images", 1.0, None, None, 5),
+        ("one image", 0.3, None, None, 1),
+        ("same", 0.0, None, None, 60),
+        ("same but for rounding", 1e-17, None, None, 60),
+    )
+    figure = plot_differences(rows)
+    (panel,) = figure.axes
+    bars = [c.has_xerr for c in panel.containers if isinstance(c, ErrorbarContainer)]
+    assert bars == [True] + [False] * 6
+    drawn = marks(figure)
+    assert [m.get_markerfacecolor() for m in drawn] == [BLUE] * 3 + ["white"] * 4
+    assert [m.get_marker() for m in drawn] == ["D", "s", "s", "D", "D", "D", "D"]
+    told = ["interval leaves out 0", "nothing varies: no interval", "not told from none"]
+    assert legend(figure) == told
+
+
+def test_so_many_images_as_are_enough_are_told_by_the_sign_flip_test():
+    for images in range(1, 12):
+        p = paired_permutation([1.0] * images, [0.0] * images, range(images)).p_value
+        assert (p < 0.05) == (images >= ENOUGH_IMAGES)
+
+
+def test_differences_without_a_count_of_images_are_refused():
+    rows = differences(("same", 0.0, None, None, 9)).drop(columns="clusters")
+    with pytest.raises(ValueError, match=r"columns: expected \['clusters'\] too"):
+        plot_differences(rows)
 
 
 def test_a_gallery_says_right_and_wrong_with_a_mark_beside_the_colour():
@@ -222,6 +270,43 @@ def test_training_is_drawn_alike_from_entries_and_from_a_data_frame(plot):
     ]
     assert lines[0] == lines[1]
     assert [[10, 2.0], [20, 1.0]] in lines[0] or [[10, 0.5], [20, 0.6]] in lines[0]
+
+
+def test_losses_are_told_apart_without_their_colours():
+    sources = ("", "/binding", "/easy_vqa", "/laion")
+    entries = [
+        {"step": step, **{f"{part}/loss{own}": 1.0 for own in sources}}
+        for step in range(1, 301)
+        for part in (["train"] if step % 100 else ["train", "validation"])
+    ]
+    figure = plot_loss(entries)
+    lines = {str(line.get_label()): line for line in figure.axes[0].lines}
+    assert legend(figure) == list(lines) and len(lines) == 8
+    assert len({(line.get_marker(), line.get_linestyle()) for line in lines.values()}) == 8
+    for own in sources:
+        train, validation = lines[f"train/loss{own}"], lines[f"validation/loss{own}"]
+        assert (train.get_linestyle(), validation.get_linestyle()) == ("-", "--")
+        assert train.get_marker() == validation.get_marker() != ""
+        assert train.get_color() == validation.get_color()
+    assert drawn(figure)
+
+
+def test_gates_of_ten_layers_are_told_apart_without_their_shades():
+    names = [f"gate/layer_{i}/{branch}" for i in range(10) for branch in ("attention", "ff")]
+    figure = plot_gates([{"step": step, **dict.fromkeys(names, 0.5)} for step in (1, 2)])
+    lines = figure.axes[0].lines
+    assert len({(line.get_marker(), line.get_linestyle()) for line in lines}) == 20
+
+
+@pytest.mark.parametrize("points", [1, 2, 7, 8, 100])
+def test_every_line_has_some_of_its_markers_and_not_too_many(points):
+    entries = [
+        {"step": step, **{f"train/loss/{name}": 1.0 for name in "abcdef"}} for step in range(points)
+    ]
+    for line in plot_loss(entries).axes[0].lines:
+        places: Any = line.get_markevery()
+        first, every = places
+        assert 1 <= len(range(first, points, every)) <= 15
 
 
 def test_styles_differ_in_more_than_colour():
