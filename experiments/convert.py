@@ -37,6 +37,7 @@ from flamingo.interop.report import Report
 from flamingo.interop.tokens import TokenIds
 from flamingo.model.auto import FlamingoForConditionalGeneration
 from flamingo.run_directory import RunDirectory
+from flamingo.sweeps import own_overrides
 from flamingo.training.checkpoint import save_checkpoint
 
 
@@ -189,7 +190,8 @@ def write_run(made: Converted) -> tuple[Path, Reopen]:
         {
             "vision": made.model.config.vision_fingerprint,
             "language": made.model.config.language_fingerprint,
-        }
+        },
+        overrides=own_overrides(),
     )
     backbones = made.model.detach_language_model(), made.model.vision_encoder
 

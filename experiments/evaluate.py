@@ -43,7 +43,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from flamingo.command_line import entry_point
-from flamingo.composition import CONF, update_evaluation
+from flamingo.composition import CONF, as_typed, update_evaluation
 from flamingo.config import RunConfig
 from flamingo.evaluation import archive
 from flamingo.evaluation.outputs import write_all_plans
@@ -195,8 +195,12 @@ def commands(run: Run, overrides: Sequence[str]) -> list[str]:
     lines = []
     if launches:
         script, *arguments = launches[0]["command"]
+        if overrides_of_job := launches[0].get("overrides"):
+            # A job of submitit's has the command of submitit's own script.
+            script = "convert.py" if run.directory.conversion.exists() else "train.py"
+            arguments = as_typed(overrides_of_job, RunConfig)
         lines.append(shlex.join(["python", f"experiments/{Path(script).name}", *arguments]))
-    kept = ("evaluation.", "data_root=", *(f"{group}=" for group in GROUPS))
+    kept = ("evaluation.", "step=", "data_root=", *(f"{group}=" for group in GROUPS))
     changes = [override for override in overrides if override.startswith(kept)]
     return [*lines, shlex.join(["python", "experiments/evaluate.py", f"run={run.path}", *changes])]
 
