@@ -224,4 +224,11 @@ def not_run(own: Mapping[str, Any]) -> str:
 if __name__ == "__main__":
     paths = ["data_root", "evaluation.folder.path", "evaluation.demonstrations.plans"]
     # The run's own settings complete what is given under evaluation.*, so that may have gaps.
-    entry_point(main, EvaluateConfig, "evaluate", verbatim=["run", *paths], unbuilt=["evaluation"])
+    entry_point(
+        main,
+        EvaluateConfig,
+        "evaluate",
+        verbatim=["run", *paths],
+        unbuilt=["evaluation"],
+        interrupted="What was predicted is kept, and the same command continues.",
+    )
