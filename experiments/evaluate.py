@@ -137,7 +137,7 @@ def evaluate(
         parts = Parts(config, run.checkpoint(step), processes)
         done = archive.find(run.path, parts.settings)
     if done == run.path:
-        return summary(run.results, run.path, "Everything is evaluated already.")
+        return summary(run.results, run, "Everything is evaluated already.")
     processes.wait()  # all have looked; nothing is moved before
     with run.directory.locked_for_evaluation() if processes.main else nullcontext():
         if done is not None:
@@ -147,14 +147,14 @@ def evaluate(
         return ""
     said = [f"{results['timing']['new_predictions']} new predictions."]
     said += [f"For the server: {path}" for path in results["submissions"]]
-    return summary(results, run.path, "\n".join(said))
+    return summary(results, run, "\n".join(said))
 
 
 def bring_back(run: Run, earlier: Path) -> str:
     """Make an earlier evaluation the newest again; returns its table."""
     archive.bring_back(run.path, earlier)
     what = "Everything is evaluated already: an earlier evaluation is the newest again."
-    return summary(run.results, run.path, what)
+    return summary(run.results, run, what)
 
 
 def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -205,12 +205,14 @@ def commands(run: Run, overrides: Sequence[str]) -> list[str]:
     return [*lines, shlex.join(["python", "experiments/evaluate.py", f"run={run.path}", *changes])]
 
 
-def summary(results: dict[str, Any], folder: Path, what: str) -> str:
-    """What is printed at the end; ``folder`` has the results and the report."""
-    page = folder / "report" / "index.html"
+def summary(results: dict[str, Any], run: Run, what: str) -> str:
+    """What is printed at the end of ``run``'s evaluation."""
+    page = run.directory.report / "index.html"
     left = [not_run(own) for own in results["left_out"]]
     lines = [table(results), ""]
     lines += [f"Not run: {', '.join(left)}", ""] if left else []
+    part = run.part_of_training(results["step"])
+    lines += [f"Evaluated after {part}.", ""] if part else []
     return "\n".join([*lines, what, f"100 times each score ± standard error. Report: {page}"])
 
 

@@ -244,6 +244,17 @@ def test_the_report_repeats_the_command_with_its_overrides(run: Path) -> None:
     )
 
 
+def test_a_run_that_is_evaluated_before_its_last_step_says_so(run: Path, printed: str) -> None:
+    assert "\n\nEvaluated after 7 of 1,000 training steps.\n\n" in printed
+    own = load_run(run)
+    own.directory.conversion.write_text("{}")
+    try:
+        told = evaluate.summary(own.results, own, "Done.")
+    finally:
+        own.directory.conversion.unlink()
+    assert "training steps" not in told, "of a published model nothing was trained here"
+
+
 def test_the_report_repeats_the_step_that_was_evaluated(run: Path) -> None:
     *_, last = evaluate.commands(load_run(run), [f"run={run}", "step=7", "benchmark=[pope]"])
     assert shlex.split(last)[3:] == ["step=7", "benchmark=[pope]"]
