@@ -52,4 +52,4 @@ def fill(config: RunConfig) -> FeatureStore:
 
 
 if __name__ == "__main__":
-    entry_point(main)
+    entry_point(main, interrupted="The same command continues.")

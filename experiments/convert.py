@@ -12,12 +12,14 @@ conversion.json. Tensors are copied one by one: beside the model itself no secon
 
 The result is opened again and must give the logits of one prompt (sample.text, sample.image) bit
 for bit. Before that, what came from OpenFlamingo must turn back into the file's own tensors, and
-what came from IDEFICS must give the logits of transformers' own model.
+what came from IDEFICS must give the logits of transformers' own model. What was interrupted or
+fails a check has not become a run, and the same command does it again.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -27,7 +29,7 @@ from omegaconf import MISSING
 
 from flamingo.choices import ModelFormat
 from flamingo.command_line import entry_point
-from flamingo.config import RunConfig
+from flamingo.config import RunConfig, config_to_yaml
 from flamingo.files import write_atomically
 from flamingo.interop.check import Sample, check_equal, next_tokens, sample_logits
 from flamingo.interop.conversion import Converted, from_idefics, from_open_flamingo, from_ours
@@ -37,7 +39,8 @@ from flamingo.interop.report import Report
 from flamingo.interop.tokens import TokenIds
 from flamingo.model.auto import FlamingoForConditionalGeneration
 from flamingo.run_directory import RunDirectory
-from flamingo.training.checkpoint import save_checkpoint
+from flamingo.sweeps import own_overrides
+from flamingo.training.checkpoint import CheckpointError, complete_checkpoints, save_checkpoint
 
 
 @dataclass(kw_only=True)
@@ -103,12 +106,18 @@ class ConvertConfig(RunConfig):
 
 
 def main(config: ConvertConfig) -> None:
-    """Convert, check, and say what went where. Raises ``ValueError`` or ``OSError``."""
-    print(convert(config))
+    """Convert, check, and say what went where, or end the process with a message."""
+    try:
+        print(convert(config))
+    except CheckpointError as error:
+        sys.exit(f"error: {error}")
 
 
 def convert(config: ConvertConfig) -> str:
-    """Do it; returns what is to be printed."""
+    """Do it; returns what is to be printed.
+
+    Raises ``ValueError``, ``OSError`` or :class:`CheckpointError`.
+    """
     check_checkpoint(config)
     sample = Sample.read(config.sample.text, config.sample.image)
     write = prepared(config)
@@ -116,14 +125,16 @@ def convert(config: ConvertConfig) -> str:
     logits = sample_logits(made.model, made.processor, sample)
     checks = [] if made.check is None else [made.check(logits)]
     moves, notes, processor = made.moves, made.notes, made.processor
-    place, reopen = write(made)
+    written = write(made)
+    place = written.place
     del made  # what trains is not held twice
-    checks.append(check_equal(logits, sample_logits(reopen(), processor, sample), place))
+    checks.append(check_equal(logits, sample_logits(written.reopen(), processor, sample), place))
     report = Report(config.checkpoint, str(place), moves, notes, checks)
     told = place / "conversion.json"
     if not place.is_dir():
         told = place.with_name(f"{place.name}.conversion.json")
     write_atomically(told, json.dumps(report.plain(), indent=1) + "\n")
+    written.finish()
     likely = f"{config.sample.text!r} goes on with {next_tokens(logits, processor)}"
     return f"{report.text()}\n{likely}\nWhat went where: {told}"
 
@@ -153,11 +164,18 @@ def read(config: ConvertConfig, sample: Sample) -> Converted:
             return from_ours(config.run, config.checkpoint)
 
 
-Reopen = Callable[[], FlamingoForConditionalGeneration]
+@dataclass(frozen=True)
+class Written:
+    """The target on disk, to be checked."""
+
+    place: Path
+    reopen: Callable[[], FlamingoForConditionalGeneration]
+    finish: Callable[[], None] = lambda: None
+    """Makes it what other programs open."""
 
 
-def prepared(config: ConvertConfig) -> Callable[[Converted], tuple[Path, Reopen]]:
-    """What writes the target, and gives its place and what opens it again.
+def prepared(config: ConvertConfig) -> Callable[[Converted], Written]:
+    """What writes the target.
 
     Raises ``ValueError`` if there is something in that place.
     """
@@ -166,7 +184,9 @@ def prepared(config: ConvertConfig) -> Callable[[Converted], tuple[Path, Reopen]
         if file.exists():
             raise ValueError(f"to: expected no such file yet, found {file}; it is left as it is")
         return partial(write_open_flamingo, file)
-    if (config.directory / "config.yaml").exists():
+    directory = RunDirectory(config.directory, config.run)
+    trained = [c for c in complete_checkpoints(directory.checkpoints) if c.step > 0]
+    if directory.config_file.exists() or trained:
         raise ValueError(
             f"name: expected a run that is not there yet, found {config.directory}; it is left as "
             "it is"
@@ -174,9 +194,16 @@ def prepared(config: ConvertConfig) -> Callable[[Converted], tuple[Path, Reopen]
     return write_run
 
 
-def write_run(made: Converted) -> tuple[Path, Reopen]:
-    """A run with one checkpoint, of step 0."""
-    directory = RunDirectory.open(made.run)
+def write_run(made: Converted) -> Written:
+    """A run with one checkpoint, of step 0.
+
+    Its ``config.yaml``, without which it is no run, comes last.
+    """
+    directory = RunDirectory(made.run.directory, made.run)
+    fingerprints = {
+        "vision": made.model.config.vision_fingerprint,
+        "language": made.model.config.language_fingerprint,
+    }
     checkpoint = save_checkpoint(
         directory.checkpoints,
         step=0,
@@ -184,12 +211,6 @@ def write_run(made: Converted) -> tuple[Path, Reopen]:
         state={},
         config_hash=directory.config_hash,
         keep=1,
-    )
-    directory.record_launch(
-        {
-            "vision": made.model.config.vision_fingerprint,
-            "language": made.model.config.language_fingerprint,
-        }
     )
     backbones = made.model.detach_language_model(), made.model.vision_encoder
 
@@ -199,10 +220,14 @@ def write_run(made: Converted) -> tuple[Path, Reopen]:
             checkpoint.path, language_model=language, vision_encoder=encoder
         )
 
-    return directory.path, reopen
+    def finish() -> None:
+        directory.record_launch(fingerprints, overrides=own_overrides())
+        write_atomically(directory.config_file, config_to_yaml(directory.config))
+
+    return Written(directory.path, reopen, finish)
 
 
-def write_open_flamingo(file: Path, made: Converted) -> tuple[Path, Reopen]:
+def write_open_flamingo(file: Path, made: Converted) -> Written:
     """OpenFlamingo's file of what trains."""
     every = save_open_flamingo(made.model, file)
     tokens = made.model.config.image_token_id, made.model.config.end_of_chunk_token_id
@@ -220,7 +245,7 @@ def write_open_flamingo(file: Path, made: Converted) -> tuple[Path, Reopen]:
             end_of_chunk_token_id=end_of_chunk,
         )
 
-    return file, reopen
+    return Written(file, reopen)
 
 
 if __name__ == "__main__":

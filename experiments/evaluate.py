@@ -43,7 +43,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from flamingo.command_line import entry_point
-from flamingo.composition import CONF, update_evaluation
+from flamingo.composition import CONF, as_typed, update_evaluation
 from flamingo.config import RunConfig
 from flamingo.evaluation import archive
 from flamingo.evaluation.outputs import write_all_plans
@@ -137,7 +137,7 @@ def evaluate(
         parts = Parts(config, run.checkpoint(step), processes)
         done = archive.find(run.path, parts.settings)
     if done == run.path:
-        return summary(run.results, run.path, "Everything is evaluated already.")
+        return summary(run.results, run, "Everything is evaluated already.")
     processes.wait()  # all have looked; nothing is moved before
     with run.directory.locked_for_evaluation() if processes.main else nullcontext():
         if done is not None:
@@ -147,14 +147,14 @@ def evaluate(
         return ""
     said = [f"{results['timing']['new_predictions']} new predictions."]
     said += [f"For the server: {path}" for path in results["submissions"]]
-    return summary(results, run.path, "\n".join(said))
+    return summary(results, run, "\n".join(said))
 
 
 def bring_back(run: Run, earlier: Path) -> str:
     """Make an earlier evaluation the newest again; returns its table."""
     archive.bring_back(run.path, earlier)
     what = "Everything is evaluated already: an earlier evaluation is the newest again."
-    return summary(run.results, run.path, what)
+    return summary(run.results, run, what)
 
 
 def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -195,18 +195,24 @@ def commands(run: Run, overrides: Sequence[str]) -> list[str]:
     lines = []
     if launches:
         script, *arguments = launches[0]["command"]
+        if overrides_of_job := launches[0].get("overrides"):
+            # A job of submitit's has the command of submitit's own script.
+            script = "convert.py" if run.directory.conversion.exists() else "train.py"
+            arguments = as_typed(overrides_of_job, RunConfig)
         lines.append(shlex.join(["python", f"experiments/{Path(script).name}", *arguments]))
-    kept = ("evaluation.", "data_root=", *(f"{group}=" for group in GROUPS))
+    kept = ("evaluation.", "step=", "data_root=", *(f"{group}=" for group in GROUPS))
     changes = [override for override in overrides if override.startswith(kept)]
     return [*lines, shlex.join(["python", "experiments/evaluate.py", f"run={run.path}", *changes])]
 
 
-def summary(results: dict[str, Any], folder: Path, what: str) -> str:
-    """What is printed at the end; ``folder`` has the results and the report."""
-    page = folder / "report" / "index.html"
+def summary(results: dict[str, Any], run: Run, what: str) -> str:
+    """What is printed at the end of ``run``'s evaluation."""
+    page = run.directory.report / "index.html"
     left = [not_run(own) for own in results["left_out"]]
     lines = [table(results), ""]
     lines += [f"Not run: {', '.join(left)}", ""] if left else []
+    part = run.part_of_training(results["step"])
+    lines += [f"Evaluated after {part}.", ""] if part else []
     return "\n".join([*lines, what, f"100 times each score ± standard error. Report: {page}"])
 
 
@@ -220,4 +226,11 @@ def not_run(own: Mapping[str, Any]) -> str:
 if __name__ == "__main__":
     paths = ["data_root", "evaluation.folder.path", "evaluation.demonstrations.plans"]
     # The run's own settings complete what is given under evaluation.*, so that may have gaps.
-    entry_point(main, EvaluateConfig, "evaluate", verbatim=["run", *paths], unbuilt=["evaluation"])
+    entry_point(
+        main,
+        EvaluateConfig,
+        "evaluate",
+        verbatim=["run", *paths],
+        unbuilt=["evaluation"],
+        interrupted="What was predicted is kept, and the same command continues.",
+    )

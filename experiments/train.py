@@ -160,5 +160,7 @@ def summary(
 
 
 if __name__ == "__main__":
-    entry_point(main, folder=lambda config: config.directory)
+    entry_point(
+        main, folder=lambda config: config.directory, interrupted="The same command continues."
+    )
     leave_processes()

@@ -12,6 +12,7 @@ import inspect
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -95,6 +96,7 @@ def entry_point(
     verbatim_lists: Sequence[str] = (),
     unbuilt: Sequence[str] = (),
     folder: Callable[[Schema], Path] | None = None,
+    interrupted: str = "",
 ) -> None:
     """Run ``task`` with the config of the command line, under Hydra.
 
@@ -103,7 +105,8 @@ def entry_point(
     opens with the docstring of the task's module and ends with the defaults of the optional
     sections. The values of ``verbatim`` keys are taken as they are typed, and so are the elements
     of ``verbatim_lists``. Of ``unbuilt`` sections, which ``task`` completes from elsewhere, it
-    receives the defaults.
+    receives the defaults. Ctrl-C ends the process with status 130 and a line of its own, which ends
+    with ``interrupted``: how to go on.
 
     ``--multirun`` and launchers work as Hydra documents them, with these additions. All jobs are
     composed and checked before the first one starts, and two with one ``folder`` are refused. A job
@@ -157,6 +160,10 @@ def entry_point(
         if jobs:
             print(f"All {len(jobs)} jobs have ended.")
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        logger.debug("where it happened", exc_info=True)
+        _tell_interrupted(interrupted, overrides)
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         # Who reads what is printed (head) has seen enough. Python flushes once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -167,6 +174,14 @@ def entry_point(
         sys.exit(f"error: {len(failed)} of the jobs failed: {'; '.join(failed)}")
     except launcher_errors() as error:
         sys.exit(f"error: a launched job failed, the others go on: {error}")
+
+
+def _tell_interrupted(how_to_go_on: str, overrides: Sequence[str]) -> None:
+    """Say it, on one process of those that share a job."""
+    if any(o.partition("=")[0] in ("launcher", "hydra/launcher") for o in overrides):
+        how_to_go_on = "Jobs that were launched may go on."
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"\nInterrupted. {how_to_go_on}".rstrip(), file=sys.stderr)
 
 
 def _does_jobs_in_turn() -> bool:

@@ -75,8 +75,22 @@ def checked_overrides(
     refuse(unknown, known, {key: _of_a_run(key, schema) for key in unknown})
     for override in parsed:
         _refuse_value_of_section(override, schema, options)
+    # Hydra refuses one that is there already, as in a command that was recorded.
+    return [*overrides, *(s for s in _switches(overrides, schema) if s not in overrides)]
+
+
+def as_typed(overrides: Sequence[str], schema: type) -> list[str]:
+    """``overrides`` without what :func:`checked_overrides` adds to them."""
+    added = _switches(overrides, schema)
+    return [override for override in overrides if override not in added]
+
+
+def _switches(overrides: Sequence[str], schema: type) -> list[str]:
+    """What switches on the optional sections that ``overrides`` set keys of."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    keys = [override.key_or_group for override in parsed]
     switched = [s for s in optional_sections(schema) if any(k.startswith(f"{s}.") for k in keys)]
-    return [*overrides, *(f"+{name.replace('.', '/')}=default" for name in switched)]
+    return [f"+{name.replace('.', '/')}=default" for name in switched]
 
 
 def _of_a_run(key: str, schema: type) -> str:

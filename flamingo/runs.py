@@ -114,6 +114,12 @@ class Run:
             )
         return saved[max(saved) if step is None else step]
 
+    def part_of_training(self, step: int) -> str:
+        """``500 of 1,000 training steps``; "" for the last step, and where nothing was trained."""
+        steps = self.config.training.steps
+        converted = self.directory.conversion.exists()
+        return "" if converted or step >= steps else f"{step:,} of {steps:,} training steps"
+
     def model(
         self,
         step: int | None = None,

@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from flamingo.command_line import quote_values
+from flamingo.command_line import _tell_interrupted, quote_values
 from flamingo.composition import CONF
 from flamingo.config import EasyVQASourceConfig, RunConfig
 from flamingo.evaluation_config import BindingBenchmarkConfig
@@ -19,7 +19,7 @@ SCRIPT = '''"""Prints the steps.
 
 It's a test: costs 5 $ and a \\\\ backslash.
 """
-import sys, weakref
+import signal, sys, weakref
 from flamingo.command_line import entry_point
 from flamingo.config import RunConfig
 
@@ -39,10 +39,12 @@ def main(config: RunConfig) -> None:
             raise RuntimeError("out of memory")
         except RuntimeError:
             sys.exit("error: too large")
+    if config.seed == 16:
+        signal.raise_signal(signal.SIGINT)
     print("steps", config.training.steps, config.data.easy_vqa)
 
 if __name__ == "__main__":
-    entry_point(main)
+    entry_point(main, interrupted="It goes on.")
 '''
 
 
@@ -115,6 +117,23 @@ def test_of_several_processes_one_that_fails_does_not_go_on_to_the_next_job(run_
     assert done.returncode != 0
     assert done.stdout.count("steps ") == 1
     assert "RuntimeError: out of memory" in done.stderr
+
+
+def test_an_interrupted_program_ends_with_a_line_and_a_status_of_its_own(run_script):
+    own = run_script("name=x", "seed=16")
+    assert (own.returncode, own.stderr) == (130, "\nInterrupted. It goes on.\n")
+    sweep = run_script("-m", "name=x", "seed=1,16,2")
+    assert (sweep.returncode, sweep.stderr) == (130, "\nInterrupted. It goes on.\n")
+    assert sweep.stdout.count("steps ") == 1, "of all jobs"
+    other = run_script("name=x", "seed=16", RANK="1", WORLD_SIZE="2")
+    assert (other.returncode, other.stderr) == (130, ""), "another process says it"
+
+
+def test_an_interrupted_program_does_not_speak_for_jobs_that_it_launched(capsys):
+    _tell_interrupted("It goes on.", ["name=x", "launcher=slurm"])
+    assert capsys.readouterr().err == "\nInterrupted. Jobs that were launched may go on.\n"
+    _tell_interrupted("", ["name=launcher"])
+    assert capsys.readouterr().err == "\nInterrupted.\n"
 
 
 def test_who_has_seen_enough_of_the_help_is_not_told_of_a_broken_pipe(tmp_path):

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from experiments.compare import CompareConfig
 from flamingo.choices import Collection, Condition, Pooling, ResamplerKind
-from flamingo.composition import CONF, compose
+from flamingo.composition import CONF, as_typed, checked_overrides, compose
 from flamingo.config import (
     BindingSourceConfig,
     CrossAttentionConfig,
@@ -84,6 +84,15 @@ def test_setting_a_key_of_an_optional_section_switches_it_on():
     config = compose(["name=x", "data.easy_vqa.pairs=6"])
     assert config.data.easy_vqa == EasyVQASourceConfig(pairs=6)
     assert config.data.binding is None
+
+
+def test_what_switches_a_section_on_may_be_given_as_well():
+    typed = ["name=x", "data.easy_vqa.pairs=6", "+data/binding=default"]
+    checked = checked_overrides(typed, RunConfig)
+    assert checked == [*typed, "+data/easy_vqa=default"]
+    assert checked_overrides(checked, RunConfig) == checked
+    assert compose(checked) == compose(typed)
+    assert as_typed(checked, RunConfig) == typed, "what was typed stays"
 
 
 def test_setting_a_key_of_a_section_that_is_on_keeps_its_other_values():

@@ -139,7 +139,8 @@ def shared_benchmarks(arms: Sequence[Arm], asked: Sequence[str] | None = None) -
 
 
 def cautions(arms: Sequence[Arm]) -> list[str]:
-    """What differs between the arms' evaluations besides what is compared, for readers."""
+    """What differs between the arms' evaluations besides what is compared, and which of them are of
+    runs before their last step, for readers."""
     notes = []
     for name, path in (
         ("protocol", ("settings", "evaluation", "protocol")),
@@ -150,6 +151,11 @@ def cautions(arms: Sequence[Arm]) -> list[str]:
         if len(set(values.values())) > 1:
             told = "; ".join(f"{label}: {value}" for label, value in values.items())
             notes.append(f"The arms were evaluated under different {name}s ({told}).")
+    parts: dict[str, list[str]] = {}
+    for arm in arms:
+        if part := arm.run.part_of_training(arm.results["step"]):
+            parts.setdefault(part, []).append(arm.label)
+    notes += [f"Evaluated after {part}: {'; '.join(own)}." for part, own in parts.items()]
     return notes
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ class Dropped:
     """A document that is not learned from; ``reason`` is one of a few words, to be counted by."""
 
     reason: str
+    what: str = field(default="", compare=False)
+    """Which file or image it is about, and what is wrong with it, where that is known."""
 
 
 TOO_MANY_TOKENS = Dropped("too many tokens")

@@ -24,7 +24,7 @@ from flamingo.types import ImageRef, InterleavedSequence, Media
 
 logger = logging.getLogger(__name__)
 
-BROKEN_IMAGE = Dropped("broken image")
+BROKEN_IMAGE = "broken image"
 BROKEN_SHARD = Dropped("broken shard")
 WARN_AFTER = 10_000
 """Documents dropped in a row that a warning is due for: a wrong setting may drop all of them."""
@@ -36,6 +36,14 @@ def tell_once(key: tuple[str, str], message: str) -> None:
     if key not in _told:
         _told.add(key)
         logger.warning(message)
+
+
+def tell_first(source: str, reason: str, what: str) -> None:
+    """Log ``what``, if it is the first that this process drops of ``source`` for ``reason``."""
+    tell_once(
+        (source, reason),
+        f"{source}: dropped as {reason}: {what} (the first one here; metrics.jsonl counts all)",
+    )
 
 
 _SHARDS, _BLOCK, _RECORD = 0, 1, 2
@@ -120,11 +128,7 @@ class Stream:
                         made = self.parse(row, generator)
                         if isinstance(made, Dropped):
                             where = f"record {number} of {self.shards[share.shard]}"
-                            tell_once(
-                                (self.name, made.reason),
-                                f"{self.name}: dropped as {made.reason}: {where} (the first one "
-                                "here; metrics.jsonl counts all)",
-                            )
+                            tell_first(self.name, made.reason, where)
                         yield (place, number + 1), made
             except BrokenShard as error:
                 if share.first == 0:  # one of those that share it speaks for all
@@ -141,12 +145,18 @@ class Stream:
     def require_documents(self, epoch: int) -> None:
         """Raise ``ValueError``, with the counts, unless some document of ``epoch`` can be given."""
         dropped: Counter[str] = Counter()
+        examples: dict[str, str] = {}
         for _, made in self.documents([Share(s) for s in range(len(self.shards))], epoch):
             made = made if isinstance(made, Dropped) else opened(made)
             if not isinstance(made, Dropped):
                 return
             dropped[made.reason] += 1
-        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
+            if made.what:
+                examples.setdefault(made.reason, f" (such as {made.what})")
+        counts = ", ".join(
+            f"{count} {reason}{examples.get(reason, '')}"
+            for reason, count in sorted(dropped.items())
+        )
         raise ValueError(
             f"{self.name}: expected documents to train on, got none in the whole epoch {epoch} "
             f"({len(self.shards)} shards); dropped: {counts or 'nothing, the shards are empty'}"
@@ -177,6 +187,7 @@ class Lane:
         cursor = self.cursor
         at_start = cursor.shard == cursor.record == cursor.place == 0
         whole = cursor.epoch if at_start else cursor.epoch + 1  # the first one read from its start
+        broken: Counter[str] = Counter()
         while True:
             if self._waiting is None:
                 self._waiting, dropped = self._read_block()
@@ -186,6 +197,9 @@ class Lane:
                 self.cursor = replace(self.cursor, place=self.cursor.place + 1)
             if isinstance(row, Dropped):
                 self._count({row.reason: 1})
+                tell_first(self._stream.name, row.reason, row.what)
+                broken[row.reason] += 1
+                self._warn_of(broken)
             elif row is not None:
                 self.cursor = replace(self.cursor, given=self.cursor.given + 1)
             turned = not self._waiting and self._leave_block()
@@ -209,11 +223,8 @@ class Lane:
         for place, made in self._documents:
             if isinstance(made, Dropped):
                 dropped[made.reason] += 1
-                if not documents and dropped.total() % WARN_AFTER == 0:
-                    logger.warning(
-                        "%s: the last %d documents of lane %d were all dropped: %s",
-                        *(self._stream.name, dropped.total(), self._number, dict(dropped)),
-                    )
+                if not documents:
+                    self._warn_of(dropped)
                 continue
             documents.append(made)
             if len(documents) == self._stream.shuffle:
@@ -234,6 +245,14 @@ class Lane:
         shard, record = self._end
         self.cursor = replace(self.cursor, shard=shard, record=record, place=0)
         return False
+
+    def _warn_of(self, dropped: Counter[str]) -> None:
+        """Say now and then that nothing but ``dropped`` came."""
+        if dropped.total() % WARN_AFTER == 0:
+            logger.warning(
+                "%s: the last %d documents of lane %d were all dropped: %s",
+                *(self._stream.name, dropped.total(), self._number, dict(dropped)),
+            )
 
     def _count(self, dropped: Mapping[str, int]) -> None:
         if dropped:
@@ -257,8 +276,8 @@ def opened(document: InterleavedSequence) -> InterleavedSequence | Dropped:
             for frame in medium.frames:
                 if frame.key not in images:
                     images[frame.key] = ImageRef(frame.key, partial(_same, frame.open()))
-    except (ValueError, FileNotFoundError):
-        return BROKEN_IMAGE
+    except (ValueError, FileNotFoundError) as error:
+        return Dropped(BROKEN_IMAGE, str(error))
     return InterleavedSequence(
         tuple(
             Media(tuple(images[frame.key] for frame in segment.frames))

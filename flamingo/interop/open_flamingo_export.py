@@ -123,7 +123,8 @@ def save_open_flamingo(model: FlamingoForConditionalGeneration, path: Path) -> i
     """Write a checkpoint, as safetensors or for ``torch.load`` by ``path``'s ending.
 
     Returns the ``cross_attn_every_n_layers`` to read it with. Raises ``ValueError`` for a model
-    that OpenFlamingo cannot express, and for a file that is there already.
+    that OpenFlamingo cannot express, and for a file that is there already; ``OSError``, whatever
+    the reason, if it cannot be written.
     """
     every = open_flamingo_interval(model)
     if path.exists():
@@ -131,9 +132,14 @@ def save_open_flamingo(model: FlamingoForConditionalGeneration, path: Path) -> i
     path.parent.mkdir(parents=True, exist_ok=True)
     state = dict(open_flamingo_state(model))
     unfinished = path.with_name(f"{path.name}.tmp")
-    if path.suffix == ".safetensors":
-        save_file(state, unfinished)
-    else:
-        torch.save(state, unfinished)
-    os.replace(unfinished, path)
+    try:
+        if path.suffix == ".safetensors":
+            save_file(state, unfinished)
+        else:  # through a Python file: torch's own writer hides the reason when the disk is full
+            with unfinished.open("wb") as file:
+                torch.save(state, file)
+        os.replace(unfinished, path)
+    except Exception as error:  # safetensors has one of its own
+        unfinished.unlink(missing_ok=True)
+        raise OSError(f"could not save {path}: {error}") from error
     return every

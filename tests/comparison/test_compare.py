@@ -19,6 +19,7 @@ from flamingo.comparison.output import Output
 from flamingo.comparison.pictures import Thumbnails
 from flamingo.comparison.published import chosen, load_published
 from flamingo.comparison.samples import Sample
+from flamingo.config import TrainingConfig
 from flamingo.plots.style import arm_line
 from flamingo.runs import Run
 from flamingo.types import ImageRef
@@ -285,6 +286,25 @@ def test_other_protocols_and_fewer_queries_are_said(runs: list[Run], tmp_path: P
         "Differences from c, seed 0 are on the queries that both have: 3 of 4 and 3 (VQAV2)."
         in (notes)
     )
+
+
+def test_arms_before_the_last_step_of_their_training_are_said(tmp_path: Path) -> None:
+    cells = {("vqav2", condition): [vqa("1100")] for condition in ("real", "text_only_zero_shot")}
+    metrics = {"vqav2": Metric.vqa_accuracy}
+    half, whole, published = (
+        write_run(
+            tmp_path,
+            name,
+            cells,
+            metrics=metrics,
+            config={"training": TrainingConfig(steps=steps, warmup_steps=1)},
+        )
+        for name, steps in (("half", 1400), ("whole", 7), ("published", 1400))
+    )
+    published.directory.conversion.write_text("{}")
+    both = [Condition.real, Condition.text_only_zero_shot]
+    notes = read([half, whole, published], both, labels=list("ABCDEF")).notes
+    assert notes == ["Evaluated after 7 of 1,400 training steps: A; B."]
 
 
 def test_every_sample_is_of_its_arm(comparison: Comparison) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -296,7 +297,7 @@ def test_a_source_of_which_everything_is_dropped_is_an_error_with_the_counts(tmp
     broken = [f"{s}-{n}" for s in range(2) for n in range(3)]
     shards = write_shards(tmp_path, [3, 3], broken, not_json=2)
     for lanes in (1, 2, 5):
-        with pytest.raises(ValueError, match="epoch 0 .2 shards.*6 broken image, 4 malformed"):
+        with pytest.raises(ValueError, match="epoch 0 .2 shards.*6 broken image .*, 4 malformed"):
             source(shards, lanes=lanes).sequence(0)
     with pytest.raises(ValueError, match="nothing, the shards are empty"):
         source(write_shards(tmp_path / "empty", [0, 0]), lanes=1).sequence(0)
@@ -323,6 +324,28 @@ def test_many_documents_dropped_in_a_row_are_warned_of(tmp_path, caplog, monkeyp
     with caplog.at_level(logging.WARNING):
         assert set(names(source(shards, lanes=1, shuffle=1), range(5))) == {"0-0"}
     assert "the last 8 documents of lane 0 were all dropped: {'malformed record': 8}" in caplog.text
+
+
+def test_the_first_broken_image_is_named_and_many_in_a_row_are_warned_of(
+    tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr("flamingo.data.lanes._told", set())
+    monkeypatch.setattr("flamingo.data.lanes.WARN_AFTER", 4)
+    shards = write_shards(tmp_path, [3, 9], [f"1-{number}" for number in range(9)])
+    with caplog.at_level(logging.WARNING):
+        names(source(shards, lanes=1, shuffle=1), range(12))
+    what = f"{tmp_path}/images/broken.png: expected an image"
+    told = [message for message in caplog.messages if "dropped as broken image" in message]
+    assert len(told) == 1 and told[0].startswith(f"toy: dropped as broken image: {what}")
+    assert "the last 8 documents of lane 0 were all dropped: {'broken image': 8}" in caplog.text
+
+
+def test_a_source_without_its_images_is_an_error_that_names_one(tmp_path):
+    shards = write_shards(tmp_path, [3])
+    shutil.rmtree(tmp_path / "images")
+    missing = rf"3 broken image \(such as {tmp_path}/images/\d.png: no such image file\)$"
+    with pytest.raises(ValueError, match=missing):
+        source(shards, lanes=1).sequence(0)
 
 
 @pytest.mark.parametrize("field", ["lanes", "shuffle"])

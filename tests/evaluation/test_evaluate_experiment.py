@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,10 +19,12 @@ import torch
 from experiments import ask, evaluate
 from flamingo import evaluation_run
 from flamingo.asking import open_respondent
-from flamingo.composition import CONF
+from flamingo.composition import CONF, checked_overrides, compose
+from flamingo.config import RunConfig
 from flamingo.demo.answering import Shown, answer
 from flamingo.evaluation.plans import read_plans
 from flamingo.evaluation.prompts import QUESTION, prompt, prompt_text
+from flamingo.run_directory import RunDirectory
 from flamingo.runs import load_run
 from flamingo.testing import draw
 from tests.tiny_world import save_classes, save_untrained_run, save_world
@@ -239,6 +242,60 @@ def test_the_report_repeats_the_command_with_its_overrides(run: Path) -> None:
     assert last == (
         f"python experiments/evaluate.py run={load_run(run).path} evaluation.easy_vqa.queries=3"
     )
+
+
+def test_a_run_that_is_evaluated_before_its_last_step_says_so(run: Path, printed: str) -> None:
+    assert "\n\nEvaluated after 7 of 1,000 training steps.\n\n" in printed
+    own = load_run(run)
+    own.directory.conversion.write_text("{}")
+    try:
+        told = evaluate.summary(own.results, own, "Done.")
+    finally:
+        own.directory.conversion.unlink()
+    assert "training steps" not in told, "of a published model nothing was trained here"
+
+
+def test_the_report_repeats_the_step_that_was_evaluated(run: Path) -> None:
+    *_, last = evaluate.commands(load_run(run), [f"run={run}", "step=7", "benchmark=[pope]"])
+    assert shlex.split(last)[3:] == ["step=7", "benchmark=[pope]"]
+
+
+@pytest.mark.parametrize(
+    ("launched", "recorded"),
+    [
+        (["experiments/train.py", "+data/easy_vqa=default"], True),
+        (["site-packages/submitit/core/_submit.py", "runs/.sweeps/7"], True),
+        (["experiments/train.py", "-m", "seed=0,1"], True),
+        (["experiments/train.py", "+data/easy_vqa=default"], False),  # as earlier versions did
+    ],
+    ids=["here", "submitit", "sweep", "command alone"],
+)
+def test_the_command_that_trained_a_run_can_be_typed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: list[str], recorded: bool
+) -> None:
+    typed = ["name=own", f"runs={tmp_path}", "data.easy_vqa.blank_rate=0.1"]
+    checked = checked_overrides(typed, RunConfig)
+    script, *words = launched
+    command = [script, *words] if recorded else [script, *checked]
+    monkeypatch.setattr("sys.argv", command)
+    directory = RunDirectory.open(compose(typed))
+    directory.record_launch({}, **({"overrides": checked} if recorded else {}))
+    first, _ = evaluate.commands(load_run(directory.path), [])
+    python, program, *again = shlex.split(first)
+    assert (python, program) == ("python", "experiments/train.py")
+    assert compose(again) == directory.config
+    assert (again == typed) is recorded
+
+
+def test_the_command_that_converted_a_run_is_told_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["site-packages/submitit/core/_submit.py", "runs/.sweeps/7"])
+    directory = RunDirectory.open(compose(["name=own", f"runs={tmp_path}"]))
+    directory.conversion.write_text("{}")
+    directory.record_launch({}, overrides=["source=idefics", "name=own"])
+    first, _ = evaluate.commands(load_run(directory.path), [])
+    assert first == "python experiments/convert.py source=idefics name=own"
 
 
 def test_a_checkpoint_that_is_not_there_is_an_error(run: Path) -> None:

@@ -1,6 +1,7 @@
 """experiments/convert.py, from published formats to a run and back."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from experiments.convert import ConvertConfig, convert
+from experiments.convert import ConvertConfig, convert, main
 from flamingo.build import build_model
 from flamingo.composition import compose
 from flamingo.interop.check import check_close, check_equal, check_way_back
@@ -19,6 +20,7 @@ from flamingo.interop.open_flamingo_names import LanguageModelNames
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.runs import load_run
 from flamingo.testing import VOCABULARY, save_tiny_language_model
+from flamingo.training.checkpoint import CheckpointError
 from tests.interop.test_idefics_processor import FAKE, checkpoint
 from tests.tiny_world import save_vision_encoder
 
@@ -120,6 +122,31 @@ def test_nothing_that_is_there_is_overwritten(release: Path, tmp_path: Path) -> 
                 f"to={tmp_path}/mine.pt",
             )
         )
+
+
+@pytest.mark.parametrize("broken", ["save_checkpoint", "check_equal", "write_atomically"])
+def test_a_conversion_that_did_not_end_is_no_run_and_the_same_command_does_it_again(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def stops(*_: object, **__: object) -> None:
+        raise CheckpointError("no space left; free some space, and the same command continues")
+
+    own = config(*arguments(release, tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(f"experiments.convert.{broken}", stops)
+        with pytest.raises(SystemExit, match="^error: no space left; free some space"):
+            main(own)
+    with pytest.raises(ValueError, match="expected a run's configuration, found no such file"):
+        load_run(own.directory)
+    convert(own)
+    run = load_run(own.directory)
+    assert run.checkpoints == [0] and run.directory.conversion.is_file()
+    run.directory.config_file.unlink()
+    shutil.copytree(run.checkpoint().path, run.directory.checkpoints / "step_9")
+    manifest = run.directory.checkpoints / "step_9" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"step": 0', '"step": 9'))
+    with pytest.raises(ValueError, match="name: expected a run that is not there yet"):
+        convert(own)  # what was trained is no conversion's
 
 
 def test_a_run_of_another_architecture_is_refused(release: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from flamingo.config import CrossAttentionConfig, ResamplerConfig
 from flamingo.interop.open_flamingo_export import (
@@ -86,6 +87,21 @@ def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected no such file yet"):
         save_open_flamingo(load("opt"), path)
     assert path.read_text() == "mine" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "checkpoint.safetensors"])
+def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def full(*_: object) -> None:
+        (tmp_path / f"{name}.tmp").write_text("half")
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("flamingo.interop.open_flamingo_export.save_file", full)
+    monkeypatch.setattr("torch.save", full)
+    with pytest.raises(OSError, match=f"could not save {tmp_path}/{name}: No space left on device"):
+        save_open_flamingo(load("opt"), tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_adapter_in_the_language_model_is_not_dropped_but_refused(tmp_path: Path) -> None:
