@@ -263,6 +263,21 @@ def refuse_models(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         monkeypatch.setattr(evaluation_run, name, never)
 
 
+def test_other_weights_of_the_same_step_are_evaluated_anew(copy: Path) -> None:
+    """As in a run that is trained once more, with its old predictions beside it."""
+    checkpoint = load_run(copy).checkpoint().path
+    overrides = ["evaluation.shots=[0]", "evaluation.binding=null"]
+    before = evaluation_run.digest(checkpoint)
+    weights = bytearray((checkpoint / "model.safetensors").read_bytes())
+    weights[-4] ^= 1  # the last bit of the last number
+    (checkpoint / "model.safetensors").write_bytes(weights)
+    assert "\n8 new predictions." in evaluate.evaluate(load_run(copy), None, overrides)
+    after = evaluation_run.digest(checkpoint)
+    text = (checkpoint / "config.json").read_text()
+    (checkpoint / "config.json").write_text(text.replace("{", "{ ", 1))
+    assert len({before, after, evaluation_run.digest(checkpoint)}) == 3
+
+
 def prompts(run: Path) -> list[tuple[str, ...]]:
     rows = load_run(run).predictions().to_dict("records")
     return sorted((r["benchmark"], r["condition"], r["query"], r["prompt"]) for r in rows)
