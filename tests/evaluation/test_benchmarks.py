@@ -9,6 +9,7 @@ import pytest
 
 from flamingo.composition import compose
 from flamingo.config import RunConfig
+from flamingo.data.words import made_up_words
 from flamingo.evaluation.benchmarks import Benchmark, build_benchmarks
 from flamingo.evaluation.benchmarks.easy_vqa import question_type
 from flamingo.evaluation_config import EasyVQABenchmarkConfig, EvaluationConfig
@@ -160,6 +161,17 @@ def test_a_collection_gives_seen_and_held_out_benchmarks_that_share_no_concept(
     assert all(shown)
     assert not shown[0] & shown[1]
     assert benchmarks[1].unfit(8) is None
+
+
+def test_binding_is_asked_with_words_held_out_from_training_alone(tmp_path: Path) -> None:
+    save_classes(tmp_path / "photos", views=3)
+    folder = f"evaluation.folder.path={tmp_path / 'photos'}"
+    held_out = set(made_up_words(tiny.tokenizer()).held_out)
+    for benchmark in build(tmp_path, folder, "evaluation.binding.ways=[2]"):
+        episodes = benchmark.episodes(1, 0)
+        words = {d.answer for e in episodes for d in e.demonstrations}
+        words |= {word for e in episodes for word in (*e.candidates, e.query.answer)}
+        assert len(words) > 2 and words <= held_out, benchmark.name
 
 
 def test_binding_on_a_folder_of_classes(tmp_path: Path) -> None:
