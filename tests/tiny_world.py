@@ -6,7 +6,6 @@ sets stand in a cache folder (``FLAMINGO_CACHE``) as if they had been fetched.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,8 +60,8 @@ def save_classes(folder: Path, views: int) -> Path:
 def save_cache(folder: Path, *, images: int = 12, questions: int = 600) -> Path:
     """A cache that holds easy-VQA and Twemoji: small, and complete as far as our code can tell.
 
-    easy-VQA has ``questions`` about ``images`` red, green and blue shapes in each split; every
-    emoji shows the same rectangle.
+    easy-VQA has ``questions`` about ``images`` red, green and blue shapes in each split, of other
+    sizes and places in the one than in the other; an emoji is a rectangle of its own colour.
     """
     _save_easy_vqa(_unpacked(folder, Asset.easy_vqa) / "data", images, questions)
     _save_twemoji(_unpacked(folder, Asset.twemoji) / "72x72")
@@ -77,12 +76,13 @@ def _unpacked(cache: Path, asset: Asset) -> Path:
 
 
 def _save_easy_vqa(folder: Path, images: int, questions: int) -> None:
-    for split in ("train", "test"):
+    for first, split in enumerate(("train", "test")):
         (folder / split / "images").mkdir(parents=True)
         rows: list[list[str | int]] = []
         for image in range(images):
             colour, shape = ("red", "green", "blue")[image % 3], ("circle", "triangle")[image % 2]
-            draw(colour, shape, image).save(folder / split / "images" / f"{image}.png")
+            drawn = draw(colour, shape, first * images + image)
+            drawn.save(folder / split / "images" / f"{image}.png")
             rows += [
                 ["what color is the shape?", colour, image],
                 ["what shape is in the image?", shape, image],
@@ -94,12 +94,11 @@ def _save_easy_vqa(folder: Path, images: int, questions: int) -> None:
 
 def _save_twemoji(folder: Path) -> None:
     folder.mkdir()
-    image = Image.new("RGBA", (72, 72), (0, 0, 0, 0))
-    ImageDraw.Draw(image).rectangle((10, 10, 50, 60), fill=(250, 0, 0, 255))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
     for code in EMOJI:
-        (folder / f"{code:x}.png").write_bytes(buffer.getvalue())
+        image = Image.new("RGBA", (72, 72), (0, 0, 0, 0))
+        colour = (250, code & 0xFF, 100 * (code >> 8 & 1), 255)
+        ImageDraw.Draw(image).rectangle((10, 10, 50, 60), fill=colour)
+        image.save(folder / f"{code:x}.png")
 
 
 def save_world(folder: Path) -> Path:

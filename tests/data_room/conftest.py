@@ -1,4 +1,7 @@
-"""A tiny easy-VQA, Twemoji and tokenizer with the files and names of the real ones."""
+"""A tiny easy-VQA, Twemoji and tokenizer with the files and names of the real ones.
+
+Every picture is of another colour: split and number of an image, code point of an emoji.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +56,8 @@ def twemoji(tmp_path: Path) -> Path:
     folder.mkdir()
     for name in EMOJI + NO_CONCEPTS:
         image = Image.new("RGBA", (72, 72), (0, 0, 0, 0))
-        ImageDraw.Draw(image).rectangle((10, 10, 50, 60), fill=(250, 0, 0, 255))
+        code = int(name.split("-")[0], 16)
+        colour = (code & 0xFF, code >> 8 & 0xFF, code >> 16, 255)
+        ImageDraw.Draw(image).rectangle((10, 10, 50, 60), fill=colour)
         image.save(folder / f"{name}.png")
     return folder

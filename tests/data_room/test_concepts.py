@@ -46,6 +46,17 @@ def test_emoji_are_single_named_code_points(twemoji: Path) -> None:
     assert len(set(keys)) == len(keys) == 24
 
 
+@pytest.mark.parametrize(
+    ("name", "colour"), [("red apple", (0x4E, 0xF3, 1)), ("soccer ball", (0xBD, 0x26, 0))]
+)
+def test_views_show_the_emoji_of_their_concept(twemoji: Path, name: str, colour) -> None:
+    """The fixture's emoji have the colours of their code points."""
+    (concept,) = (c for c in twemoji_concepts(twemoji, views=3) if c.name == name)
+    for view in concept.views:
+        pixels = {found: count for count, found in view.open().getcolors(2**16) or ()}
+        assert pixels.get(colour, 0) > 40 * 40  # of a rectangle of at least 44 x 55
+
+
 def test_easy_vqa_concepts_follow_from_questions_and_answers(easy_vqa: Path) -> None:
     concepts = easy_vqa_concepts(easy_vqa, "train")
     assert {concept.name: [view.key for view in concept.views] for concept in concepts} == {

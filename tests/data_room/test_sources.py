@@ -10,7 +10,7 @@ import pytest
 from flamingo.config import BindingSourceConfig, EasyVQASourceConfig
 from flamingo.data.concepts import Concept, ConceptSet
 from flamingo.data.sources.binding import BindingSource
-from flamingo.data.sources.easy_vqa import EasyVQASource, load_questions
+from flamingo.data.sources.easy_vqa import EasyVQASource, image_ref, load_questions
 from flamingo.data.words import Words
 from flamingo.images import BLANK
 from flamingo.testing import synthetic_images
@@ -63,6 +63,23 @@ def test_easy_vqa_packs_questions_of_different_training_images(easy_vqa: Path) -
             text = answer.text.removeprefix(" ").removesuffix("<|endofchunk|>")
             assert split == "train" and (int(image_id), question.text, text) in true
     assert {image.key for image in source.images()} == {f"easy_vqa/train/{i}" for i in range(5)}
+
+
+@pytest.mark.parametrize(("split", "mark"), [("train", 5), ("test", 4)])
+def test_an_image_is_the_one_of_its_split_and_number(easy_vqa: Path, split: str, mark: int) -> None:
+    """The fixture's images are coloured by both."""
+    image = image_ref(easy_vqa, split, 3)
+    assert image.key == f"easy_vqa/{split}/3"
+    assert image.open().getpixel((0, 0)) == (3, mark, 0)
+
+
+def test_sequences_show_the_training_images_they_ask_about(easy_vqa: Path) -> None:
+    source = EasyVQASource(EasyVQASourceConfig(pairs=3), seed=0, folder=easy_vqa)
+    asked = {q.question: q.image_id for q in load_questions(easy_vqa, "train")}
+    segments = source.sequence(0).segments
+    for medium, question in zip(segments[::3], segments[1::3], strict=True):
+        assert isinstance(medium, Media) and isinstance(question, Text)
+        assert medium.frames[0].open().getpixel((0, 0)) == (asked[question.text], 5, 0)
 
 
 def test_several_questions_follow_one_image(easy_vqa: Path) -> None:

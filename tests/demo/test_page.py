@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -20,6 +19,7 @@ from flamingo.asking import open_respondent
 from flamingo.demo.answering import Shown, answer
 from flamingo.runs import load_run
 from flamingo.testing import draw
+from tests.ports import reserved_port
 from tests.tiny_world import save_untrained_run, save_world
 
 pytestmark = pytest.mark.slow
@@ -54,24 +54,19 @@ def environment(world: Path) -> dict[str, str]:
     return os.environ | ours | {"CUDA_VISIBLE_DEVICES": "", "GRADIO_ALLOWED_PATHS": "/"}
 
 
-def free_port() -> int:
-    with socket.socket() as own:
-        own.bind(("127.0.0.1", 0))
-        return own.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def url(world: Path, run: Path) -> Iterator[str]:
-    arguments = (f"run={run}", f"port={free_port()}", "limits.demonstrations=2")
-    server = subprocess.Popen(
-        command(*arguments, "limits.upload_megabytes=1", "alternatives=3", "max_new_tokens=3"),
-        env=environment(world),
-        cwd=world,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert server.stdout is not None
-    said = server.stdout.readline()
+    with reserved_port() as port:
+        arguments = (f"run={run}", f"port={port}", "limits.demonstrations=2")
+        server = subprocess.Popen(
+            command(*arguments, "limits.upload_megabytes=1", "alternatives=3", "max_new_tokens=3"),
+            env=environment(world),
+            cwd=world,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert server.stdout is not None
+        said = server.stdout.readline()
     found = re.search(r"Open (http://127\.0\.0\.1:\d+)", said)
     assert found, f"{said!r}, status {server.poll()}"
     assert list(world.glob("flamingo-demo-*")), "uploads go to a folder of their own"

@@ -6,9 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from flamingo.composition import compose
 from flamingo.config import RunConfig
+from flamingo.data.words import made_up_words
 from flamingo.evaluation.benchmarks import Benchmark, build_benchmarks
 from flamingo.evaluation.benchmarks.easy_vqa import question_type
 from flamingo.evaluation_config import EasyVQABenchmarkConfig, EvaluationConfig
@@ -55,6 +57,22 @@ def test_easy_vqa_asks_the_test_split_and_shows_the_training_split(easy_vqa_fold
             assert demonstration.id.startswith("train/")
             assert "/train/" in demonstration.media.frames[0].key
         assert episode.candidates == ()
+
+
+def pixels(path: Path) -> bytes:
+    with Image.open(path) as image:
+        return image.convert("RGB").tobytes()
+
+
+def test_images_are_those_of_the_split_they_are_keyed_by(easy_vqa_folder: Path) -> None:
+    train, test = (
+        {pixels(path) for path in (easy_vqa_folder / split / "images").iterdir()}
+        for split in ("train", "test")
+    )
+    assert train and test and not train & test
+    for episode in easy(easy_vqa_folder).episodes(4, 0):
+        assert episode.query.media.frames[0].open().tobytes() in test
+        assert {d.media.frames[0].open().tobytes() for d in episode.demonstrations} <= train
 
 
 def test_easy_vqa_is_nested_in_queries_and_shots(easy_vqa_folder: Path) -> None:
@@ -160,6 +178,33 @@ def test_a_collection_gives_seen_and_held_out_benchmarks_that_share_no_concept(
     assert all(shown)
     assert not shown[0] & shown[1]
     assert benchmarks[1].unfit(8) is None
+
+
+def test_binding_is_asked_with_words_held_out_from_training_alone(tmp_path: Path) -> None:
+    save_classes(tmp_path / "photos", views=3)
+    folder = f"evaluation.folder.path={tmp_path / 'photos'}"
+    held_out = set(made_up_words(tiny.tokenizer()).held_out)
+    for benchmark in build(tmp_path, folder, "evaluation.binding.ways=[2]"):
+        episodes = benchmark.episodes(1, 0)
+        words = {d.answer for e in episodes for d in e.demonstrations}
+        words |= {word for e in episodes for word in (*e.candidates, e.query.answer)}
+        assert len(words) > 2 and words <= held_out, benchmark.name
+
+
+def test_binding_on_easy_vqa_shows_the_test_split_alone(tmp_path: Path) -> None:
+    benchmarks = build(
+        tmp_path,
+        "evaluation.binding.collection=easy_vqa_concepts",
+        "evaluation.binding.held_out=2",
+        "evaluation.binding.ways=[2]",
+        "evaluation.binding.queries=4",
+    )
+    assert [b.name for b in benchmarks] == [
+        f"easy_vqa_concepts_{split}_2_ways" for split in ("seen", "held_out")
+    ]
+    for episode in (episode for b in benchmarks for episode in b.episodes(1, 0)):
+        for item in (*episode.demonstrations, episode.query):
+            assert item.media.frames[0].key.startswith("easy_vqa/test/")
 
 
 def test_binding_on_a_folder_of_classes(tmp_path: Path) -> None:

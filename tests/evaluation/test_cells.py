@@ -13,8 +13,10 @@ from flamingo.evaluation.benchmarks import DatasetBenchmark
 from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.benchmarks.files import image_ref
 from flamingo.evaluation.cells import Cell, PromptLengths, plan_cells
+from flamingo.evaluation.decoding import Decoding
 from flamingo.evaluation.ensembling import Ensemble
 from flamingo.evaluation.planner import Planner
+from flamingo.evaluation.prompts import BINDING
 from flamingo.evaluation.tasks import Kind, Task, task
 from flamingo.evaluation_config import DemonstrationsConfig, EvaluationConfig
 
@@ -54,14 +56,16 @@ def colours(
     )
 
 
-def plan(benchmark, *conditions: Condition, **settings) -> list[Cell]:
-    config = EvaluationConfig(conditions=[Condition.real, *conditions], **settings)
+def plan(
+    benchmark, *conditions: Condition, model_id: str = "m", precision: str = "float32"
+) -> list[Cell]:
+    config = EvaluationConfig(conditions=[Condition.real, *conditions])
     lengths = PromptLengths(tiny.tokenizer())
-    return plan_cells([benchmark], config, lengths, model_id="m", precision="float32")[0]
+    return plan_cells([benchmark], config, lengths, model_id=model_id, precision=precision)[0]
 
 
-def keys(*arguments, **settings) -> list[str]:
-    return [key for cell in plan(*arguments, **settings) for key in cell.keys]
+def keys(*arguments, **compute: str) -> list[str]:
+    return [key for cell in plan(*arguments, **compute) for key in cell.keys]
 
 
 CHANGED = (Condition.blank_query, Condition.blur_query, Condition.swap_query)
@@ -144,3 +148,30 @@ def test_orders_are_drawn_by_a_seed_that_predictions_depend_on(tmp_path, orders,
     # Both queries are asked and the whole pool is offered: nothing else depends on that seed.
     told = [sorted(keys(colours(folder, own=own, seed=seed, shots=(2,)))) for seed in (0, 1)]
     assert (told[0] == told[1]) == same
+
+
+def test_answered_in_another_way_they_are_other_predictions(tmp_path) -> None:
+    folder = pictures(tmp_path / "own")
+    decodings = [
+        Decoding(),
+        Decoding(max_new_tokens=6),
+        Decoding(beams=2),
+        Decoding(beams=2, length_penalty=1.0),
+        Decoding(normalize_by_length=True),
+        Decoding(end_of_chunk=False),
+    ]
+    ensembles = [
+        Ensemble(templates=(BINDING,)),
+        Ensemble(permutations=2),
+        Ensemble(permutations=3),
+    ]
+    ways = [replace(NATIVE, decoding=decoding) for decoding in decodings]
+    ways += [replace(NATIVE, ensemble=ensemble) for ensemble in ensembles]
+    told = [key for own in ways for key in keys(colours(folder, own=own), *CHANGED)]
+    assert len(set(told)) == len(told) == len(ways) * 2 * 2 * (1 + len(CHANGED))
+
+
+@pytest.mark.parametrize("compute", [{"precision": "bfloat16"}, {"model_id": "n"}])
+def test_other_weights_and_another_precision_make_other_predictions(tmp_path, compute) -> None:
+    benchmark = colours(pictures(tmp_path / "own"))
+    assert not set(keys(benchmark, *CHANGED)) & set(keys(benchmark, *CHANGED, **compute))

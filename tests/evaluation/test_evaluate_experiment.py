@@ -87,7 +87,7 @@ def test_an_evaluation_prints_a_table_and_leaves_results_and_a_report(
     run: Path, printed: str
 ) -> None:
     # easy-VQA: 4 queries x (0: real, blank; 1: real, blank); 2 x binding: 3 x (2 + 3).
-    assert "46 new predictions." in printed
+    assert "\n46 new predictions." in printed
     assert printed.startswith("| benchmark ")
     for text in ("easy-VQA", "Emoji, held-out concepts, 2 ways", "query image blanked"):
         assert text in printed
@@ -138,7 +138,7 @@ def test_a_report_that_was_lost_is_written_again_without_the_model(
     monkeypatch.setattr(evaluation_run, "load_model", never)
     results = load_run(run).results
     (run / "report" / "index.html").unlink()
-    assert "0 new predictions." in evaluate.evaluate(load_run(run))
+    assert "\n0 new predictions." in evaluate.evaluate(load_run(run))
     assert (run / "report" / "index.html").exists()
     assert load_run(run).results["model"] == results["model"]
     assert load_run(run).results["baselines"] == results["baselines"]
@@ -159,7 +159,7 @@ def test_more_is_evaluated_on_top(world: Path, run: Path, printed: str) -> None:
         ],
     )
     # One more question under 4 conditions; 2 episodes under 3; the rest is there.
-    assert "10 new predictions." in more
+    assert "\n10 new predictions." in more
     assert "Not run: folder_photos_2_ways at 4 shots" in more
 
 
@@ -179,7 +179,7 @@ def test_earlier_evaluations_are_kept_and_found_again(
     evaluate.evaluate(load_run(run), None, own)
     before = load_run(run).results
     report = (run / "report" / "index.html").read_bytes()
-    assert "0 new predictions." in evaluate.evaluate(load_run(run), None, fewer)
+    assert "\n0 new predictions." in evaluate.evaluate(load_run(run), None, fewer)
     assert {row["shots"] for row in load_run(run).results["model"]} == {0}
 
     kept = [
@@ -204,14 +204,16 @@ def test_earlier_evaluations_are_kept_and_found_again(
     assert len(list((run / "evaluations").iterdir())) == 1, "the other one, and no empty folder"
 
 
-def test_a_second_evaluation_of_the_run_is_refused_while_one_goes_on(run: Path) -> None:
+def test_a_second_evaluation_of_the_run_is_refused_while_one_goes_on(
+    run: Path, printed: str
+) -> None:
     other = ["evaluation.shots=[1]", "evaluation.binding=null"]
     with load_run(run).directory.locked_for_evaluation():
         with pytest.raises(ValueError, match="no other evaluation of this run, but one is going"):
             evaluate.evaluate(load_run(run), None, other)
         with load_run(run).directory.locked():
             pass  # training is another matter
-    assert "0 new predictions." in evaluate.evaluate(load_run(run), None, other)
+    assert "\n0 new predictions." in evaluate.evaluate(load_run(run), None, other)
 
 
 def test_overrides_change_the_run_s_own_settings_alone(run: Path) -> None:
@@ -320,6 +322,21 @@ def refuse_models(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         monkeypatch.setattr(evaluation_run, name, never)
 
 
+def test_other_weights_of_the_same_step_are_evaluated_anew(copy: Path) -> None:
+    """As in a run that is trained once more, with its old predictions beside it."""
+    checkpoint = load_run(copy).checkpoint().path
+    overrides = ["evaluation.shots=[0]", "evaluation.binding=null"]
+    before = evaluation_run.digest(checkpoint)
+    weights = bytearray((checkpoint / "model.safetensors").read_bytes())
+    weights[-4] ^= 1  # the last bit of the last number
+    (checkpoint / "model.safetensors").write_bytes(weights)
+    assert "\n8 new predictions." in evaluate.evaluate(load_run(copy), None, overrides)
+    after = evaluation_run.digest(checkpoint)
+    text = (checkpoint / "config.json").read_text()
+    (checkpoint / "config.json").write_text(text.replace("{", "{ ", 1))
+    assert len({before, after, evaluation_run.digest(checkpoint)}) == 3
+
+
 def prompts(run: Path) -> list[tuple[str, ...]]:
     rows = load_run(run).predictions().to_dict("records")
     return sorted((r["benchmark"], r["condition"], r["query"], r["prompt"]) for r in rows)
@@ -333,7 +350,7 @@ def test_an_evaluation_of_an_earlier_version_gets_its_cells_without_the_model(
     cells = load_run(copy).cells
     (copy / "cells.jsonl").unlink()
     refuse_models(monkeypatch, "load_model")
-    assert "0 new predictions." in evaluate.evaluate(load_run(copy))
+    assert "\n0 new predictions." in evaluate.evaluate(load_run(copy))
     assert load_run(copy).cells == cells
     assert "evaluated already" in evaluate.evaluate(load_run(copy))
 
@@ -380,7 +397,7 @@ def test_the_same_plans_give_the_same_prompts(copy: Path, monkeypatch: pytest.Mo
     again = evaluate.evaluate(
         load_run(copy), None, [f"evaluation.demonstrations.plans='{copy / 'mine'}'"]
     )
-    assert "0 new predictions." in again
+    assert "\n0 new predictions." in again
     assert prompts(copy) == before
     for written in (copy / "plans").rglob("*.jsonl"):
         used = copy / "mine" / written.relative_to(copy / "plans")
@@ -399,7 +416,7 @@ def test_an_edited_plan_is_used_and_a_wrong_one_refused(copy: Path) -> None:
     )
     write_lines(file, [first, *rest])
     # One query at 1 shot, under two conditions: one demonstration cannot be shuffled.
-    assert "2 new predictions." in evaluate.evaluate(load_run(copy), None, overrides)
+    assert "\n2 new predictions." in evaluate.evaluate(load_run(copy), None, overrides)
     rows = load_run(copy).predictions("easy_vqa", "real").to_dict("records")
     assert rows[-1]["query"] == first["query"]
     assert rows[-1]["demonstrations"] == first["demonstrations"][-1:]

@@ -198,8 +198,9 @@ def test_killed_at_any_moment_they_go_on_on_another_number(tmp_path) -> None:
     predict(tmp_path / "straight", queries=60)
     expected = keys(tmp_path / "straight")
     logs = tmp_path / "predictions"
-    for share in (0.1, 0.6):
-        process = start(tmp_path, 2)
+    # Where this process is late, they wait: before the next share, and before the end.
+    for share, most in ((0.1, 0.1), (0.6, 0.35)):
+        process = start(tmp_path, 2, f"wait={int(most * len(expected))}")
         while len(keys(logs)) < share * len(expected):
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)

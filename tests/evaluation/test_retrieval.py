@@ -179,18 +179,45 @@ def test_speed_settings_of_the_process_do_not_reach_the_search(monkeypatch) -> N
 # ---------------------------------------------------------------------------- faiss
 
 
-def test_faiss_finds_the_same_as_torch() -> None:
-    pytest.importorskip("faiss")
+@pytest.mark.parametrize(
+    ("factory", "least"),
+    [("Flat", 1.0), ("HNSW16", 0.9), ("IVF2,Flat", 0.6)],  # the last is trained
+)
+def test_faiss_finds_the_same_as_torch(factory: str, least: float) -> None:
+    pytest.importorskip("faiss", reason="needs faiss: make install")
     index = Index.build(features(500, 16)[random.Random(0).choices(range(500), k=900)])
     queries = features(20, 16, seed=1)
     excluded = [set(range(q, 900, 7)) for q in range(20)]
     torch_found = search(index, queries, 12, excluded)
-    faiss_found = search(index, queries, 12, excluded, FaissFinder(index))
-    assert torch.equal(torch_found.items, faiss_found.items)
-    assert torch.equal(torch_found.scores, faiss_found.scores)
-    near = search(index, queries, 12, excluded, FaissFinder(index, "HNSW16"))
-    agree = (near.items[:, :, None] == torch_found.items[:, None]).any(dim=2).float().mean()
-    assert agree > 0.9
+    found = search(index, queries, 12, excluded, FaissFinder(index, factory))
+    for own, hidden in zip(found.items.tolist(), excluded, strict=True):
+        assert len(set(own)) == 12 and not hidden & set(own)
+    agree = (found.items[:, :, None] == torch_found.items[:, None]).any(dim=2).float().mean()
+    assert agree >= least
+    if factory == "Flat":
+        assert torch.equal(torch_found.items, found.items)
+        assert torch.equal(torch_found.scores, found.scores)
+
+
+def test_faiss_gives_the_nearest_of_those_a_query_does_not_hide() -> None:
+    pytest.importorskip("faiss", reason="needs faiss: make install")
+    index = Index.build(features(60, 8))
+    queries = normalize(features(3, 8, seed=1))
+    products = queries @ index.vectors.T
+    nearest = products.argsort(dim=1, descending=True)
+    # The 20 nearest; none; all but the two farthest.
+    hidden = [(query, row) for query, n in ((0, 20), (2, 58)) for row in nearest[query, :n]]
+    found, rows = FaissFinder(index)(queries, 5, torch.tensor(hidden))
+    assert rows[0].tolist() == nearest[0, 20:25].tolist()
+    assert rows[1].tolist() == nearest[1, :5].tolist()
+    assert rows[2, :2].tolist() == nearest[2, 58:].tolist()
+    assert found[2].isneginf().tolist() == [False, False, True, True, True]
+    assert torch.allclose(found[:2], products.gather(1, rows)[:2])
+
+
+def test_what_is_no_index_of_faiss_is_refused() -> None:
+    pytest.importorskip("faiss", reason="needs faiss: make install")
+    index = Index.build(features(5, 4))
     with pytest.raises(ValueError, match="factory: .* got 'nonsense'"):
         FaissFinder(index, "nonsense")
 

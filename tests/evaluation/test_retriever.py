@@ -190,7 +190,7 @@ def test_faiss_without_the_extra_is_refused_before_anything_is_encoded(
 
 
 def test_faiss_by_configuration_plans_as_torch_does(tmp_path: Path) -> None:
-    pytest.importorskip("faiss")
+    pytest.importorskip("faiss", reason="needs faiss: make install")
     exact, torch_alone = (by_faiss(tmp_path / str(f), f, []) for f in ("Flat", None))
     assert [p.demonstrations for p in exact.plans(0)] == [
         p.demonstrations for p in torch_alone.plans(0)

@@ -1,15 +1,18 @@
 """A whole evaluation at tiny size: imported by the tests, and run by them as processes.
 
-``python tiny_evaluation.py <folder> [fail]`` predicts into ``<folder>/predictions``, on as many
-processes as it was launched on. ``fail``: process 1 cannot load its model.
+``python tiny_evaluation.py <folder> [fail] [wait=<count>]`` predicts into ``<folder>/predictions``,
+on as many processes as it was launched on. ``fail``: process 1 cannot load its model. ``wait``:
+after so many predictions of its own each process waits to be killed.
 """
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import torch
 
+from flamingo.evaluation.predictions import Prediction, PredictionFile
 from flamingo.evaluation.processes import ALONE, OtherProcessEnded, Processes, launched
 from flamingo.evaluation.runner import Loaded, Outcome, run_benchmarks
 from flamingo.evaluation_config import EvaluationConfig
@@ -50,11 +53,27 @@ def answers(outcome: Outcome, name: str = "answer") -> dict[tuple, str | float]:
     }
 
 
+def wait_after(count: int) -> None:
+    append, written = PredictionFile.append, 0
+
+    def counted(self: PredictionFile, predictions: list[Prediction]) -> None:
+        nonlocal written
+        append(self, predictions)
+        written += len(predictions)
+        if written >= count:
+            time.sleep(600)
+
+    PredictionFile.append = counted
+
+
 if __name__ == "__main__":
     processes = launched()
     folder = Path(sys.argv[1])
     (folder / f"pid{processes.index}").write_text(str(os.getpid()))
     failing = "fail" in sys.argv and processes.index == 1
+    for argument in sys.argv[2:]:
+        if argument.startswith("wait="):
+            wait_after(int(argument.removeprefix("wait=")))
     try:
         predict(folder / "predictions", processes, queries=60, failing=failing)
     except OtherProcessEnded:

@@ -93,16 +93,21 @@ def test_a_packed_row_gives_each_documents_own_logits(
             start += text.shape[1]
 
 
-def test_packing_before_alibi_is_refused_where_it_cannot_be_right(build: Build):
-    model = build("bloom")
+@pytest.mark.parametrize(("family", "options"), [("bloom", {}), ("falcon", {"alibi": True})])
+def test_packing_before_alibi_is_refused_where_it_cannot_be_right(
+    build: Build, family: str, options: dict[str, bool]
+):
+    model = build(family, **options)
     ids = prompt(model, 6, [], 1)
-    with pytest.raises(ValueError, match="packed documents apart, got bloom"):
+    with pytest.raises(ValueError, match=f"packed documents apart, got {family} with ALiBi"):
         model(ids, documents=torch.zeros_like(ids), use_cache=False)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"model_type": "biogpt"}, "biogpt, whose positions"),
+        ({"model_type": "cpmant"}, "cpmant, whose positions"),
         ({"model_type": "xglm"}, "xglm, whose positions"),
         ({"layer_types": ["full_attention", "conv"]}, "no attention.*conv"),
         ({"_attn_implementation_internal": "flash_attention_2"}, "flash_attention_2"),

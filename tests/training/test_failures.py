@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from flamingo.training.failures import (
     until_failure,
 )
 from flamingo.training.interrupt import SIGNALS, StopRequest
+from tests.ports import reserved_port
 
 SCRIPT = Path(__file__).with_name("failing_run.py")
 ROOT = SCRIPT.parents[2]
@@ -186,9 +186,11 @@ def test_metrics_that_find_no_space_leave_the_checkpoints_intact(tmp_path, strai
 
 def two(folder: Path, what: str, process: int) -> list[tuple[int, str]]:
     """Status and errors of both processes, without a launcher that would end one for the other."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with reserved_port() as port:
+        return _two(folder, what, process, port)
+
+
+def _two(folder: Path, what: str, process: int, port: int) -> list[tuple[int, str]]:
     started = [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), str(folder), what, str(process)],

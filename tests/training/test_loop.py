@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from tiny_run import slowly, tiny_config, tiny_parts, tiny_train
 
+from flamingo.data.collate import collate
 from flamingo.run_directory import RunDirectory
 from flamingo.training import loop
 from flamingo.training.checkpoint import CheckpointError, complete_checkpoints, latest_checkpoint
@@ -100,6 +102,73 @@ def test_the_weighted_loss_is_the_sum_over_sources(straight):
     for entry in metrics_of(straight):
         expected = entry["train/loss/short"] + 0.5 * entry["train/loss/long"]
         assert entry["train/loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def literal_loss(model, tokenizer, rows, load_media) -> torch.Tensor:
+    """Of the rows of a step, each alone: a mean over the tokens of each source, the second of them
+    (``long``) weighing half."""
+    losses: dict[int, list[torch.Tensor]] = {0: [], 1: []}
+    for source, row in rows:
+        batch = collate([row], None, tokenizer.pad_token_id, load_media)
+        logits = model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            vision_features=batch.vision_features,
+        ).logits[0, :-1]
+        learned = batch.labels[0, 1:]
+        losses[source].append(F.cross_entropy(logits, learned, reduction="none")[learned != -100])
+    return torch.cat(losses[0]).mean() + 0.5 * torch.cat(losses[1]).mean()
+
+
+def test_steps_are_those_of_plain_torch(tmp_path):
+    """The loss weights, clipping, weight decay and schedule of a configuration are what the weights
+    feel, not only what is logged."""
+    rates = [1e-3, 2e-3, 3e-3, 1.65e-3, 3e-4]  # two of warm-up, then a cosine down to a tenth
+    config = tiny_config(
+        tmp_path,
+        steps=5,
+        min_lr_fraction=0.1,
+        weight_decay=2.0,
+        betas=[0.8, 0.95],
+        clip_norm=0.5,
+        log_every=1,
+        eval_every=0,
+    )
+    _, run = tiny_train(config)
+
+    model, tokenizer, mixture, load_media = tiny_parts(config)
+    trained = model.trainable_parameters()
+    decayed = {
+        name
+        for name, p in trained.items()
+        if p.ndim == 2 and not name.startswith(("resampler", "new_tokens"))
+    }
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for n, p in trained.items() if n in decayed], "weight_decay": 2.0},
+            {"params": [p for n, p in trained.items() if n not in decayed], "weight_decay": 0.0},
+        ],
+        betas=(0.8, 0.95),
+    )
+    losses, norms = [], []
+    for step, rate in enumerate(rates):
+        optimizer.zero_grad()
+        loss = literal_loss(model, tokenizer, mixture.step(step), load_media)
+        loss.backward()
+        losses.append(loss.item())
+        norms.append(torch.nn.utils.clip_grad_norm_(trained.values(), 0.5).item())
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+
+    assert min(norms) > 0.5, "every step is clipped"
+    logged = metrics_of(run)
+    assert [entry["train/lr"] for entry in logged] == pytest.approx(rates)
+    assert [entry["train/loss"] for entry in logged] == pytest.approx(losses, rel=1e-5)
+    assert [entry["train/gradient_norm"] for entry in logged] == pytest.approx(norms, rel=1e-4)
+    saved = weights_of(run)
+    for name, expected in trained.items():
+        assert torch.allclose(saved[name], expected, rtol=0, atol=1e-5), name
 
 
 def test_only_what_should_train_changes(tmp_path):

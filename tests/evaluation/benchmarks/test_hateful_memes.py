@@ -12,6 +12,8 @@ from flamingo.evaluation.benchmarks.hateful_memes import (
     read_hateful_memes,
     write_hateful_memes_submission,
 )
+from flamingo.evaluation.benchmarks.submissions import of_probabilities
+from flamingo.evaluation.predictions import Prediction
 from tests.evaluation.benchmarks.fixtures import BLUE, DATA, GREEN, RED, colour, ref
 
 FOLDER = DATA / "hateful_memes"
@@ -60,6 +62,35 @@ def test_the_test_split_has_no_labels_and_is_submitted_as_probabilities(tmp_path
     assert path.read_bytes() == b"id,proba,label\n16395,0.5,0\n"
     with pytest.raises(ValueError, match="probability of '16395': expected .*, got 1.5"):
         write_hateful_memes_submission(path, examples, {"16395": 1.5})
+
+
+def said(id: str, answer: str, probability: float) -> Prediction:
+    return Prediction(
+        key=id,
+        model="m",
+        query=f"test/{id}",
+        shots=0,
+        demonstrations=[],
+        prompt_hash="",
+        prompt="",
+        candidates=["no", "yes"],
+        raw=answer,
+        answer=answer,
+        target="",
+        probability=probability,
+        score=None,
+        group="",
+        cluster="",
+    )
+
+
+def test_whatever_was_answered_the_probability_of_yes_is_submitted(tmp_path: Path) -> None:
+    test = [Example(id, (), "", candidates=("no", "yes")) for id in ("1", "2", "3")]
+    submit = of_probabilities(write_hateful_memes_submission, test)
+    # In the order of the data set; one meme was not asked.
+    path = submit(tmp_path / "memes", [said("3", "no", 0.75), said("1", "yes", 0.625)])
+    assert path == tmp_path / "memes.csv"
+    assert path.read_bytes() == b"id,proba,label\n1,0.625,1\n3,0.25,0\n"
 
 
 def test_malformed_records_and_missing_images_are_named(tmp_path: Path) -> None:
