@@ -139,13 +139,9 @@ def entry_point(
         # hold that error too, whose frames hold what the failed job has on a GPU.
         return _end_job(code, failed)
 
-    jobs: list[Job] = []
     try:
         checked = checked_overrides(overrides, schema, config_name)
-        if is_sweep(checked):
-            jobs = compose_jobs(checked, schema, config_name, CONF, unbuilt)
-            if folder is not None:
-                check_folders(jobs, folder)
+        jobs = _jobs(checked, schema, config_name, unbuilt, folder)
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {explain_composition(error, schema)}")
     except ValueError as error:
@@ -174,6 +170,22 @@ def entry_point(
         sys.exit(f"error: {len(failed)} of the jobs failed: {'; '.join(failed)}")
     except launcher_errors() as error:
         sys.exit(f"error: a launched job failed, the others go on: {error}")
+
+
+def _jobs(
+    overrides: Sequence[str],
+    schema: type[Schema],
+    config_name: str,
+    unbuilt: Sequence[str],
+    folder: Callable[[Schema], Path] | None,
+) -> list[Job]:
+    """Of a sweep: all its jobs, checked; none where there is one thing to do."""
+    if not is_sweep(overrides):
+        return []
+    jobs = compose_jobs(overrides, schema, config_name, CONF, unbuilt)
+    if folder is not None:
+        check_folders(jobs, folder)
+    return jobs
 
 
 def _tell_interrupted(how_to_go_on: str, overrides: Sequence[str]) -> None:
