@@ -118,27 +118,6 @@ def entry_point(
     overrides = [a for a in arguments if a not in options]
     failed: list[str] = []
 
-    @functools.wraps(task)
-    def with_dataclasses(composed: DictConfig) -> Any:
-        try:
-            keys = [str(key) for key in composed if key not in unbuilt]
-            return task(build(OmegaConf.masked_copy(composed, keys), schema))
-        except (ValueError, OSError) as error:
-            logger.debug("where it happened", exc_info=True)
-            code = f"error: {told_by_program(error, known_keys(schema))}"
-        except SystemExit as end:
-            code = end.code
-        except Exception:
-            if not (in_launched_job() or _does_jobs_in_turn()):
-                raise
-            # Raised, it would be told by Hydra when all jobs have ended; submitit would end the
-            # job with status 0 while its other processes wait for this one.
-            traceback.print_exc()
-            code = 1
-        # Behind the except clauses, as Hydra keeps what is raised here: raised within one it would
-        # hold that error too, whose frames hold what the failed job has on a GPU.
-        return _end_job(code, failed)
-
     try:
         checked = checked_overrides(overrides, schema, config_name)
         jobs = _jobs(checked, schema, config_name, unbuilt, folder)
@@ -152,7 +131,7 @@ def entry_point(
     os.environ["HYDRA_FULL_ERROR"] = "1"
     decorate = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     try:
-        decorate(with_dataclasses)()
+        decorate(_job(task, schema, unbuilt, failed))()
         if jobs:
             print(f"All {len(jobs)} jobs have ended.")
         sys.stdout.flush()
@@ -186,6 +165,35 @@ def _jobs(
     if folder is not None:
         check_folders(jobs, folder)
     return jobs
+
+
+def _job(
+    task: Callable[[Schema], Any], schema: type[Schema], unbuilt: Sequence[str], failed: list[str]
+) -> Callable[[DictConfig], Any]:
+    """What Hydra calls for each job: ``task`` with dataclasses, ended as :func:`_end_job` does."""
+
+    @functools.wraps(task)
+    def with_dataclasses(composed: DictConfig) -> Any:
+        try:
+            keys = [str(key) for key in composed if key not in unbuilt]
+            return task(build(OmegaConf.masked_copy(composed, keys), schema))
+        except (ValueError, OSError) as error:
+            logger.debug("where it happened", exc_info=True)
+            code = f"error: {told_by_program(error, known_keys(schema))}"
+        except SystemExit as end:
+            code = end.code
+        except Exception:
+            if not (in_launched_job() or _does_jobs_in_turn()):
+                raise
+            # Raised, it would be told by Hydra when all jobs have ended; submitit would end the
+            # job with status 0 while its other processes wait for this one.
+            traceback.print_exc()
+            code = 1
+        # Behind the except clauses, as Hydra keeps what is raised here: raised within one it would
+        # hold that error too, whose frames hold what the failed job has on a GPU.
+        return _end_job(code, failed)
+
+    return with_dataclasses
 
 
 def _tell_interrupted(how_to_go_on: str, overrides: Sequence[str]) -> None:
