@@ -64,6 +64,8 @@ def url(world: Path, run: Path) -> Iterator[str]:
             cwd=world,
             stdout=subprocess.PIPE,
             text=True,
+            # Ctrl-C is ignored by what a shell starts in the background, tests and their children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert server.stdout is not None
         said = server.stdout.readline()

@@ -19,6 +19,7 @@ from tiny_run import tiny_config, tiny_parts
 from flamingo.run_directory import RunDirectory
 from flamingo.training import loop
 from flamingo.training.batches import Steps
+from flamingo.training.distributed import leave_processes
 from flamingo.training.loop import TrainingResult, train
 
 FAILING_STEP = 5
@@ -81,4 +82,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     folder, what, *process = sys.argv[1:]
     result = failing_train(Path(folder), what, *map(int, process))
+    leave_processes()
     sys.exit(0 if result.finished else 128 + (result.signal or 0))

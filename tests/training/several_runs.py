@@ -24,6 +24,7 @@ from flamingo.data.mixture import Mixture
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.run_directory import RunDirectory
 from flamingo.testing import SyntheticSource
+from flamingo.training.distributed import leave_processes
 from flamingo.training.loop import TrainingResult, train
 from flamingo.types import ImageRef, InterleavedSequence, Text
 
@@ -150,3 +151,4 @@ if __name__ == "__main__":
     given = dict(word.split("=") for word in words if "=" in word)
     for name in (word for word in words if "=" not in word):
         train_named(name, Path(folder), **{k: Sharding[v] for k, v in given.items()})
+    leave_processes()  # a process that ends in its group may be aborted: gloo's threads still run

@@ -24,6 +24,7 @@ from flamingo.data.mixture import Mixture
 from flamingo.run_directory import RunDirectory
 from flamingo.testing import tiny_vision_encoder
 from flamingo.training import loop
+from flamingo.training.distributed import leave_processes
 from flamingo.training.loop import TrainingResult, train
 from flamingo.training.tracking import read_metrics
 from tests.toy_stream import read_lines, source, write_shards
@@ -141,3 +142,4 @@ if __name__ == "__main__":
     what, folder, data, number = sys.argv[1:]
     action = {"killed": train_killed, "stopped": train_stopped}[what]
     action(Path(folder), Path(data), int(number))
+    leave_processes()
