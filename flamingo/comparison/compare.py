@@ -120,11 +120,10 @@ class Settings:
 
 def compute(comparison: Comparison, settings: Settings) -> tuple[list[Table], Figure, list[Cell]]:
     """The tables, the curves, and the examples to browse."""
-    draws = settings.draws
     numbers: list[Measured] = [
-        number for sample in comparison.samples for number in measured(sample, draws=draws.metrics)
+        number for sample in comparison.samples for number in measured(sample)
     ]
-    tested = differences(comparison.pairs, settings.correction, draws=draws)
+    tested = differences(comparison.pairs, settings.correction, draws=settings.draws)
     several = len(comparison.arms) > 1
     tables = [
         shot_table(comparison.benchmarks, numbers, settings.published),

@@ -9,14 +9,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from flamingo.choices import Condition, Metric
-from flamingo.evaluation import influence
-from flamingo.evaluation.metrics.scores import item_scores
+from flamingo.evaluation.influence import roc_auc
+from flamingo.evaluation.metrics.scores import POSITIVE, item_scores
 from flamingo.evaluation.points import (
     Draw,
     Point,
     Row,
-    averaged,
-    labels,
     positive,
     result,
     row,
@@ -34,12 +32,16 @@ ALPHA, POWER = 0.05, 0.8
 class Pair:
     """Scores (draw, query) of the real prompt and of a control, on the control's queries and draws.
 
-    ``chances`` are the two's probabilities of yes, for ROC-AUC.
+    Of ROC-AUC :attr:`flamingo.evaluation.influence.Influence.scores`.
     """
 
     real: Sequence[Sequence[float]]
     control: Sequence[Sequence[float]]
-    chances: Sequence[tuple[Sequence[float], Sequence[float]]]
+
+    @property
+    def defined(self) -> bool:
+        """Whether these are numbers: ROC-AUC needs queries of both kinds."""
+        return not math.isnan(self.real[0][0])
 
 
 def difference_rows(measured: Sequence[Point]) -> list[Row]:
@@ -84,15 +86,10 @@ def _real(measured: Sequence[Point]) -> dict[tuple[str, int], Point]:
 
 def _difference(real: Point, control: Point) -> Row:
     pair, clusters = _paired(real, control), control.draws[0].clusters
-    metric = real.benchmark.task.metric
-    share = naming(metric).share
-    if metric is Metric.roc_auc:
-        right = [bool(label) for label in labels(control, range(len(clusters)))]
-        areas = [[influence.roc_auc(np.array(c), right) for c in both] for both in pair.chances]
-        return _told(averaged([a.minus(b, clusters) for a, b in areas]), share)
-    if len(pair.real) == 1:
+    share = naming(real.benchmark.task.metric).share
+    if len(pair.real) == 1 or not pair.defined:
         one = paired_difference(pair.real[0], pair.control[0], clusters, share=share)
-        return asdict(one) | {"seeds": 1}
+        return asdict(one) | {"seeds": len(pair.real)}
     differences = [
         [a - b for a, b in zip(one, other, strict=True)]
         for one, other in zip(pair.real, pair.control, strict=True)
@@ -114,23 +111,23 @@ def _told(row: Row, share: bool) -> Row:
 
 def _paired(real: Point, control: Point) -> Pair:
     by_seed = {draw.cell.seed: draw for draw in real.draws}
-    first, second, chances = [], [], []
+    first, second = [], []
     for draw in control.draws:
         own = by_seed.get(draw.cell.seed, real.draws[0])  # at 0 shots there is one draw for all
-        assert draw.scores is not None
         place = {p.query: i for i, p in enumerate(own.predictions)}
         places = [place[p.query] for p in draw.predictions]
         first.append(_scores(own, places, real.benchmark.task.metric))
-        second.append(draw.scores)
-        chances.append(
-            ([positive(own.predictions[i]) for i in places], list(map(positive, draw.predictions)))
-        )
-    return Pair(first, second, chances)
+        second.append(_scores(draw, range(len(places)), real.benchmark.task.metric))
+    return Pair(first, second)
 
 
 def _scores(draw: Draw, places: Sequence[int], metric: Metric) -> list[float]:
-    """On a part of the queries; CIDEr as if they were all."""
+    """On a part of the queries; CIDEr and ROC-AUC as if they were all."""
     assert draw.scores is not None
+    if metric is Metric.roc_auc:
+        own = [draw.predictions[i] for i in places]
+        chances = np.array([positive(prediction) for prediction in own])
+        return roc_auc(chances, [p.target == POSITIVE for p in own]).scores.tolist()
     if metric is not Metric.cider or len(places) == len(draw.scores):
         return [draw.scores[i] for i in places]
     answers = [draw.predictions[i].answer for i in places]
@@ -141,24 +138,15 @@ def _effects(real: Point, control: Point | None) -> Row:
     n = len(real.draws[0].predictions)
     if control is None:
         error = result(real, range(n))["standard_error"]
-        return {"n": n, "against": None, **_minimum("unpaired", error, math.sqrt(2))}
-    metric, clusters = real.benchmark.task.metric, control.draws[0].clusters
+        # An error of 0, where nothing varies, says nothing about other queries.
+        effect = minimum_detectable_effect(math.sqrt(2) * error, alpha=ALPHA, power=POWER)
+        return {"n": n, "against": None, "unpaired": effect if error else None}
     against = {"n": n, "against": control.condition.value}
-    if metric is Metric.roc_auc:  # no mean over queries
-        scale = math.sqrt(len(clusters) / n)
-        own = result(real, range(n))["standard_error"]
-        error = _difference(real, control)["standard_error"]
-        paired = _minimum("paired", error, scale)
-        return {**against, **paired, **_minimum("unpaired", own, math.sqrt(2))}
-    pair = _paired(real, control)
+    pair, clusters = _paired(real, control), control.draws[0].clusters
+    if not pair.defined:
+        return {**against, "paired": None, "unpaired": None}
     first, second = (np.mean(scores, axis=0).tolist() for scores in (pair.real, pair.control))
     found = sensitivity(first, second, clusters, n=n, alpha=ALPHA, power=POWER)
     agreement = {"correlation": found.correlation, "design_effect": found.design_effect}
     effects = {"paired": found.paired or None, "unpaired": found.unpaired or None}
     return without_nan({**against, **effects, **agreement})
-
-
-def _minimum(name: str, error: float | None, scale: float) -> Row:
-    """None where nothing varies: an error of 0 says nothing about other queries."""
-    effect = minimum_detectable_effect(scale * error, alpha=ALPHA, power=POWER) if error else None
-    return {name: effect}

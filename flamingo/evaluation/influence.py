@@ -6,7 +6,8 @@ the influence ``u_i`` of query ``i`` (of a mean: ``(s_i - mean) / n``). With ``G
     SE^2 = G / (G - 1) * sum_c (sum_{i in c} u_i)^2
 
 which for a mean is :func:`flamingo.evaluation.statistics.clustered_standard_error`. Much quicker
-than a bootstrap, and influences of two runs on the same queries can be subtracted.
+than a bootstrap, and :attr:`Influence.scores` go where those of a mean do: runs on the same
+queries are subtracted, and several draws decomposed (:mod:`flamingo.evaluation.variance`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flamingo.evaluation.clusters import Clusters
-from flamingo.evaluation.statistics import Estimate, bounded_estimate, half_width
+from flamingo.evaluation.statistics import Estimate, bounded_estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,11 @@ class Influence:
 
     value: float
     parts: Float[np.ndarray, " query"]
+
+    @property
+    def scores(self) -> Float[np.ndarray, " query"]:
+        """One a query: their mean is the statistic, and deviates as it does (to first order)."""
+        return self.value + len(self.parts) * self.parts
 
     def standard_error(self, clusters: Sequence[Hashable]) -> float:
         """Clustered; NaN for a single cluster or an undefined statistic."""
@@ -42,15 +48,6 @@ class Influence:
         """Of a statistic in [0, 1]: Wilson's interval at the effective sample size."""
         error = self.standard_error(clusters)
         return bounded_estimate(self.value, error, len(clusters), len(set(clusters)))
-
-    def minus(self, other: Influence, clusters: Sequence[Hashable]) -> Estimate:
-        """The difference on the same queries; the interval is +- t[G - 1] SE."""
-        both = Influence(self.value - other.value, self.parts - other.parts)
-        error = both.standard_error(clusters)
-        groups = len(set(clusters))
-        half = half_width(error, groups - 1.0)
-        low, high = both.value - half, both.value + half
-        return Estimate(both.value, error, low, high, len(clusters), groups)
 
 
 def ratio(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,10 +11,11 @@ import numpy as np
 
 from flamingo.choices import Condition, Metric
 from flamingo.evaluation.benchmarks.base import Benchmark
+from flamingo.evaluation.influence import Influence, roc_auc
 from flamingo.evaluation.metrics.scores import POSITIVE, item_scores, measure
 from flamingo.evaluation.predictions import Prediction
 from flamingo.evaluation.runner import Cell, Outcome
-from flamingo.evaluation.statistics import Z95, Estimate, bounded_estimate
+from flamingo.evaluation.statistics import bounded_estimate
 from flamingo.evaluation.variance import decompose
 from flamingo.naming import ALL, naming
 
@@ -127,11 +128,27 @@ def summary(
     held fixed. Intervals do not leave the metric's range (none is negative), and keep a width when
     every answer is right. All NaN become None.
     """
-    if len(draws) > 1 and metric is not Metric.roc_auc:
-        row = without_nan(asdict(decompose([draw.scores for draw in draws], clusters)))
+    if len(draws) == 1:
+        own = measure(metric, draws[0].scores, clusters, draws[0].positive, labels)
+        row = without_nan(asdict(own) | {"seeds": 1})
+    elif metric is Metric.roc_auc:
+        right = [label == 1 for label in labels]
+        row = over_draws([roc_auc(np.array(draw.positive), right) for draw in draws], clusters)
     else:
-        row = averaged([measure(metric, d.scores, clusters, d.positive, labels) for d in draws])
+        row = without_nan(asdict(decompose([draw.scores for draw in draws], clusters)))
     return in_range(row, share=naming(metric).share)
+
+
+def over_draws(draws: Sequence[Influence], clusters: Sequence[Hashable]) -> Row:
+    """A statistic that is no mean over queries, as :func:`summary` gives those that are.
+
+    None for what is undefined, which it is if it is so in one draw.
+    """
+    undefined = [draw for draw in draws if math.isnan(draw.value)]
+    if undefined or len(draws) == 1:
+        own = (undefined or draws)[0].estimate(clusters)
+        return without_nan(asdict(own) | {"seeds": len(draws)})
+    return without_nan(asdict(decompose([draw.scores.tolist() for draw in draws], clusters)))
 
 
 def in_range(row: Row, *, share: bool) -> Row:
@@ -172,31 +189,3 @@ def positive(prediction: Prediction) -> float:
         return 0.0
     said = prediction.answer == POSITIVE
     return prediction.probability if said else 1 - prediction.probability
-
-
-def averaged(estimates: Sequence[Estimate]) -> dict[str, Any]:
-    """Mean over draws of a metric that is no mean over queries; of one draw the estimate itself.
-
-    Its error adds the mean squared error of one draw, as images are the same in all of them, and
-    the variance of the mean over draws: an upper bound, for the first holds some of the second.
-    """
-    if len(estimates) == 1:
-        return without_nan(asdict(estimates[0]) | {"seeds": 1})
-    means = np.array([estimate.mean for estimate in estimates])
-    new_seeds = float(means.std(ddof=1) / math.sqrt(len(means)))
-    new_images = float(np.sqrt(np.mean([e.standard_error**2 for e in estimates])))
-    error = math.hypot(new_seeds, new_images)
-    mean = float(means.mean())
-    return without_nan(
-        {
-            "mean": mean,
-            "standard_error": error,
-            "low": mean - Z95 * error,
-            "high": mean + Z95 * error,
-            "n": estimates[0].n,
-            "clusters": estimates[0].clusters,
-            "seeds": len(estimates),
-            "error_new_seeds": new_seeds,
-            "error_new_images": new_images,
-        }
-    )

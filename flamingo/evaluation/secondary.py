@@ -18,9 +18,9 @@ from flamingo.evaluation.points import (
     Point,
     Row,
     Scored,
-    averaged,
     in_range,
     labels,
+    over_draws,
     positive,
     scored,
     summary,
@@ -116,7 +116,7 @@ def _decisions(point: Point, places: Sequence[int]) -> Row:
         for name, value in own.items():
             found.setdefault(name, []).append(value)
     return {
-        name: _brief(in_range(averaged([v.estimate(clusters) for v in values]), share=True))
+        name: _brief(in_range(over_draws(values, clusters), share=True))
         for name, values in found.items()
     }
 

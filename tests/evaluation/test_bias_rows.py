@@ -97,6 +97,26 @@ def test_a_difference_of_roc_auc_is_that_of_the_areas() -> None:
     assert row["n"] == 9
 
 
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_a_control_of_one_kind_of_labels_has_no_area_and_no_difference(seeds) -> None:
+    results, _ = collected(toys.yes_no(seeds, shots=[2], metric=None), control_queries=1)
+    row = next(r for r in results["differences"] if r["condition"] == "real - blank_query")
+    assert row["mean"] is row["low"] is row["high"] is None
+    (power,) = results["power"]
+    assert power["paired"] is power["unpaired"] is None
+
+
+def test_a_difference_of_areas_over_draws_is_the_mean_of_theirs() -> None:
+    both, _ = collected(toys.yes_no((0, 1), shots=[2], metric=None))
+    row = next(r for r in both["differences"] if r["condition"] == "real - blank_query")
+    means = {r["condition"]: r["mean"] for r in both["model"] if r["group"] == "all"}
+    assert row["mean"] == pytest.approx(means["real"] - means["blank_query"])
+    assert row["error_new_seeds"] > 0
+    assert row["low"] < row["mean"] < row["high"]
+    (power,) = both["power"]
+    assert power["paired"] > 0 and -1 <= power["correlation"] <= 1
+
+
 def test_a_difference_of_cider_has_one_idf_for_both() -> None:
     results, outcome = collected(toys.captions(shots=[2]), control_queries=7)
     scores = []

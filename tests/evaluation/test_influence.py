@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from flamingo.evaluation import influence
+from flamingo.evaluation.influence import Influence
 from flamingo.evaluation.metrics.classification import f1, precision_recall, roc_auc
+from flamingo.evaluation.points import over_draws
 from flamingo.evaluation.resampling import bootstrap_metric
-from flamingo.evaluation.statistics import clustered_standard_error, estimate
+from flamingo.evaluation.statistics import (
+    clustered_standard_error,
+    estimate,
+    paired_difference,
+)
+from flamingo.evaluation.variance import decompose
 
 
 def data(seed: int, images: int = 150, each: int = 3):
@@ -70,10 +78,39 @@ def test_the_difference_of_two_areas_is_paired() -> None:
     right = labels.astype(bool).tolist()
     first, second = influence.roc_auc(scores, right), influence.roc_auc(scores + 0.1 * said, right)
     apart = math.hypot(first.standard_error(clusters), second.standard_error(clusters))
-    difference = second.minus(first, clusters)
-    assert difference.mean == pytest.approx(second.value - first.value)
+    own = Influence(second.value - first.value, second.parts - first.parts)
+    difference = paired_difference(second.scores.tolist(), first.scores.tolist(), clusters)
+    assert difference.mean == pytest.approx(own.value)
+    assert difference.standard_error == pytest.approx(own.standard_error(clusters), rel=1e-9)
     assert difference.standard_error < apart / 4, "two alike runs"
-    assert first.minus(first, clusters).standard_error == 0
+
+
+def test_several_draws_are_decomposed_as_those_of_a_mean_are() -> None:
+    clusters, labels, said, scores = data(4)
+    right = labels.astype(bool).tolist()
+    # Of a mean the scores are the query's own, so that nothing but the metric differs.
+    draws = [said, 1 - said, (scores > 0).astype(float)]
+    found = over_draws([influence.ratio(own, np.ones_like(own)) for own in draws], clusters)
+    expected = asdict(decompose([own.tolist() for own in draws], clusters))
+    assert found == pytest.approx(expected, rel=1e-9)
+    # The same draw thrice: nothing of other draws is to be seen, and the images' error is its own.
+    area = influence.roc_auc(scores, right)
+    thrice = over_draws([area] * 3, clusters)
+    assert thrice["mean"] == pytest.approx(area.value)
+    assert thrice["error_new_seeds"] == pytest.approx(0, abs=1e-12)
+    assert thrice["standard_error"] == pytest.approx(area.standard_error(clusters))
+
+
+def test_the_interval_of_two_draws_that_differ_is_student_s() -> None:
+    clusters, labels, _, scores = data(5)
+    right = labels.astype(bool).tolist()
+    noise = np.random.default_rng(5).normal(size=len(scores))
+    areas = [influence.roc_auc(scores + k * noise, right) for k in (0.0, 4.0)]
+    found = over_draws(areas, clusters)
+    apart = abs(areas[0].value - areas[1].value)
+    assert found["error_new_seeds"] == pytest.approx(apart / 2)
+    # Far apart: about one degree of freedom, whose quantile is 12.7 where the normal's is 2.
+    assert (found["high"] - found["low"]) / 2 > 5 * found["standard_error"]
 
 
 def test_what_is_undefined_is_zero_or_nan_as_its_metric_is() -> None:
