@@ -20,8 +20,9 @@ reference with intervals over seeds and images, a forest plot and results.json.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING as MISSING_DEFAULT
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -81,8 +82,30 @@ class CompareConfig:
     def __post_init__(self) -> None:
         one = (self.runs is None) != (self.sweep is None)
         require(one, "runs, sweep", "exactly one of them", (self.runs, self.sweep))
+        if self.sweep is None:
+            self._refuse(OF_SWEEPS, "with runs=, which names its runs")
+        else:
+            self._refuse(OF_RUNS, "with sweep=, which compares all that its arms have")
+        if self.sweep is not None and self.sweep.endswith(".json"):
+            self._refuse(OF_SWEEPS, "with a file of results, which holds what was found")
         require(self.draws >= 100, "draws", ">= 100", self.draws)
         require(self.examples >= 0, "examples", ">= 0", self.examples)
+
+    def _refuse(self, names: Sequence[str], why: str) -> None:
+        """Raises ``ValueError`` for a key that would be passed over."""
+        defaults = {own.name: own for own in fields(self)}
+        for name in names:
+            own, value = defaults[name], getattr(self, name)
+            factory = own.default_factory
+            expected = own.default if factory is MISSING_DEFAULT else factory()
+            require(value == expected, name, f"none {why}", value)
+
+
+OF_SWEEPS = ("name", "seeds", "root")
+OF_RUNS = (
+    *("conditions", "labels", "reference", "benchmarks", "published"),
+    *("correction", "draws", "examples", "pictures"),
+)
 
 
 def main(config: CompareConfig) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flamingo.backbones import assets
+from flamingo.backbones.attention import choose_training_attention
 from flamingo.backbones.language import learned_positions, load_tokenizer
 from flamingo.backbones.precision import resolve_dtype
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
@@ -97,10 +98,7 @@ def build_model(
             f"data.max_tokens: expected at most the {positions} positions that the language model "
             f"has learned, got {config.data.max_tokens}"
         )
-    if device.type == "cpu":
-        # At these lengths plain products beat the fused kernel, whose bf16 backward took 18 % of
-        # a training step.
-        model.language_model.set_attn_implementation("eager")
+    choose_training_attention(model.language_model, device)
     tokenizer = place_special_tokens(
         tokenizer,
         image_token_id=model.config.image_token_id,

@@ -18,6 +18,7 @@ from experiments import compare, evaluate
 from flamingo.choices import Condition
 from flamingo.comparison.sweep import SweepArm, compare_sweep, results_text
 from flamingo.composition import CONF
+from flamingo.evaluation.corrections import Correction
 from flamingo.runs import load_run
 from tests.tiny_world import save_untrained_run, save_world
 
@@ -170,6 +171,24 @@ def test_runs_or_a_sweep_are_compared_and_not_both() -> None:
     for given in ({}, {"runs": ["a"], "sweep": "b"}):
         with pytest.raises(ValueError, match="runs, sweep: expected exactly one of them"):
             compare.CompareConfig(out="x", **given)
+
+
+@pytest.mark.parametrize(
+    ("compared", "key", "value"),
+    [
+        ({"sweep": "s"}, "benchmarks", ["easy_vqa"]),
+        ({"sweep": "s"}, "correction", Correction.none),
+        ({"sweep": "s"}, "conditions", [Condition.blank_query]),
+        ({"sweep": "s"}, "published", []),
+        ({"sweep": "s"}, "pictures", False),
+        ({"runs": ["a"]}, "seeds", [0]),
+        ({"runs": ["a"]}, "root", "elsewhere"),
+        ({"sweep": "s.json"}, "name", "short"),
+    ],
+)
+def test_a_key_that_would_be_passed_over_is_refused(compared, key, value) -> None:
+    with pytest.raises(ValueError, match=f"{key}: expected none with"):
+        compare.CompareConfig(out="x", **compared, **{key: value})
 
 
 def test_a_sweep_without_finished_runs_is_named(tmp_path: Path) -> None:

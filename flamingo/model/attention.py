@@ -1,6 +1,7 @@
 """What resampler and cross-attention share: attention itself, norms and the feed-forwards.
 
-Which attention kernel runs is chosen here and nowhere else.
+Which kernel their attention runs by is chosen here; the language model's in
+:mod:`flamingo.backbones.attention`.
 """
 
 from typing import cast

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from flamingo.backbones.attention import choose_training_attention
 from flamingo.backbones.precision import preferred_dtype, resolve_dtype
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.planning.devices import device_peak
@@ -117,8 +118,7 @@ class _Bench:
     ) -> None:
         self._settings, self._device, self._dtype = config.training, device, dtype
         self._model = empty_flamingo(config, shapes.encoder.dim, device=device, dtype=dtype)
-        if device.type == "cpu":
-            self._model.language_model.set_attn_implementation("eager")  # as training does
+        choose_training_attention(self._model.language_model, device)
         tokens, pixels = empty_encoder(config.vision, device=device)
         vision_dtype = preferred_dtype(device)
         self._encoder = tokens.to(vision_dtype).requires_grad_(False).eval()
