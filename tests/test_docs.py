@@ -119,9 +119,10 @@ def test_the_runs_that_the_documentation_looks_for_are_the_quickstart_s() -> Non
     assert fits(compose(["experiment=quickstart"]), wanted(ast.literal_eval(asked), {}))
 
 
-def test_every_option_of_evaluation_in_the_readme_exists() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"evaluate\.py (run=(?:\\\n|[^\n`])*)", readme)
+@pytest.mark.parametrize("page", ["README.md", "docs/interop.md"])
+def test_every_option_of_evaluation_on_a_page_exists(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    commands = re.findall(r"evaluate\.py (run=(?:\\\n|[^\n`])*)", text)
     assert commands
     for command in commands:
         words = shlex.split(command.replace("\\\n", " "), comments=True)
