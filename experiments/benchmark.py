@@ -118,7 +118,7 @@ def main(config: BenchmarkConfig) -> None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = torch.device(config.device) if config.device else available_device()
-    if device.type == "cuda":
+    if device.index is not None and device.type == "cuda":  # else the current one is meant
         torch.cuda.set_device(device)  # whose stream events are recorded in
     settings = used_settings(config, device)
     if config.curves:
@@ -149,6 +149,7 @@ def used_settings(config: BenchmarkConfig, device: torch.device) -> dict[str, An
     return {name: getattr(config, name) for name in names} | {
         "precision": config.precision.name,
         "device": str(device),
+        "machine": machine_name(device),
         "threads": torch.get_num_threads(),
         "sizes": asdict(config.sizes),
     }
@@ -226,11 +227,10 @@ def write(config: BenchmarkConfig, settings: dict[str, Any], device: torch.devic
 
 def where(config: BenchmarkConfig, device: torch.device) -> str:
     """Machine and sizes in words."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
+    name = machine_name(device)
+    if device.type != "cuda":
         threads = torch.get_num_threads()
-        name = f"{platform.machine()} CPU, {threads} thread{'s' * (threads > 1)}"
+        name += f", {threads} thread{'s' * (threads > 1)}"
     sizes = config.sizes
     return (
         f"{config.language_model}, blocks before every {config.every}th layer, "
@@ -238,6 +238,21 @@ def where(config: BenchmarkConfig, device: torch.device) -> str:
         f"{sizes.vision_dim}, prompts of {sizes.shot_tokens} tokens a shot; {name}, torch "
         f"{torch.__version__}"
     )
+
+
+def machine_name(device: torch.device) -> str:
+    """Which GPU or CPU ``device`` is, so that numbers of two kinds are not put side by side."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = cpu_model()
+    return f"{platform.machine()} CPU" + (f" ({model})" if model else "")
+
+
+def cpu_model(information: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name as Linux tells it; "" where nothing does."""
+    lines = information.read_text().splitlines() if information.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from experiments import benchmark
 from experiments.benchmark import BenchmarkConfig
@@ -81,6 +82,37 @@ def test_finished_cases_are_kept_and_overwrite_times_them_again(config, monkeypa
     assert read(own, Case.decode) == again
     with pytest.raises(ValueError, match="made with other settings .*every 2 -> 1"):
         benchmark.main(config(*cases, "every=1"))
+    monkeypatch.setattr(benchmark, "machine_name", lambda _: "another GPU")
+    with pytest.raises(ValueError, match=r"made with other settings \(machine '.*CPU.* GPU'\)"):
+        benchmark.main(own)
+
+
+@pytest.mark.parametrize(
+    ("device", "chosen"), [("null", None), ("cuda", None), ("cuda:0", 0), ("cuda:3", 3)]
+)
+def test_a_gpu_is_made_the_current_one_where_it_has_a_number(config, monkeypatch, device, chosen):
+    made_current = []
+
+    def set_device(device: torch.device) -> None:
+        assert device.index is not None, "torch refuses one without"
+        made_current.append(device.index)
+
+    def prepare(own: BenchmarkConfig, device: torch.device) -> None:
+        raise InterruptedError(device.type)
+
+    monkeypatch.setattr(torch.cuda, "set_device", set_device)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    monkeypatch.setattr(benchmark, "available_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(benchmark, "prepare", prepare)
+    with pytest.raises(InterruptedError, match="cuda"):
+        benchmark.main(config(f"device={device}"))
+    assert made_current == ([] if chosen is None else [chosen])
+
+
+def test_a_cpu_has_its_model_s_name_where_the_system_tells(tmp_path):
+    assert benchmark.cpu_model(tmp_path / "none") == ""
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Fast: 2\nmodel name\t: b\n")
+    assert benchmark.cpu_model(tmp_path / "cpuinfo") == "Fast: 2"
 
 
 def test_nothing_is_timed_when_a_peer_with_our_weights_disagrees(config, monkeypatch):
