@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import torch
 from accelerate import PartialState
+from torch.distributed import DistError
 
 from flamingo.backbones.precision import available_device
 
@@ -68,7 +69,8 @@ def launched() -> Processes:
     there was none.
 
     Each gets its own GPU as the current one. They wait for one another over the network (gloo) also
-    where there are GPUs: that takes none, and one that ends is noticed at once.
+    where there are GPUs: that takes none, and one that ends is noticed at once. Any other
+    error while they wait is raised as it is.
     """
     state = PartialState(cpu=True, timeout=PATIENCE)
     if state.num_processes == 1:
@@ -79,8 +81,11 @@ def launched() -> Processes:
 
     def barrier() -> None:
         try:
-            state.wait_for_everyone()
-        except RuntimeError as error:  # the connection was closed
-            raise OtherProcessEnded(str(error)) from error
+            # Not accelerate's: that asks for the GPU of the process's number, which need not be.
+            torch.distributed.barrier()
+        except RuntimeError as error:
+            if isinstance(error, DistError) or "gloo" in str(error):  # the connection was closed
+                raise OtherProcessEnded(str(error)) from error
+            raise
 
     return Processes(state.process_index, state.num_processes, barrier)

@@ -21,7 +21,7 @@ import torch
 from flamingo.composition import CONF
 from flamingo.evaluation import processes as module
 from flamingo.evaluation import runner
-from flamingo.evaluation.processes import ALONE, Processes, launched
+from flamingo.evaluation.processes import ALONE, OtherProcessEnded, Processes, launched
 
 from . import tiny
 from .tiny_evaluation import answers, predict
@@ -165,6 +165,44 @@ def test_processes_with_gpus_wait_for_one_another_without_them(monkeypatch) -> N
     assert (processes.index, processes.count) == (13, 16)
     assert asked["cpu"] is True and "backend" not in asked
     assert current == [1]
+
+    monkeypatch.setattr(torch._C, "_get_accelerator", lambda *_: torch.device("cuda"))
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        processes.wait()  # of this group's only process
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_only_a_lost_connection_is_the_end_of_another_process(monkeypatch) -> None:
+    class State:
+        num_processes, process_index, local_process_index = 2, 1, 1
+
+        def __init__(self, **_: object) -> None: ...
+
+        def destroy_process_group(self) -> None: ...
+
+    def fail(error: Exception) -> None:
+        def barrier(**_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(torch.distributed, "barrier", barrier)
+
+    monkeypatch.setattr(module, "PartialState", State)
+    monkeypatch.setattr(module.atexit, "register", lambda call: None)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    processes = launched()
+    fail(RuntimeError("[/src/gloo/transport/tcp/pair.cc:534] Connection closed by peer [::1]:1"))
+    with pytest.raises(OtherProcessEnded, match="closed by peer"):
+        processes.wait()
+    fail(torch.distributed.DistNetworkError("failed to recv, got 0 bytes"))
+    with pytest.raises(OtherProcessEnded, match="got 0 bytes"):
+        processes.wait()
+    fail(RuntimeError("CUDA error: invalid device ordinal"))
+    with pytest.raises(RuntimeError, match="invalid device ordinal"):
+        processes.wait()
 
 
 # ---------------------------------------------------------------------------- as processes
