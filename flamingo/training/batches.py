@@ -96,6 +96,8 @@ class Steps(Dataset[Step]):
             batch_size=None,
             sampler=indices,
             num_workers=workers,
+            # A step may be a gigabyte of images, and lies in /dev/shm until it is taken.
+            prefetch_factor=1,
             worker_init_fn=_ignore_signals,
             # Its own generator: the loader draws a seed, and must not move the global one.
             generator=torch.Generator(),
