@@ -69,6 +69,7 @@ def batch_loss(
         pixel_values=batch.pixel_values,
         labels=batch.labels,
         label_weights=weights[batch.source],
+        use_cache=False,  # in evaluation mode there would be one, which nobody reads
         **packed,
     )
     losses, source = output.token_losses, batch.source[keep_mask(batch.labels)]

@@ -16,6 +16,7 @@ from flamingo.data.division import Division
 from flamingo.data.features import EncodingLoader, FeatureStore, PixelLoader
 from flamingo.data.mixture import UNSEEN, Mixture
 from flamingo.images import BLANK
+from flamingo.model import flamingo
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.testing import SyntheticSource, synthetic_images, tiny_vision_encoder
 from flamingo.training import failures
@@ -179,6 +180,15 @@ def test_a_cache_without_the_blank_image_is_refused_before_training(parts, tmp_p
     store = FeatureStore.build(synthetic_images(24), tiny_vision_encoder(), tmp_path)
     with pytest.raises(KeyError, match="expected one of its 24 images, got 'blank/"):
         validation(mixture, store)
+
+
+def test_validation_keeps_no_keys_and_values(parts, monkeypatch):
+    def refuse(**_):
+        raise AssertionError("a cache that nobody reads")
+
+    model, mixture = parts
+    monkeypatch.setattr(flamingo, "FlamingoCache", refuse)
+    assert validation(mixture, EncodingLoader(tiny_vision_encoder()))(0, model)
 
 
 def test_validation_draws_no_random_numbers(parts):
