@@ -31,6 +31,7 @@ from flamingo.ablation.outcome import compare_finished, progress_of_all, write_c
 from flamingo.ablation.progress import Progress, Stage, duration, seconds_left
 from flamingo.ablation.sweep import SWEEPS, Sweep, SweepRun, compose_sweep
 from flamingo.ablation.work import Outcome, Place, Workers, places
+from flamingo.backbones.precision import available_device
 from flamingo.command_line import entry_point
 from flamingo.comparison.output import Output
 from flamingo.comparison.sweep import read_results, results_text
@@ -109,7 +110,8 @@ def devices_of(config: AblateConfig, runs: int) -> list[Place]:
     if config.launch:
         return [{}] * max(1, runs)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return places(torch.cuda.device_count(), os.environ, config.at_once, cores or 1)
+    gpus = torch.cuda.device_count() if available_device().type == "cuda" else 0
+    return places(gpus, os.environ, config.at_once, cores or 1)
 
 
 def plan(sweep: Sweep, progress: Sequence[tuple[SweepRun, Progress]], at_once: int) -> str:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from experiments.ablate import AblateConfig, check_complete, check_kept, devices_of, gathered
 from flamingo.ablation.sweep import compose_sweep
@@ -229,6 +230,16 @@ def test_what_is_not_its_own_is_told_to_the_runs() -> None:
     assert found.overrides == ["data.x='y'", "model.layers=[1,2]"]
     with pytest.raises(ValueError, match="overrides: expected all of them inside or none"):
         gathered(["overrides=[a=1]", "training.lr=1"])
+
+
+@pytest.mark.parametrize(("on_the_cpu", "places"), [("true", 1), ("false", 8)])
+def test_gpus_have_a_run_each_unless_runs_are_to_be_on_the_cpu(monkeypatch, on_the_cpu, places):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", on_the_cpu)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    config = compose(["sweep=a"], AblateConfig, "ablate")
+    assert len(devices_of(config, 12)) == places
 
 
 def test_a_launcher_and_its_settings_go_to_each_run_and_all_start_at_once() -> None:
