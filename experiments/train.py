@@ -29,7 +29,7 @@ from flamingo.run_directory import RunDirectory
 from flamingo.sweeps import own_overrides
 from flamingo.training.checkpoint import CheckpointError, latest_checkpoint
 from flamingo.training.distributed import build_accelerator, check_distributed, leave_processes
-from flamingo.training.failures import OtherProcessError, TrainingError
+from flamingo.training.failures import OtherProcessError, TrainingError, explaining
 from flamingo.training.loop import NonFiniteLossError, TrainingResult, train
 from flamingo.training.sharding import is_sharded
 from flamingo.training.tracking import check_access, check_tracking
@@ -95,7 +95,8 @@ def run(config: RunConfig, accelerator: Accelerator) -> TrainingResult:
         checkpoint = latest_checkpoint(directory.checkpoints)
         done = checkpoint.step if checkpoint else 0
         resume = checkpoint is not None
-        parts = build_parts(config, accelerator.device, documents, resume=resume)
+        with explaining(directory.checkpoints):  # the model may be too large for the device
+            parts = build_parts(config, accelerator.device, documents, resume=resume)
         # The folder is this config's only now: what could not be built left nothing in it.
         directory = RunDirectory.open(config, write=accelerator.is_main_process)
         if accelerator.is_main_process:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
+from experiments import train as train_command
 from flamingo.build import build_parts, feature_statistics, parameter_counts
 from flamingo.choices import Collection, Precision
 from flamingo.config import (
@@ -306,6 +307,20 @@ def test_a_mistake_ends_with_its_message_alone(config, wrong, message):
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not (config.directory / "checkpoints").exists()
+
+
+def test_a_model_too_large_for_the_device_ends_with_a_message_that_says_what_helps(
+    config, monkeypatch
+):
+    def build_parts(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 200.00 MiB.")
+
+    monkeypatch.setattr(train_command, "build_parts", build_parts)
+    with pytest.raises(SystemExit) as ended:
+        train_command.main(config)
+    assert re.search(
+        r"^error: out of memory \(CUDA .*sharding=full.*no checkpoint yet", str(ended.value.code)
+    )
 
 
 @pytest.mark.slow

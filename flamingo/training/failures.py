@@ -7,6 +7,7 @@ these errors add is the cause in words, and which checkpoint that is.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -34,7 +35,8 @@ class DeviceMemoryError(TrainingError):
 
 
 class LostProcessError(TrainingError):
-    """Another process of this run ended without a word, or was not heard of for too long."""
+    """Another process of this run ended without a word, was not heard of for too long, or could not
+    be reached."""
 
 
 class OtherProcessError(TrainingError):
@@ -70,10 +72,9 @@ def explained(error: Exception, folder: Path) -> Exception:
     """
     if isinstance(error, TrainingError):
         return error
-    text = str(error).strip()
-    words = text.splitlines()[0] if text else type(error).__name__
+    text, words = str(error), _words(error)
     then = f"{last_good(folder)}; the same command continues."
-    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
+    if _is_out_of_memory(error):
         return DeviceMemoryError(
             f"out of memory ({words}). This run can go on with "
             "training.gradient_checkpointing=true, and on several devices with "
@@ -81,17 +82,48 @@ def explained(error: Exception, folder: Path) -> Exception:
             f"or a smaller data.max_tokens; {then}"
         )
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
+        cause = "the machine had too little memory: fewer data.workers need less"
+        if "Bus error" in text:
+            cause = (
+                "/dev/shm, through which steps come, is too small for them: make it larger (of a "
+                "container by --shm-size or --ipc=host); fewer data.workers need less, 0 none"
+            )
         return DataWorkerError(
-            f"data.workers: a process that prepares data died ({words}). Most often the machine "
-            f"had too little memory: fewer data.workers need less; {then}"
+            f"data.workers: a process that prepares data died ({words}). Most often {cause}; {then}"
         )
     if isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo" in text):
         return LostProcessError(
-            f"another process of this run ended, or was not heard of for training.timeout_minutes "
-            f"({words}). What it wrote last says why; if it wrote nothing, the machine or its "
-            f"scheduler killed it (memory, a lost device); {then}"
+            "another process of this run ended, was not heard of for training.timeout_minutes, or "
+            f"could not be reached ({words}). What it wrote last says why; if it wrote nothing, "
+            f"the machine or its scheduler killed it (memory, a lost device); {then}"
         )
     return error
+
+
+def _words(error: Exception) -> str:
+    """The first line of a message; of several processes' library also the last, with the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    several = isinstance(error, DistError) and len(lines) > 1
+    return f"{lines[0]} ... {lines[-1]}" if several else lines[0]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of the CPU, the GPU's allocator, or what takes memory beside it (a context, NCCL)."""
+    told = "out of memory" in str(error) or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and told)
+
+
+@contextmanager
+def explaining(folder: Path) -> Iterator[None]:
+    """What is raised inside comes out as :func:`explained` tells it."""
+    try:
+        yield
+    except Exception as error:
+        if (told := explained(error, folder)) is error:
+            raise
+        raise told from error
 
 
 def all_or_none(failure: Exception | None, accelerator: Accelerator, who: str) -> None:

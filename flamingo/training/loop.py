@@ -52,7 +52,7 @@ from flamingo.training.failures import (
     Failed,
     OtherProcessError,
     all_or_none,
-    explained,
+    explaining,
     last_good,
     until_failure,
 )
@@ -132,7 +132,7 @@ def train(
     """
     accelerator = accelerator or build_accelerator(config.training.timeout_minutes)
     check_distributed(accelerator)
-    try:
+    with explaining(run.checkpoints):
         loop = _Loop(config, model, tokenizer, mixture, load_media, run, accelerator, beside)
         if callback is not None:
             loop.callback = callback
@@ -140,10 +140,6 @@ def train(
             loop.callback = loop.validation(load_media)
         loop.timing = Timing(accelerator, utilisation)
         return loop.run_steps()
-    except Exception as error:
-        if (told := explained(error, run.checkpoints)) is error:
-            raise
-        raise told from error
 
 
 class _Loop:

@@ -46,6 +46,11 @@ def straight(tmp_path_factory) -> RunDirectory:
 
 # ---------------------------------------------------------------------------- words
 
+NCCL = (
+    "NCCL error in: /torch/csrc/distributed/c10d/NCCLUtils.cpp:94, {}, NCCL version 2.27.5\n"
+    "ncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\n{}\n"
+)
+
 
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
@@ -61,9 +66,44 @@ def straight(tmp_path_factory) -> RunDirectory:
             "data.workers: .*pid 7",
         ),
         (
-            torch.distributed.DistBackendError("NCCL error: remote process exited"),
+            RuntimeError(
+                "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that "
+                "dataloader's workers are out of shared memory. Please try to raise your shared "
+                "memory limit."
+            ),
+            DataWorkerError,
+            "data.workers: .*pid 7.*/dev/shm.*--shm-size",
+        ),
+        (
+            torch.distributed.DistBackendError(
+                NCCL.format("remote process exited or there was a network error", "Socket closed")
+            ),
             LostProcessError,
-            "another process of this run ended.*remote process exited",
+            "another process of this run ended.*remote process exited.*Socket closed",
+        ),
+        (
+            torch.distributed.DistBackendError(
+                NCCL.format(
+                    "invalid usage",
+                    "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1000",
+                )
+            ),
+            LostProcessError,
+            r"could not be reached \(NCCL error.*Duplicate GPU detected",
+        ),
+        (
+            torch.distributed.DistBackendError(
+                NCCL.format("unhandled cuda error", "Cuda failure 2 'out of memory'")
+            ),
+            DeviceMemoryError,
+            "Cuda failure 2 'out of memory'.*gradient_checkpointing=true",
+        ),
+        (
+            torch.AcceleratorError(
+                "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"
+            ),
+            DeviceMemoryError,
+            r"\(CUDA error: out of memory\)",
         ),
     ],
 )
@@ -258,7 +298,7 @@ def test_a_process_that_hangs_is_waited_for_as_long_as_the_config_says(tmp_path,
     status, errors = two(tmp_path, "freeze", 1)[0]
     assert 6 < time.monotonic() - began < 240  # timeout_minutes=0.1
     assert status == 1
-    assert "LostProcessError: another process of this run ended, or was not heard of" in errors
+    assert "LostProcessError: another process of this run ended, was not heard of" in errors
     assert_continues(tmp_path, straight, from_step=3)
 
 
