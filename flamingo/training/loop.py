@@ -20,6 +20,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
+from jaxtyping import Float, Int
+from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -133,13 +135,18 @@ def train(
     accelerator = accelerator or build_accelerator(config.training.timeout_minutes)
     check_distributed(accelerator)
     with explaining(run.checkpoints):
-        loop = _Loop(config, model, tokenizer, mixture, load_media, run, accelerator, beside)
-        if callback is not None:
-            loop.callback = callback
-        elif config.training.eval_every:
-            loop.callback = loop.validation(load_media)
-        loop.timing = Timing(accelerator, utilisation)
-        return loop.run_steps()
+        return _Loop(
+            config,
+            model,
+            tokenizer,
+            mixture,
+            load_media,
+            run,
+            callback,
+            accelerator,
+            beside,
+            utilisation,
+        ).run_steps()
 
 
 class _Loop:
@@ -153,8 +160,10 @@ class _Loop:
         mixture: StepSource,
         load_media: MediaLoader,
         run: RunFiles,
+        callback: Callback | None,
         accelerator: Accelerator,
         beside: Sequence[Saveable],
+        utilisation: Utilisation | None,
     ) -> None:
         self.config, self.settings, self.run = config, config.training, run
         self.mixture, self.accelerator, self.beside = mixture, accelerator, beside
@@ -177,9 +186,8 @@ class _Loop:
         self.parameters = self.model.trainable_parameters()
         self.dtype = resolve_dtype(self.settings.precision, accelerator.device)
         self.optimizer = build_optimizer(self.settings, self.model, self.parameters)
-        self.callback: Callback | None = None
         self.window = Window()
-        self.timing = Timing(accelerator, None)
+        self.timing = Timing(accelerator, utilisation)
         self.positions = StreamPositions(mixture, accelerator)
         self.done = 0
         self.saved = -1
@@ -188,13 +196,12 @@ class _Loop:
         set_seed(self.config.seed, device_specific=True)
         if checkpoint is not None:
             self._resume(checkpoint)
-
-    def validation(self, load_media: MediaLoader) -> ValidationLoss:
-        """The default callback."""
-        batches = self.settings.eval_batches
-        return ValidationLoss(
-            self.mixture, self.data, self.accelerator, batches, load_media, self.even
-        )
+        self.callback = callback
+        if callback is None and self.settings.eval_every:
+            batches = self.settings.eval_batches
+            self.callback = ValidationLoss(
+                mixture, self.data, accelerator, batches, load_media, self.even
+            )
 
     # ------------------------------------------------------------------ state
 
@@ -336,20 +343,33 @@ class _Loop:
 
     def _step(self, part: Step, agreed: Agreed) -> dict[str, float]:
         """One optimiser step; returns its numbers."""
-        weights, names, counts = self.mixture.loss_weights, self.mixture.names, agreed.learned
+        names, counts = self.mixture.names, agreed.learned
         if int(counts.sum()) == 0:
             raise ValueError(
                 f"training step {self.done}: expected text to learn in the sequences of "
                 f"{', '.join(names)}, got none"
             )
+        sums = self._gradients(part, agreed)
+        norms = gradient_norms(self.parameters)
+        norm = clip_gradients(self.parameters.values(), self.settings.clip_norm).item()
+        numbers = loss_numbers(names, sums, counts, self.mixture.loss_weights)
+        # Loss and norm are sums over all processes: every one of them stops here, or none.
+        self._require_finite(numbers, norm)
+        lr = self.settings.lr * lr_factor(self.done, self.settings)
+        set_lr(self.optimizer, lr)
+        self.optimizer.step()
+        numbers |= {f"train/gradient_norm/{group}": value for group, value in norms.items()}
+        return numbers | {"train/gradient_norm": norm, "train/lr": lr}
+
+    def _gradients(self, part: Step, agreed: Agreed) -> Float[Tensor, " source"]:
+        """Gradients of the whole step, in the parameters; returns each source's summed loss."""
         self.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(len(names), device=self.accelerator.device)
+        weights = token_weights(agreed.learned, self.mixture.loss_weights)
+        sums = torch.zeros(len(weights), device=self.accelerator.device)
         for batch in self.even(part.micro_batches):
             with self._autocast():
                 share, batch_sums = batch_loss(
-                    self.model,
-                    to_device(batch, self.accelerator.device),
-                    token_weights(counts, weights),
+                    self.model, to_device(batch, self.accelerator.device), weights
                 )
             share.backward()
             del share  # it holds gradients of the head's inputs
@@ -358,23 +378,18 @@ class _Loop:
         sum_gradients(list(self.parameters.values()), self.accelerator)
         if self.sharded and agreed.images == 0:
             forget_unread_media(self.model)
-        norms = gradient_norms(self.parameters)
-        norm = clip_gradients(self.parameters.values(), self.settings.clip_norm).item()
-        losses = dict(zip(names, (sums / counts.clamp(min=1)).tolist(), strict=True))
-        loss = combine(sums, counts, weights).item()
-        # Loss and norm are sums over all processes: every one of them stops here, or none.
-        self._require_finite(loss, losses, norm)
-        lr = self.settings.lr * lr_factor(self.done, self.settings)
-        set_lr(self.optimizer, lr)
-        self.optimizer.step()
-        used = {f"train/loss/{n}": v for (n, v), c in zip(losses.items(), counts, strict=True) if c}
-        used |= {f"train/gradient_norm/{group}": value for group, value in norms.items()}
-        return {"train/loss": loss, **used, "train/gradient_norm": norm, "train/lr": lr}
+        return sums
 
-    def _require_finite(self, loss: float, losses: dict[str, float], norm: float) -> None:
+    def _require_finite(self, numbers: dict[str, float], norm: float) -> None:
+        loss = numbers["train/loss"]
         if math.isfinite(loss) and math.isfinite(norm):
             return
-        values = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        prefix = "train/loss/"
+        values = ", ".join(
+            f"{name.removeprefix(prefix)} {value:.4g}"
+            for name, value in numbers.items()
+            if name.startswith(prefix)
+        )
         raise NonFiniteLossError(
             f"training step {self.done + 1}: expected a finite loss and gradient, got loss "
             f"{loss:.4g} ({values}) and gradient norm {norm:.4g}. The weights were not changed by "
@@ -413,3 +428,19 @@ class _Loop:
     def _save_if_new(self, tracker: Tracker | None) -> None:
         if self.saved != self.done:
             self._save(tracker)
+
+
+def loss_numbers(
+    names: Sequence[str],
+    sums: Float[Tensor, " source"],
+    counts: Int[Tensor, " source"],
+    weights: Sequence[float],
+) -> dict[str, float]:
+    """The loss of a step, and of each source that has tokens to learn, from summed losses."""
+    means = (sums / counts.clamp(min=1)).tolist()
+    own = {
+        f"train/loss/{name}": mean
+        for name, mean, count in zip(names, means, counts.tolist(), strict=True)
+        if count
+    }
+    return {"train/loss": combine(sums, counts, weights).item(), **own}

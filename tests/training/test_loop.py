@@ -456,6 +456,13 @@ def test_sequences_without_text_to_learn_are_an_error(tmp_path):
         train(config, model, tokenizer, mixture, load_media, RunDirectory.open(config))
 
 
+def test_a_source_without_text_to_learn_in_a_step_has_no_loss_in_it():
+    numbers = loop.loss_numbers(
+        ["short", "long"], torch.tensor([6.0, 0.0]), torch.tensor([3, 0]), [0.5, 1.0]
+    )
+    assert numbers == {"train/loss": 1.0, "train/loss/short": 2.0}
+
+
 def test_entries_are_json_lines(straight):
     for line in straight.metrics.read_text().splitlines():
         assert isinstance(json.loads(line), dict)
