@@ -137,16 +137,20 @@ def _scores(draw: Draw, places: Sequence[int], metric: Metric) -> list[float]:
 def _effects(real: Point, control: Point | None) -> Row:
     n = len(real.draws[0].predictions)
     if control is None:
-        error = result(real, range(n))["standard_error"]
-        # An error of 0, where nothing varies, says nothing about other queries.
-        effect = minimum_detectable_effect(math.sqrt(2) * error, alpha=ALPHA, power=POWER)
-        return {"n": n, "against": None, "unpaired": effect if error else None}
-    against = {"n": n, "against": control.condition.value}
+        return {"n": n, "against": None, "unpaired": _unpaired(real)}
+    effects = {"n": n, "against": control.condition.value, "unpaired": _unpaired(real)}
     pair, clusters = _paired(real, control), control.draws[0].clusters
     if not pair.defined:
-        return {**against, "paired": None, "unpaired": None}
+        return {**effects, "paired": None}
     first, second = (np.mean(scores, axis=0).tolist() for scores in (pair.real, pair.control))
     found = sensitivity(first, second, clusters, n=n, alpha=ALPHA, power=POWER)
     agreement = {"correlation": found.correlation, "design_effect": found.design_effect}
-    effects = {"paired": found.paired or None, "unpaired": found.unpaired or None}
-    return without_nan({**against, **effects, **agreement})
+    return without_nan({**effects, "paired": found.paired or None, **agreement})
+
+
+def _unpaired(real: Point) -> float | None:
+    """None where nothing varies: an error of 0 says nothing about other queries."""
+    error = result(real, range(len(real.draws[0].predictions)))["standard_error"]
+    if error is None or is_zero(error):
+        return None
+    return minimum_detectable_effect(math.sqrt(2) * error, alpha=ALPHA, power=POWER)

@@ -95,15 +95,14 @@ def design_effect(scores: Sequence[float], clusters: Sequence[Hashable]) -> floa
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """What two runs' scores say about comparisons like theirs over ``n`` queries.
+    """What two runs' scores say about comparisons like theirs on the same ``n`` queries.
 
-    ``paired`` and ``unpaired`` are minimum detectable effects: on the same queries, and on two
-    samples of ``n`` each. ``correlation`` of the two runs' scores over queries is what pairing
-    gains by; ``design_effect`` is that of their differences. NaN where the scores do not vary.
+    ``paired`` is the minimum detectable effect, ``correlation`` of the two runs' scores over
+    queries what pairing gains by, ``design_effect`` that of their differences. NaN where the
+    scores do not vary.
     """
 
     paired: float
-    unpaired: float
     correlation: float
     design_effect: float
     n: int
@@ -120,7 +119,7 @@ def sensitivity(
     alpha: float = 0.05,
     power: float = 0.8,
 ) -> Sensitivity:
-    """Minimum detectable effects of runs like these over ``n`` queries (by default as many).
+    """The minimum detectable effect of runs like these over ``n`` queries (by default as many).
 
     Clustered standard errors, scaled by ``sqrt(len(first) / n)``: as many queries an image as here.
     Raises ``ValueError`` without scores, for unequal lengths, or as
@@ -132,11 +131,9 @@ def sensitivity(
     if asked < 1:
         raise ValueError(f"n: expected at least 1 query, got {asked}")
     multiplier = _multiplier(alpha, power, math.inf) * math.sqrt(grouped.queries / asked)
-    apart = [clustered_standard_error(scores, clusters) for scores in (first, second)]
     vary = min(np.std(first), np.std(second)) > 0
     return Sensitivity(
         paired=multiplier * clustered_standard_error(differences, clusters),
-        unpaired=multiplier * math.hypot(*apart),
         correlation=float(np.corrcoef(first, second)[0, 1]) if vary else math.nan,
         design_effect=design_effect(differences, clusters),
         n=asked,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def test_a_control_of_one_kind_of_labels_has_no_area_and_no_difference(seeds) ->
     row = next(r for r in results["differences"] if r["condition"] == "real - blank_query")
     assert row["mean"] is row["low"] is row["high"] is None
     (power,) = results["power"]
-    assert power["paired"] is power["unpaired"] is None
+    assert power["paired"] is None and power["unpaired"] > 0
 
 
 def test_a_difference_of_areas_over_draws_is_the_mean_of_theirs() -> None:
@@ -143,15 +144,29 @@ def test_the_detectable_effect_is_2_8_standard_errors_of_the_difference() -> Non
     assert (row["shots"], row["n"], row["against"]) == (4, 24, "blank_query")
 
 
-def test_without_a_control_two_runs_like_this_one_are_compared() -> None:
+@pytest.mark.parametrize("controls", [[], [Condition.blank_query]])
+def test_two_runs_like_this_one_are_compared_whatever_its_controls(controls) -> None:
     benchmark = toys.vqa()
-    outcome = toys.outcome([benchmark], [Condition.real])
+    outcome = toys.outcome([benchmark], [Condition.real, *controls], control_queries=12)
     results = collect([benchmark], outcome, None, {}, step=1, seed=0)
     (row,) = results["power"]
-    model = next(r for r in results["model"] if (r["shots"], r["group"]) == (4, "all"))
+    model = next(
+        r
+        for r in results["model"]
+        if (r["condition"], r["shots"], r["group"]) == ("real", 4, "all")
+    )
     expected = 2.801585 * 2**0.5 * model["standard_error"]
     assert row["unpaired"] == pytest.approx(expected, rel=1e-5)
-    assert row["against"] is None and "paired" not in row
+    assert (row["against"] is None) == ("paired" not in row) == (not controls)
+
+
+def test_of_a_single_image_no_effect_is_known() -> None:
+    benchmark = toys.vqa(shots=[2])
+    outcome = toys.outcome([benchmark], [Condition.real])
+    for cell, predictions in outcome.cells:
+        predictions[:] = [replace(p, cluster="one") for p in predictions]
+    results = collect([benchmark], outcome, None, {}, step=1, seed=0)
+    assert results["power"][0]["unpaired"] is None
 
 
 def test_where_nothing_varies_no_effect_is_claimed() -> None:
