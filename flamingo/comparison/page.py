@@ -113,7 +113,7 @@ def _example(
         "answers": [
             {
                 "answer": own.answer,
-                "probability": own.probability,
+                "probability": round(own.probability, 4),
                 "score": round(score, 4),
                 "prompt": prompts.setdefault(own.prompt, len(prompts)),
                 "demonstrations": _demonstrations(benchmark, own, picture),

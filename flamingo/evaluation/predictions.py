@@ -23,7 +23,8 @@ class Prediction:
 
     ``target`` is the reference that a demonstration would show, ``references`` are all of them,
     none where the annotation is missing. ``score`` is None there, and where it depends on the other
-    answers (CIDEr). ``question`` is the query's, ``shown`` are question and answer of each
+    answers (CIDEr). ``probability`` is rounded to 6 digits where an earlier version wrote it: sure
+    answers tie there. ``question`` is the query's, ``shown`` are question and answer of each
     demonstration as the model saw them, in the order of the prompt. ``contents`` is a digest of
     what its images show, "" where they are drawn. Earlier versions wrote none of these: then
     ``question`` is None.

@@ -234,7 +234,7 @@ def _prediction(cell: Cell, index: int, answer: Answer, model_id: str) -> Predic
         raw=answer.raw,
         answer=text,
         target=episode.query.answer,
-        probability=round(answer.probability, 6),
+        probability=answer.probability,  # rounded, sure answers would tie in ROC-AUC
         score=None,
         group="",
         cluster="",

@@ -624,11 +624,11 @@ def test_two_processes_evaluate_as_one(world: Path, run: Path, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("46 new predictions.") == 1, "only the main process speaks"
     assert "46/46" in done.stderr, "its bar counts the predictions of both"
-    results = [load_run(path).results for path in (one, two)]
-    for other in results:
-        del other["timing"]
-        for row in other["model"]:
-            row["probability"] = round(row["probability"], 4)
+    results = []
+    for path in (one, two):  # the shape of a batch changes the last digits of a probability
+        text = (path / "results.json").read_text()
+        results.append(json.loads(text, parse_float=lambda number: round(float(number), 4)))
+        del results[-1]["timing"]
     assert results[0] == results[1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +12,15 @@ import torch
 
 from flamingo.choices import Condition, Metric
 from flamingo.data.sequence import tokenize
-from flamingo.evaluation import work
+from flamingo.evaluation import runner, work
 from flamingo.evaluation.decoding import Decoding
 from flamingo.evaluation.generation import generate_answers
 from flamingo.evaluation.perturbations import BLANK
+from flamingo.evaluation.points import positive
 from flamingo.evaluation.predictions import PredictionFile
 from flamingo.evaluation.prompts import prompt
 from flamingo.evaluation.runner import Loaded, Outcome, run_benchmarks
+from flamingo.evaluation.scoring import Answer
 from flamingo.evaluation_config import EvaluationConfig
 from flamingo.testing import synthetic_images
 from flamingo.types import ImageRef
@@ -93,6 +96,26 @@ def test_a_prediction_says_what_it_depends_on(done) -> None:
         assert prediction.answer in prediction.candidates
         assert prediction.score == (prediction.answer == prediction.target)
         assert 0.5 <= prediction.probability <= 1
+
+
+def test_sure_answers_stay_in_order_on_disk(tmp_path, monkeypatch) -> None:
+    odds = [sign * (16 + place) for place in range(6) for sign in (1, -1)]  # in nats
+
+    def sure(reader, benchmark, episodes, **options):
+        for place, own in enumerate(odds):
+            said = "yes" if own > 0 else "no"
+            yield place, Answer(said, said, 1 / (1 + math.exp(-abs(own))))
+
+    monkeypatch.setattr(runner, "answer_episodes", sure)
+    benchmark = toys.yes_no(shots=[0], metric=None)
+    for _ in range(2):  # as it was said, and as it is read again
+        outcome = predict(tmp_path, benchmark=benchmark, conditions=[Condition.real], shots=[0])
+        ((_, predictions),) = outcome.cells
+        chances = [positive(prediction) for prediction in predictions]
+        assert sorted(range(12), key=chances.__getitem__) == sorted(
+            range(12), key=odds.__getitem__
+        )
+        assert len(set(chances)) == 12
 
 
 def test_done_again_it_loads_nothing_and_finds_the_same(done) -> None:
