@@ -556,6 +556,15 @@ def test_two_benchmarks_of_one_name_are_an_error(tmp_path: Path) -> None:
         built(evaluation("hugging_face", content, pope=POPE))
 
 
+def test_a_folder_of_one_split_is_not_both_queries_and_demonstrations(tmp_path: Path) -> None:
+    content = hugging_face(tmp_path)
+    with pytest.raises(ValueError, match=r"hugging_face.train_split: expected null, as .*mine was"):
+        built(evaluation("hugging_face", content | {"train_split": "train"}))
+    for episode in one(evaluation("hugging_face", content), "mine").episodes(2, 0):
+        shown = {item.question for item in episode.demonstrations}
+        assert len(shown) == 2 and episode.query.question not in shown
+
+
 def test_clevr_counts_by_question_or_by_scene() -> None:
     counting = one(evaluation("clevr", {"test": CLEVR, "train": CLEVR, "counting": True}), "clevr")
     (episode,) = counting.episodes(0, 0)

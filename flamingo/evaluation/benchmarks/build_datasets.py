@@ -54,6 +54,7 @@ from flamingo.evaluation_config import (
     VQABenchmarkConfig,
     VQAFiles,
 )
+from flamingo.structured import require
 
 
 def dataset_benchmarks(
@@ -238,6 +239,14 @@ def _hugging_face(make: _Make, config: HuggingFaceBenchmarkConfig) -> Benchmark:
             revision=config.revision,
         )
 
+    # Read as both, its rows would be shown among their own demonstrations.
+    alone = (Path(config.source) / "state.json").is_file()
+    require(
+        not alone or config.train_split is None,
+        "evaluation.hugging_face.train_split",
+        f"null, as {config.source} was saved as one split (its other rows demonstrate)",
+        config.train_split,
+    )
     test = read(config.test_split)
     train = None if config.train_split is None else read(config.train_split)
     return make(config, config.name, config.name, Kind.vqa, test, train, metric=config.metric)

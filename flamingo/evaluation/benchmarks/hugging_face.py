@@ -41,7 +41,8 @@ def read_hugging_face(
     ``{name}/{split}/{image id or row}``, and ``/{place}`` where rows have lists of them. Class
     labels become their names; if ``answers`` is a class label all names are the candidates.
 
-    Raises ``ValueError`` naming the column, and the row, of what is not as :class:`Columns` says.
+    Raises ``ValueError`` for a split that is not there, and naming the column, and the row, of what
+    is not as :class:`Columns` says.
     """
     table = _load(source, split, configuration, revision)
     where = f"{source}, split {split!r}"
@@ -80,7 +81,12 @@ def _load(
         return datasets.load_dataset(source, configuration, split=split, revision=revision)
     saved = datasets.load_from_disk(source)
     if isinstance(saved, datasets.Dataset):
-        return saved  # one split, whose name save_to_disk does not always keep
+        own = str(saved.split).partition("[")[0]  # of a slice the split's name
+        if saved.split is not None and own != split:  # save_to_disk does not always keep it
+            raise ValueError(
+                f"{source}: expected the split {split!r}, got a folder of {own!r} alone"
+            )
+        return saved
     if split not in saved:
         raise ValueError(f"{source}: expected one of the splits {list(saved)}, got {split!r}")
     return saved[split]

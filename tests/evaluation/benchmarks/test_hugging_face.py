@@ -225,6 +225,18 @@ def test_columns_and_splits_that_are_not_there_are_named(questions: str) -> None
         read_hugging_face(questions, "train", COLUMNS, name="vqa")
 
 
+@pytest.mark.parametrize("saved", ["train", "train[:1]"])
+def test_a_folder_that_says_which_split_it_is_is_no_other(tmp_path: Path, saved: str) -> None:
+    rows = {"image": [_png(RED)], "question": ["a"], "answers": ["b"]}
+    features = datasets.Features(image=datasets.Image(), question=TEXT, answers=TEXT)
+    split = datasets.NamedSplit(saved)
+    datasets.Dataset.from_dict(rows, features, split=split).save_to_disk(tmp_path / "d")
+    (example,) = read_hugging_face(str(tmp_path / "d"), "train", Columns(), name="d")
+    assert example.answers == ("b",)
+    with pytest.raises(ValueError, match="the split 'validation', got a folder of 'train' alone"):
+        read_hugging_face(str(tmp_path / "d"), "validation", Columns(), name="d")
+
+
 def test_a_cell_of_another_type_is_named_by_its_row(tmp_path: Path) -> None:
     table = _dataset(
         {"image": [_png(RED)] * 2, "question": ["a", "b"], "answers": [[1.0], [2.0]]},
