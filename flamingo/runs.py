@@ -274,7 +274,9 @@ class Run:
             name = file.parent.relative_to(self.directory.predictions).as_posix()
             if benchmark in (None, name) and condition in (None, file.stem):
                 labels = {"benchmark": name, "condition": file.stem}
-                yield from ((labels, row) for row in read_entries(file))
+                # One that was judged again has a further line, which replaces the one before.
+                rows = {row.get("key", i): row for i, row in enumerate(read_entries(file))}
+                yield from ((labels, row) for row in rows.values())
 
     def _check_names(self, benchmark: str | None, condition: str | None) -> None:
         """Of a run without predictions nothing is known yet. A condition need not have any."""

@@ -75,6 +75,17 @@ def test_only_the_predictions_behind_the_results_with_their_seeds(moved):
         moved.predictions(counted=True)
 
 
+def test_a_prediction_that_was_judged_again_is_one_row(moved):
+    log = moved.directory.predictions_of("easy_vqa", "real")
+    rows = [("a", 0, "colour"), ("b", 1, "colour"), ("a", 1, "shape")]
+    log.write_text(
+        "".join(json.dumps({"key": k, "score": s, "group": g}) + "\n" for k, s, g in rows)
+    )
+    found = moved.predictions("easy_vqa", "real")
+    assert found["key"].tolist() == ["a", "b"]
+    assert found["score"].tolist() == [1, 1] and found["group"].tolist() == ["shape", "colour"]
+
+
 def test_what_is_not_there_is_named(tmp_path, moved):
     with pytest.raises(ValueError, match="expected a checkpoint of step 11, got .9, 10."):
         moved.checkpoint(11)
