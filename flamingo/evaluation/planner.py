@@ -113,8 +113,8 @@ def stored_plans(
     """The plan of each of ``queries``, in their order, from a folder of plans.
 
     The file may hold plans of other queries, whose pool may be another. Raises ``ValueError``
-    naming the file if it is missing, as :func:`read_plans` does, for a query without a plan, and
-    for a demonstration of one that is not in ``pool``.
+    naming the file if it is missing, as :func:`read_plans` does, for a query without a plan or with
+    two (of two strategies), and for a demonstration of one that is not in ``pool``.
     """
     path = plan_file(folder, benchmark, seed)
     if not path.is_file():
@@ -124,6 +124,8 @@ def stored_plans(
     for number, plan in enumerate(read_plans(path, benchmark=benchmark), start=1):
         if plan.query in asked:
             try:
+                if plan.query in plans:
+                    raise ValueError(f"query: expected each once, got {plan.query!r} again")
                 check_pool(plan, pool)
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error

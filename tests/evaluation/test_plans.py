@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
 import pytest
 
 from flamingo.choices import Exclusion, Order, Strategy
-from flamingo.evaluation.plans import Plan, read_plans, write_plans
+from flamingo.evaluation.planner import stored_plans
+from flamingo.evaluation.plans import Plan, plan_file, read_plans, write_plans
 
 PLAN = Plan(
     seed=3,
@@ -36,6 +37,16 @@ def test_a_plan_has_this_literal_line() -> None:
         '"exclusion": "same_content", "ranks": [2, 0, 1], '
         '"parameters": {"features": "mean 0f", "relevance": 0.5, "candidates": 128}}'
     )
+
+
+def test_a_query_with_the_plans_of_two_strategies_is_refused_where_one_is_used(tmp_path) -> None:
+    other = replace(PLAN, strategy=Strategy.rices)
+    path = plan_file(tmp_path, "b", 3)
+    write_plans([replace(PLAN, query="p"), PLAN, other], path)
+    assert len(read_plans(path)) == 3
+    assert stored_plans(tmp_path, "b", 3, ["p"], {*"xyz"}) == [replace(PLAN, query="p")]
+    with pytest.raises(ValueError, match=r"seed=3.jsonl, line 3: query: expected each once, got"):
+        stored_plans(tmp_path, "b", 3, ["p", "q"], {*"xyz"})
 
 
 def test_plans_survive_writing_and_reading(tmp_path: Path) -> None:
