@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from flamingo.choices import Metric
 from flamingo.comparison.samples import Sample
+from flamingo.evaluation.metrics.scores import right
 from flamingo.evaluation.predictions import Prediction
 
 
@@ -19,11 +19,6 @@ class Agreement(Enum):
     second = "only B right"
     both = "both right"
     neither = "both wrong"
-
-
-def right(metric: Metric, score: float) -> bool:
-    """At least half of the score of a perfect answer; a CIDEr of at least 1 (100)."""
-    return score >= (1.0 if metric is Metric.cider else 0.5)
 
 
 @dataclass(frozen=True, slots=True)

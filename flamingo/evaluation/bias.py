@@ -140,17 +140,6 @@ def flip_rate(
     return estimate(flips, clusters)
 
 
-def blank_image_gap(
-    real: Sequence[float], blank: Sequence[float], clusters: Sequence[Hashable]
-) -> Estimate:
-    """Mean score with the query's image minus without, on the same queries, with its interval.
-
-    What the model owes to the image. Raises ``ValueError`` without queries or for unequal lengths.
-    """
-    _check_lengths(len(clusters), real=real, blank=blank)
-    return paired_difference(real, blank, clusters)
-
-
 def _check_lengths(queries: int, **fields: Sequence[object]) -> None:
     for field, values in fields.items():
         if len(values) != queries:

@@ -14,8 +14,9 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 from PIL import Image
 
-from flamingo.choices import Condition
+from flamingo.choices import Condition, LanguageTraining
 from flamingo.config import RunConfig
+from flamingo.evaluation.metrics.scores import right
 from flamingo.evaluation.points import Row, scores_of
 from flamingo.evaluation.predictions import Prediction
 from flamingo.evaluation.prompts import Episode, Item, Template
@@ -130,14 +131,15 @@ class Verdict:
 
 
 def _verdicts(cell: Cell, predictions: Sequence[Prediction]) -> list[Verdict]:
-    """Right is a score of at least a half; of captions one above the mean."""
     scores = scores_of(cell, predictions)
     if scores is None:
         return [Verdict(None, "")] * len(predictions)
-    words = naming(cell.benchmark.task.metric)
-    enough = 0.5 if words.share else sum(scores) / len(scores)
+    metric = cell.benchmark.task.metric
+    words = naming(metric)
     return [
-        Verdict(s >= enough, "" if words.share and s in (0, 1) else f"{words.name} {hundred(s)}")
+        Verdict(
+            right(metric, s), "" if words.share and s in (0, 1) else f"{words.name} {hundred(s)}"
+        )
         for s in scores
     ]
 
@@ -204,7 +206,7 @@ def facts_of(config: RunConfig, provenance: Mapping[str, Any], results: Row) -> 
     timing = results["timing"]
     facts = {
         "vision encoder": f"{config.vision.name} (frozen)",
-        "language model": f"{config.language.name} (frozen)",
+        "language model": f"{config.language.name} ({_training(config.language.train)})",
         "training": f"{results['step']} steps, seed {config.seed}",
         "evaluation": f"seed {results['seed']}, computed in {results['settings']['precision']}",
         "protocol": f"{config.evaluation.protocol.value} (prompts, decoding, normalisation)",
@@ -218,6 +220,10 @@ def facts_of(config: RunConfig, provenance: Mapping[str, Any], results: Row) -> 
             f"({timing['queries_per_second']} a second)"
         )
     return {name: value for name, value in facts.items() if value}
+
+
+def _training(train: LanguageTraining) -> str:
+    return train.value if train is LanguageTraining.frozen else f"trained: {train.value}"
 
 
 def _demonstrations(config: RunConfig) -> str:

@@ -11,7 +11,6 @@ from flamingo.choices import Metric
 from flamingo.evaluation.baselines import last, majority
 from flamingo.evaluation.bias import (
     ContextRule,
-    blank_image_gap,
     context_rate,
     flip_rate,
     follows,
@@ -137,16 +136,6 @@ def test_the_benchmark_says_what_counts_as_the_same_answer() -> None:
     assert recency(["two"], [["3", "2"]], "a", numbers).mean == 1.0
 
 
-def test_the_gap_of_a_blank_image_is_paired_and_clustered() -> None:
-    result = blank_image_gap([1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 0.0, 0.0], "abcd")
-    assert result.mean == 0.5
-    # Differences 0 1 0 1: SE = sqrt(1/3) / 2; t on 3 degrees of freedom.
-    half = 3.182446 * math.sqrt(1 / 3) / 2
-    assert (result.low, result.high) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-5)
-    twice = blank_image_gap([1.0, 1.0, 0.0, 1.0] * 2, [1.0, 0.0, 0.0, 0.0] * 2, "abcd" * 2)
-    assert twice.standard_error == pytest.approx(result.standard_error)
-
-
 def test_queries_without_an_answer_to_compare_are_errors() -> None:
     with pytest.raises(ValueError, match="demonstrations: expected at least one"):
         context_rate(ContextRule.copy_last, ["a"], ["a"], [[]], "x")
@@ -156,7 +145,5 @@ def test_queries_without_an_answer_to_compare_are_errors() -> None:
         context_rate(ContextRule.copy_last, ["a", "b"], ["a"], [["a"], ["b"]], "xy")
     with pytest.raises(ValueError, match="second: expected 2, one a query, got 1"):
         flip_rate(["a", "b"], ["a"], "xy")
-    with pytest.raises(ValueError, match="blank: expected 1, one a query, got 2"):
-        blank_image_gap([1.0], [1.0, 0.0], "x")
     with pytest.raises(ValueError, match="at least one"):
         flip_rate([], [], [])

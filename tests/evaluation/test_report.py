@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from flamingo.choices import LanguageTraining
+from flamingo.config import LanguageConfig, RunConfig
 from flamingo.evaluation.perturbations import Condition
-from flamingo.evaluation.report import RunFacts, gallery, write_report
+from flamingo.evaluation.report import RunFacts, facts_of, gallery, write_report
 from flamingo.evaluation.results import collect
 from flamingo.evaluation.runner import Cell, LeftOut, Outcome
 from flamingo.plots import plot_gates, plot_loss, plot_shots
@@ -158,6 +160,13 @@ def test_episodes_with_controls_are_shown_before_earlier_ones_without() -> None:
     shown = [places[episode["prediction"].query] for episode in episodes]
     assert shown == [4, 0, 2, 7, 1, 3]  # right ones are even, wrong ones odd
     assert [bool(e["controls"]) for e in episodes] == [True, False, False] * 2
+
+
+@pytest.mark.parametrize("train", LanguageTraining)
+def test_the_report_says_whether_the_language_model_was_trained(results, train) -> None:
+    told = facts_of(RunConfig(language=LanguageConfig(name="lm", train=train)), {}, results)
+    words = {"frozen": "lm (frozen)", "full": "lm (trained: full)"}
+    assert told["language model"] == words.get(train.value, "lm (trained: scratch)")
 
 
 def test_a_run_without_metrics_has_a_report(results, tmp_path) -> None:

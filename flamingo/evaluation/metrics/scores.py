@@ -69,6 +69,11 @@ def item_scores(
     return [score for score in scores if score is not None]
 
 
+def right(metric: Metric, score: float) -> bool:
+    """Whether an answer of this score is shown as right: at least a half; a CIDEr of at least 1."""
+    return score >= (1.0 if metric is Metric.cider else 0.5)
+
+
 def expected_scores(
     metric: Metric, guesses: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
 ) -> list[float]:
