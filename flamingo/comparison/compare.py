@@ -165,13 +165,14 @@ def write(
 ) -> None:
     """All tables, ``shots.png``, ``shots.svg`` and ``index.html``; pictures only with ``data``."""
     tables, figure, cells = compute(comparison, settings)
+    images, notes = _images(cells, data) if data is not None else ({}, [])
+    # What takes long is done: an earlier comparison there makes room now.
     for table in tables:
         for suffix, render_table in (("md", markdown), ("tex", latex), ("csv", csv)):
             output.write(f"{table.name}.{suffix}", render_table(table))
     png = _saved(figure, "png")
     output.write("shots.png", png)
     output.write("shots.svg", _saved(figure, "svg"))
-    images, notes = _images(cells, data) if data is not None else ({}, [])
     thumbnails = Thumbnails(output.folder / "images")
 
     def picture(benchmark: str, name: str) -> str | None:

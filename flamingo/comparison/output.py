@@ -19,29 +19,26 @@ class Output:
 
     folder: Path
     files: list[str] = field(default_factory=list)
+    earlier: Sequence[str] = ()
+    """What is removed before the first file is written."""
 
     @classmethod
     def claim(cls, folder: Path) -> Output:
-        """Take ``folder``; what an earlier comparison wrote there is removed.
+        """Take ``folder``; what an earlier comparison wrote there goes once the first file comes.
 
-        Raises ``ValueError`` for anything else in it, and then touches nothing.
+        Raises ``ValueError`` for anything else in it. Touches nothing.
         """
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"out: expected a folder, got the file {folder}")
         marker = folder / MARKER
         if marker.is_file():
-            for name in _own(marker):
-                file = folder / name
-                if file.resolve().is_relative_to(folder.resolve()):
-                    file.unlink(missing_ok=True)
-        elif folder.is_dir() and any(folder.iterdir()):
+            return cls(folder, earlier=_own(marker))
+        if folder.is_dir() and any(folder.iterdir()):
             raise ValueError(
                 f"out: expected a new or empty folder, or one of an earlier comparison; {folder} "
                 f"has other files and no {MARKER}"
             )
-        output = cls(folder)
-        output.note([])
-        return output
+        return cls(folder)
 
     def write(self, name: str, content: str | bytes) -> Path:
         """Write a file of the comparison."""
@@ -55,6 +52,11 @@ class Output:
 
     def note(self, names: Sequence[str]) -> None:
         """``names`` are files of the comparison (said before they are written)."""
+        for name in self.earlier:
+            file = self.folder / name
+            if file.resolve().is_relative_to(self.folder.resolve()):
+                file.unlink(missing_ok=True)
+        self.earlier = ()
         self.files += names
         write_atomically(self.folder / MARKER, json.dumps({"files": self.files}, indent=1) + "\n")
 

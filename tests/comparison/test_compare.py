@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 
 from flamingo.choices import Condition, Metric
+from flamingo.comparison import compare
 from flamingo.comparison.arms import make_arms
 from flamingo.comparison.compare import Comparison, Settings, compute, read, write
 from flamingo.comparison.differences import Draws
 from flamingo.comparison.examples import Agreement, choose
 from flamingo.comparison.output import Output
-from flamingo.comparison.pictures import Thumbnails
+from flamingo.comparison.pictures import Data, Thumbnails
 from flamingo.comparison.published import chosen, load_published
 from flamingo.comparison.samples import Sample
 from flamingo.config import TrainingConfig
@@ -226,6 +227,21 @@ def test_an_earlier_comparison_is_replaced_and_nothing_else(tmp_path: Path) -> N
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"new.md", "notes.txt", "comparison.json"}
     assert (tmp_path / "beside.txt").exists()
+
+
+def test_an_earlier_comparison_stays_until_the_new_one_is_computed(
+    comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    Output.claim(tmp_path / "out").write("index.html", "old")
+    for step in ("compute", "_images"):
+        monkeypatch.setattr(compare, step, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write(comparison, SETTINGS, Output.claim(tmp_path / "out"), Data(), "")
+        assert (tmp_path / "out" / "index.html").read_text() == "old"
+        monkeypatch.undo()
 
 
 def test_unknown_names_are_told_with_the_known_ones(runs: list[Run]) -> None:
