@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flamingo.comparison.samples import Sample
-from flamingo.evaluation.points import Scored, summary
-from flamingo.naming import ALL
+from flamingo.evaluation.points import Scored, by_group, summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +31,8 @@ class Measured:
 
 def measured(sample: Sample) -> list[Measured]:
     """Of all queries, then of each group."""
-    groups = [prediction.group for prediction in sample.draws[0]]
-    places = {ALL: list(range(len(groups)))} | {
-        name: [i for i, group in enumerate(groups) if group == name]
-        for name in sorted(set(groups) - {""})
-    }
-    return [_measured(sample, name, own) for name, own in places.items()]
+    groups = by_group([prediction.group for prediction in sample.draws[0]])
+    return [_measured(sample, name, places) for name, places in groups]
 
 
 def _measured(sample: Sample, group: str, places: Sequence[int]) -> Measured:

@@ -95,13 +95,14 @@ def mean_over_seeds(
 ) -> OverSeeds:
     """The mean of scores; a ``share``'s interval stays within [0, 1], and keeps a width there.
 
-    Where all answers of all seeds are right, or wrong, it is Wilson's at as many answers as images.
-    Raises ``ValueError`` as ``decompose`` does.
+    Where all answers of all seeds are right, or wrong, it is Wilson's at as many answers as images;
+    where they are all worth the same otherwise there is none. Raises ``ValueError`` as
+    ``decompose`` does.
     """
     by_seed = tuple(scores.mean(axis=1).tolist())
     total = decompose(scores.tolist(), clusters)
     mean, error, low, high = total.mean, total.standard_error, total.low, total.high
-    bounded = share and (len(by_seed) == 1 or (error == 0 and mean in (0, 1)))
+    bounded = share and (len(by_seed) == 1 or (is_zero(error) and mean in (0, 1)))
     if bounded:
         one = estimate(scores.mean(axis=0).tolist(), clusters)
         error, low, high = one.standard_error, one.low, one.high
@@ -109,6 +110,8 @@ def mean_over_seeds(
         error = total.error_new_images
         half = half_width(error, total.clusters - 1.0)
         low, high = mean - half, mean + half
+    if not bounded and is_zero(error):  # nothing tells how far another could be
+        low = high = math.nan
     low = max(0.0, low) if not math.isnan(low) else low
     high = min(1.0, high) if share and not math.isnan(high) else high
     return OverSeeds(mean, error, low, high, math.nan, by_seed, total.n, total.clusters)

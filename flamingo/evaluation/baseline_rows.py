@@ -61,9 +61,13 @@ def _values(
     if not scored:
         return None
     places = range(len(draws[0]))
-    return summary(
+    found = summary(
         point.benchmark.task.metric, scored, point.draws[0].clusters, labels(point, places)
     )
+    if found["low"] is None and found["standard_error"] is not None:
+        # A rule that is worth the same on every query, as where it always ties, is exact.
+        found |= {"low": found["mean"], "high": found["mean"]}
+    return found
 
 
 def _chance(point: Point) -> Row | None:

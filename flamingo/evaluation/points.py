@@ -15,7 +15,7 @@ from flamingo.evaluation.influence import Influence, roc_auc
 from flamingo.evaluation.metrics.scores import POSITIVE, item_scores, measure
 from flamingo.evaluation.predictions import Prediction
 from flamingo.evaluation.runner import Cell, Outcome
-from flamingo.evaluation.statistics import bounded_estimate
+from flamingo.evaluation.statistics import bounded_estimate, is_zero
 from flamingo.evaluation.variance import decompose
 from flamingo.naming import ALL, naming
 
@@ -74,7 +74,11 @@ def scores_of(cell: Cell, predictions: Sequence[Prediction]) -> list[float] | No
 
 def groups(point: Point) -> list[tuple[str, list[int]]]:
     """The places of all queries, then those of each group of queries."""
-    names = [prediction.group for prediction in point.draws[0].predictions]
+    return by_group([prediction.group for prediction in point.draws[0].predictions])
+
+
+def by_group(names: Sequence[str]) -> list[tuple[str, list[int]]]:
+    """The places of all queries, then those of each group, from the group of each ("": none)."""
     return [(ALL, list(range(len(names))))] + [
         (name, [i for i, group in enumerate(names) if group == name])
         for name in sorted(set(names) - {""})
@@ -126,7 +130,8 @@ def summary(
     Over several draws: the grand mean, whose error is that of new demonstrations and new images
     together; ``error_new_seeds`` and ``error_new_images`` report the two apart, each with the other
     held fixed. Intervals do not leave the metric's range (none is negative), and keep a width when
-    every answer is right. All NaN become None.
+    every answer is right; there is none where all are worth the same otherwise. All NaN become
+    None.
     """
     if len(draws) == 1:
         own = measure(metric, draws[0].scores, clusters, draws[0].positive, labels)
@@ -154,11 +159,14 @@ def over_draws(draws: Sequence[Influence], clusters: Sequence[Hashable]) -> Row:
 def in_range(row: Row, *, share: bool) -> Row:
     """With an interval that is not negative, of a ``share`` none above 1.
 
-    A share of 0 or 1 without an error gets Wilson's interval at as many answers as images.
+    A share of 0 or 1 without an error gets Wilson's interval at as many answers as images, any
+    other number none: nothing tells how far another could be.
     """
     if row["low"] is None:
         return row
-    if share and row["standard_error"] == 0 and row["mean"] in (0, 1):
+    if row["standard_error"] is not None and is_zero(row["standard_error"]):
+        if not (share and row["mean"] in (0, 1)):
+            return row | {"low": None, "high": None}
         kept = bounded_estimate(row["mean"], 0.0, row["n"], row["clusters"])
         return row | {"low": kept.low, "high": kept.high}
     return row | {

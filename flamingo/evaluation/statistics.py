@@ -58,8 +58,9 @@ def estimate(scores: Sequence[float], clusters: Sequence[Hashable]) -> Estimate:
     ``(t[n - 1] / t[G - 1])^2``, quantiles of Student's t: what few clusters say of their own spread
     (Korn & Graubard 1998, whose interval is Clopper's and Pearson's). With one query an image it
     is Wilson's own. Unlike mean +- t SE the interval stays within [0, 1] and keeps a width when
-    every answer is right, or wrong. A mean between 0 and 1 whose error is 0 is exact, as that of a
-    rule that ties on every query. Raises ``ValueError`` without scores.
+    every answer is right, or wrong. None (NaN) for a mean between 0 and 1 whose error is 0, as
+    where all answers are worth the same part of 1: nothing tells how far another could be. Raises
+    ``ValueError`` without scores.
     """
     if not scores:
         raise ValueError("scores: expected at least one, got none")
@@ -75,8 +76,8 @@ def bounded_estimate(value: float, error: float, n: int, clusters: int) -> Estim
     """
     if math.isnan(value):
         return Estimate(value, math.nan, math.nan, math.nan, n, clusters)
-    if error == 0 and 0 < value < 1:
-        return Estimate(value, error, value, value, n, clusters)
+    if is_zero(error) and 0 < value < 1:
+        return Estimate(value, error, math.nan, math.nan, n, clusters)
     low, high = _wilson(value, _effective_size(value, error, n, clusters))
     return Estimate(value, error, low, high, n, clusters)
 

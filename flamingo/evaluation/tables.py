@@ -9,6 +9,9 @@ from flamingo.choices import Metric
 from flamingo.evaluation.points import Row
 from flamingo.naming import ALL, CONDITION_LABELS, naming
 
+UNKNOWN = "[–]"
+"""For an interval that nothing tells."""
+
 
 def hundred(value: float | None) -> str:
     """100 times a number, as published; a dash for None."""
@@ -16,9 +19,16 @@ def hundred(value: float | None) -> str:
 
 
 def interval(row: Mapping[str, Any]) -> str:
-    """``[48.2, 61.7]``; empty for an exact number (chance) and where it is unknown."""
-    low, high = row.get("low"), row.get("high")
-    if low is None or high is None or hundred(low) == hundred(high):
+    """``[48.2, 61.7]``; :data:`UNKNOWN` where nothing tells it, as where nothing varies.
+
+    Empty for an exact number (chance), for none, and for one that none is worked out for.
+    """
+    if row["mean"] is None or "low" not in row:
+        return ""
+    low, high = row["low"], row["high"]
+    if low is None or high is None:
+        return UNKNOWN
+    if hundred(low) == hundred(high):
         return ""
     return f"[{hundred(low)}, {hundred(high)}]"
 
@@ -27,7 +37,8 @@ def table(results: Row) -> str:
     """The scores of the model, its controls and baselines: a line a benchmark and condition.
 
     100 times each benchmark's metric ± a standard error, or the 95 % interval where the error is
-    0 or unknown; an exact number stands alone. The text-only "0-shot" has a line of its own.
+    0 or unknown (:data:`UNKNOWN`: none); an exact number stands alone. The text-only "0-shot" has
+    a line of its own.
     """
     shots = sorted({row["shots"] for row in results["model"]})
     lines = [["benchmark", "", *(f"{count} shots" for count in shots)]]

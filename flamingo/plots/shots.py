@@ -56,7 +56,7 @@ def _panel(panel: Axes, results: Mapping[str, Any], benchmark: Row) -> None:
         x = [shots.index(row["shots"]) for row in rows]
         y = [row["mean"] for row in rows]
         if condition in Condition.__members__ or condition == "centroid":
-            # No interval: a single image.
+            # No interval: a single image, or nothing varies.
             below = [y[i] - (y[i] if r["low"] is None else r["low"]) for i, r in enumerate(rows)]
             above = [(y[i] if r["high"] is None else r["high"]) - y[i] for i, r in enumerate(rows)]
             panel.errorbar(x, y, yerr=(below, above), capsize=2.5, **style(line))

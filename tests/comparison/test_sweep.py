@@ -109,6 +109,10 @@ def test_the_interval_of_a_share_stays_within_its_range_and_keeps_a_width() -> N
         all_right = mean_over_seeds(np.ones((seeds, 50)), clusters, share=True)
         assert (all_right.mean, all_right.high) == (1.0, 1.0)
         assert 0.9 < all_right.low < 0.96
+        for share in (True, False):
+            equal = mean_over_seeds(np.full((seeds, 50), 0.3), clusters, share=share)
+            assert equal.mean == pytest.approx(0.3)
+            assert math.isnan(equal.low) and math.isnan(equal.high), "nothing varies"
     apart = np.zeros((2, 50))
     apart[0] = 1
     assert mean_over_seeds(apart, clusters, share=True).low == 0

@@ -27,7 +27,7 @@ from flamingo.evaluation.tables import table
 from flamingo.testing import synthetic_images
 from flamingo.types import Media
 
-from . import tiny
+from . import tiny, toys
 
 IMAGES = synthetic_images(12)
 
@@ -156,7 +156,7 @@ def test_a_control_that_changes_nothing_differs_by_0_without_an_interval(draws: 
     assert (gap["mean"], gap["low"]) == (0.0, None)
     (section,) = sections(results)
     shown = [cell for line in section["bias"].lines for cell in line.cells]
-    assert Shown("0.0") in shown and "nan" not in str(shown)
+    assert Shown("0.0", "[–]") in shown and "nan" not in str(shown)
 
 
 @pytest.mark.parametrize("draws", [1, 2])
@@ -186,6 +186,30 @@ def test_the_printed_table() -> None:
     assert cells[-1] == ["", "chance", "50.0", "50.0"]
     assert lines[1].endswith(" | ---------: | ------------------: |")
     assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_answers_that_are_all_worth_the_same_part_have_no_interval_and_look_it(seeds) -> None:
+    benchmark = toys.vqa(seeds, shots=[2])
+    # One of ten annotators said "thing".
+    outcome = toys.outcome([benchmark], [Condition.real], lambda *_: ("thing", 0.5))
+    results = collect([benchmark], outcome, None, {}, step=1, seed=0)
+    assert {row["group"] for row in results["model"]} == {"all", "colour", "shape"}
+    for row in results["model"]:
+        assert row["mean"] == pytest.approx(0.3) and row["low"] is row["high"] is None
+    (printed,) = [line for line in table(results).splitlines() if "| model" in line]
+    assert printed.split("|")[3].strip() == "30.0 [–]"
+    (section,) = sections(results)
+    model, *_ = section["scores"].lines
+    assert model.cells == [Shown("30.0", "[–]")] and "nan" not in str(section)
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_captions_that_are_all_worth_nothing_have_no_interval(seeds) -> None:
+    benchmark = toys.captions(seeds, shots=[2])
+    outcome = toys.outcome([benchmark], [Condition.real], lambda *_: ("nothing", 0.5))
+    (row,) = collect([benchmark], outcome, None, {}, step=1, seed=0)["model"]
+    assert row["mean"] == 0 and row["low"] is row["high"] is None
 
 
 def test_a_rule_that_ties_on_every_query_is_exact_wherever_it_is_shown() -> None:
