@@ -23,8 +23,8 @@ submissions/.
 
 Predictions are kept as they come, so the same command continues after an interruption, on any
 number of processes, and does nothing twice. results.json and report/ are of the newest settings;
-those of other settings before them are in evaluations/<date>/ beside them, and asking for these
-again says so at once.
+those of other settings before them are in evaluations/<date>/ beside them; asking for these again
+makes them the newest, of the predictions that are kept.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
@@ -114,11 +115,15 @@ def plan(
     overrides: Sequence[str] = (),
     processes: Processes = ALONE,
 ) -> str:
-    """Write the plans of a run's evaluation; returns how many there are and where."""
+    """Write the plans of a run's evaluation; returns how many there are and where.
+
+    Raises ``ValueError`` where other plans stand in their place.
+    """
     parts = Parts(with_overrides(run.config, overrides), run.checkpoint(step), processes)
     benchmarks = parts.benchmarks
-    count = write_all_plans(benchmarks, run.directory.planned) if processes.main else 0
-    return f"{count} plans in {run.directory.planned}"
+    planned = run.directory.planned
+    count = write_all_plans(benchmarks, planned, replace=False) if processes.main else 0
+    return f"{count} plans in {planned}"
 
 
 def evaluate(
@@ -137,12 +142,12 @@ def evaluate(
         parts = Parts(config, run.checkpoint(step), processes)
         done = archive.find(run.path, parts.settings)
     if done == run.path:
-        return summary(run.results, run, "Everything is evaluated already.")
+        return summary(run.results, run, f"Everything is evaluated already.\n{again(run)}")
     processes.wait()  # all have looked; nothing is moved before
     with run.directory.locked_for_evaluation() if processes.main else nullcontext():
-        if done is not None:
-            return bring_back(run, done) if processes.main else ""
         results = evaluate_run(run, parts, commands(run, overrides))
+        if results is not None and done is not None:
+            shutil.rmtree(done)  # it is the newest again
     if results is None:
         return ""
     said = [f"{results['timing']['new_predictions']} new predictions."]
@@ -150,11 +155,10 @@ def evaluate(
     return summary(results, run, "\n".join(said))
 
 
-def bring_back(run: Run, earlier: Path) -> str:
-    """Make an earlier evaluation the newest again; returns its table."""
-    archive.bring_back(run.path, earlier)
-    what = "Everything is evaluated already: an earlier evaluation is the newest again."
-    return summary(run.results, run, what)
+def again(run: Run) -> str:
+    """How a finished evaluation is done anew."""
+    file = run.directory.results
+    return f"Data and metrics are not looked at again: remove {file} to have it evaluated anew."
 
 
 def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:

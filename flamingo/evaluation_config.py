@@ -65,9 +65,9 @@ class DemonstrationsConfig:
     fixed: list[str] = field(default_factory=list)
     """Strategy fixed: ids of training items, in reading order."""
     plans: str | None = None
-    """A folder of plans (``<benchmark>/seed=<n>.jsonl``, as each evaluation writes them) to use
-    instead of drawing. Of what else is said here, ``seeds`` and ``pool`` still hold: which of them
-    are read, and which items they may name."""
+    """A folder of plans (``<benchmark>/seed=<n>.jsonl``: the run's ``planned/``, or a copy of the
+    ``plans/`` of an evaluation) to use instead of drawing. Of what else is said here, ``seeds`` and
+    ``pool`` still hold: which of them are read, and which items they may name."""
 
     def __post_init__(self) -> None:
         name = "evaluation.demonstrations"

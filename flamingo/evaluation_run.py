@@ -150,8 +150,16 @@ def evaluate_run(run: Run, parts: Parts, commands: Sequence[str]) -> dict[str, A
 
     Returns the content of ``results.json`` (None to the other processes). ``commands`` reproduce
     it. What an evaluation of other settings left is kept, in ``evaluations/``.
+
+    Raises ``ValueError`` for plans in the run's ``plans/``, which would be kept as what it used.
     """
     processes = parts.processes
+    plans = parts.config.evaluation.demonstrations.plans
+    if plans is not None and Path(plans).resolve().is_relative_to(run.directory.plans.resolve()):
+        raise ValueError(
+            f"evaluation.demonstrations.plans: expected another folder than {plans}, which records "
+            f"what the newest results used: copy it to {run.directory.planned}"
+        )
     benchmarks = parts.benchmarks
     outcome = run_benchmarks(
         benchmarks,

@@ -5,14 +5,14 @@
     <run>/results.json   report/   cells.jsonl   plans/   submissions/   the newest
     <run>/evaluations/<date>/...   each earlier one, by when it was finished
 
-Asked for again, an earlier one is the newest again.
-``predictions/`` are shared by all: ``cells.jsonl`` says which of them are counted.
+``predictions/`` are shared by all: ``cells.jsonl`` says which of them are counted. They hold the
+scores and groups of whatever evaluation judged them last; so an earlier one that is asked for again
+is made again from them, and takes the place of what it was.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -26,29 +26,22 @@ ALWAYS = ("plans", "report/index.html", "cells.jsonl", "results.json")
 
 
 def find(run: Path, settings: Mapping[str, Any]) -> Path | None:
-    """The folder of a finished evaluation of these settings: ``run`` itself or an earlier one."""
+    """The folder of a finished evaluation of these settings: ``run`` itself or an earlier one.
+
+    One is not finished any more when a file of predictions that it counts was removed.
+    """
     for folder in (run, *sorted((run / "evaluations").glob("*"), reverse=True)):
         whole = all((folder / name).exists() for name in ALWAYS)
-        if whole and _settings(folder) == settings:
+        if whole and _settings(folder) == settings and _predicted(run, folder):
             return folder
     return None
 
 
-def bring_back(run: Path, earlier: Path) -> None:
-    """Make the evaluation in the folder ``earlier`` the newest; that one moves to a place there.
-
-    What an evaluation that was not finished left in ``run`` makes room. Interrupted, ``earlier`` is
-    not whole any more, and is put together from its predictions when it is asked for.
-    """
-    settings = _settings(earlier)
-    assert settings is not None, "found by its results"
-    keep_earlier(run, settings)
-    for name in KEPT:
-        if (run / name).is_dir():
-            shutil.rmtree(run / name)
-        if (earlier / name).exists():
-            (earlier / name).replace(run / name)
-    earlier.rmdir()
+def _predicted(run: Path, folder: Path) -> bool:
+    """Whether all files of predictions that the evaluation in ``folder`` counts are there."""
+    cells = [json.loads(line) for line in (folder / "cells.jsonl").read_text().splitlines()]
+    files = {f"{cell['benchmark']}/{cell['condition']}.jsonl" for cell in cells}
+    return all((run / "predictions" / file).exists() for file in files)
 
 
 def keep_earlier(run: Path, settings: Mapping[str, Any]) -> Path | None:

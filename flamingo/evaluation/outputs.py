@@ -8,20 +8,31 @@ from pathlib import Path
 
 from flamingo.choices import Condition
 from flamingo.evaluation.benchmarks.base import Benchmark
-from flamingo.evaluation.plans import plan_file, write_plans
+from flamingo.evaluation.plans import plan_file, plan_lines, write_plans
 from flamingo.evaluation.runner import Outcome
 from flamingo.files import write_atomically
 
 
-def write_all_plans(benchmarks: Sequence[Benchmark], folder: Path) -> int:
-    """The plans of every benchmark and seed below ``folder``; returns how many there are."""
-    count = 0
-    for benchmark in benchmarks:
-        for seed in benchmark.seeds:
-            plans = benchmark.plans(seed)
-            write_plans(plans, plan_file(folder, benchmark.name, seed))
-            count += len(plans)
-    return count
+def write_all_plans(benchmarks: Sequence[Benchmark], folder: Path, *, replace: bool = True) -> int:
+    """The plans of every benchmark and seed below ``folder``; returns how many there are.
+
+    Unless they are to ``replace`` others, raises ``ValueError`` naming a file that has other plans,
+    and writes nothing.
+    """
+    made = {
+        plan_file(folder, benchmark.name, seed): benchmark.plans(seed)
+        for benchmark in benchmarks
+        for seed in benchmark.seeds
+    }
+    for file, plans in made.items():
+        if not replace and file.exists() and file.read_text("utf-8") != plan_lines(plans):
+            raise ValueError(
+                f"{file}: expected no plans, or the same, got others (of other settings, or "
+                "edited), which would be lost: move or remove the file"
+            )
+    for file, plans in made.items():
+        write_plans(plans, file)
+    return sum(map(len, made.values()))
 
 
 def write_cells(outcome: Outcome, path: Path) -> None:

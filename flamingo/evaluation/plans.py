@@ -137,7 +137,12 @@ def plan_file(folder: Path, benchmark: str, seed: int) -> Path:
 
 def write_plans(plans: Iterable[Plan], path: Path) -> None:
     """One plan a line; an existing file is replaced whole or not at all."""
-    write_atomically(path, "".join(plan.to_json() + "\n" for plan in plans))
+    write_atomically(path, plan_lines(plans))
+
+
+def plan_lines(plans: Iterable[Plan]) -> str:
+    """What a file of these plans holds."""
+    return "".join(plan.to_json() + "\n" for plan in plans)
 
 
 def read_plans(

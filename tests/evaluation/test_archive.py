@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flamingo.evaluation.archive import bring_back, find, keep_earlier
+from flamingo.evaluation.archive import find, keep_earlier
 
 FINISHED = 1_700_000_000.0
 
@@ -18,7 +18,11 @@ def finish(run: Path, settings: dict, page: str = "page") -> None:
     (run / "report").mkdir(exist_ok=True)
     (run / "report" / "index.html").write_text(page)
     (run / "plans").mkdir(exist_ok=True)
-    (run / "cells.jsonl").write_text(f"cells of {page}")
+    predictions = run / "predictions" / "bench" / "real.jsonl"
+    predictions.parent.mkdir(parents=True, exist_ok=True)
+    predictions.touch()
+    cell = {"benchmark": "bench", "condition": "real", "keys": [page]}
+    (run / "cells.jsonl").write_text(json.dumps(cell) + "\n")
     (run / "results.json").write_text(json.dumps({"settings": settings}))
     os.utime(run / "results.json", (FINISHED, FINISHED))
 
@@ -34,7 +38,7 @@ def test_each_settings_evaluation_is_found_where_it_is(tmp_path) -> None:
     for number, place in enumerate(places):
         assert place is not None
         assert (place / "report" / "index.html").read_text() == f"page {number}"
-        assert (place / "cells.jsonl").read_text() == f"cells of page {number}"
+        assert json.loads((place / "cells.jsonl").read_text())["keys"] == [f"page {number}"]
     assert places[0] is not None and places[0].parent == tmp_path / "evaluations"
 
 
@@ -50,6 +54,16 @@ def test_an_evaluation_without_one_of_its_files_is_not_finished(tmp_path, name) 
     finish(tmp_path, {"shots": 1})
     (tmp_path / name).unlink()
     assert find(tmp_path, {"shots": 1}) is None
+
+
+def test_an_evaluation_is_not_finished_once_predictions_that_it_counts_are_removed(
+    tmp_path,
+) -> None:
+    finish(tmp_path, {"shots": 1})
+    keep_earlier(tmp_path, {"shots": 2})
+    finish(tmp_path, {"shots": 2})
+    (tmp_path / "predictions" / "bench" / "real.jsonl").unlink()
+    assert find(tmp_path, {"shots": 1}) is find(tmp_path, {"shots": 2}) is None
 
 
 def test_killed_between_two_moves_it_goes_on(tmp_path, monkeypatch) -> None:
@@ -69,29 +83,3 @@ def test_killed_between_two_moves_it_goes_on(tmp_path, monkeypatch) -> None:
     assert place is not None
     assert find(tmp_path, {"shots": 1}) == place
     assert not (tmp_path / "results.json").exists()
-
-
-def test_an_earlier_evaluation_is_brought_back_whole_and_the_newest_takes_its_turn(tmp_path):
-    finish(tmp_path, {"shots": 1}, page="first")
-    keep_earlier(tmp_path, {"shots": 2})
-    finish(tmp_path, {"shots": 2}, page="second")
-    first = find(tmp_path, {"shots": 1})
-    assert first is not None
-    bring_back(tmp_path, first)
-    assert find(tmp_path, {"shots": 1}) == tmp_path
-    assert (tmp_path / "report" / "index.html").read_text() == "first"
-    (second,) = (tmp_path / "evaluations").iterdir()
-    assert find(tmp_path, {"shots": 2}) == second
-    assert (second / "report" / "index.html").read_text() == "second"
-
-
-def test_what_an_unfinished_evaluation_left_makes_room_for_one_that_is_brought_back(tmp_path):
-    finish(tmp_path, {"shots": 1}, page="first")
-    first = keep_earlier(tmp_path, {"shots": 2})
-    assert first is not None
-    finish(tmp_path, {"shots": 2}, page="half")
-    (tmp_path / "plans" / "half.jsonl").touch()
-    (tmp_path / "results.json").unlink()
-    bring_back(tmp_path, first)
-    assert (tmp_path / "report" / "index.html").read_text() == "first"
-    assert not list((tmp_path / "plans").iterdir())

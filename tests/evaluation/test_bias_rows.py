@@ -163,7 +163,7 @@ def test_two_runs_like_this_one_are_compared_whatever_its_controls(controls) -> 
 def test_of_a_single_image_no_effect_is_known() -> None:
     benchmark = toys.vqa(shots=[2])
     outcome = toys.outcome([benchmark], [Condition.real])
-    for cell, predictions in outcome.cells:
+    for _, predictions in outcome.cells:
         predictions[:] = [replace(p, cluster="one") for p in predictions]
     results = collect([benchmark], outcome, None, {}, step=1, seed=0)
     assert results["power"][0]["unpaired"] is None

@@ -125,6 +125,7 @@ def test_done_again_it_says_so_opens_nothing_and_changes_nothing(
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     again = evaluate.evaluate(load_run(run))
     assert "Everything is evaluated already." in again
+    assert f"remove {run / 'results.json'} to have it evaluated anew" in again
     assert again.split("\n\n")[0] == printed.split("\n\n")[0]
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -191,17 +192,34 @@ def test_earlier_evaluations_are_kept_and_found_again(
     assert (kept[0] / "report" / "index.html").read_bytes() == report
     assert (kept[0] / "report" / "shots.png").exists()
 
-    monkeypatch.setattr(evaluation_run, "build_benchmarks", None)  # nothing is to be planned
+    judge_otherwise(run)
+    refuse_models(monkeypatch, "load_model")
     again = evaluate.evaluate(load_run(run), None, [*own, "evaluation.batch_size=1"])
-    assert "Everything is evaluated already: an earlier evaluation is the newest again." in again
+    assert "\n0 new predictions." in again
     assert again.split("\n\n")[0] == printed.split("\n\n")[0]
     assert f"Report: {run / 'report' / 'index.html'}" in again
-    assert load_run(run).results == before, "what was asked for last is what others read"
-    assert (run / "report" / "index.html").read_bytes() == report
-    for _ in range(2):
-        assert "Everything is evaluated already" in evaluate.evaluate(load_run(run), None, fewer)
+    newest = load_run(run).results
+    assert newest | {"timing": None} == before | {"timing": None}, "asked for last, it is read"
+    counted = load_run(run).episodes(counted=True)
+    assert "other" not in set(counted["group"]) and set(counted["score"]) <= {0.0, 1.0}
+    for told in ("\n0 new predictions.", "Everything is evaluated already."):
+        assert told in evaluate.evaluate(load_run(run), None, fewer)
         assert {row["shots"] for row in load_run(run).results["model"]} == {0}
     assert len(list((run / "evaluations").iterdir())) == 1, "the other one, and no empty folder"
+
+
+def judge_otherwise(run: Path) -> None:
+    """Leave the predictions as an evaluation by another metric and other groups would."""
+    for file in (run / "predictions").rglob("*.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        write_lines(file, [*rows, *(row | {"score": 0.5, "group": "other"} for row in rows)])
+
+
+def test_predictions_that_were_removed_are_made_again(copy: Path) -> None:
+    evaluate.evaluate(load_run(copy))
+    shutil.rmtree(copy / "predictions" / "easy_vqa")
+    assert "\n16 new predictions." in evaluate.evaluate(load_run(copy))
+    assert not load_run(copy).predictions("easy_vqa", counted=True).empty
 
 
 def test_a_second_evaluation_of_the_run_is_refused_while_one_goes_on(
@@ -434,6 +452,28 @@ def test_an_edited_plan_is_used_and_a_wrong_one_refused(copy: Path) -> None:
 
 def write_lines(file: Path, rows: list[dict[str, Any]]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_plans_that_were_edited_are_not_planned_over(copy: Path) -> None:
+    for _ in range(2):  # the same ones again are no loss
+        evaluate.plan(load_run(copy))
+    file = copy / "planned" / "easy_vqa" / "seed=0.jsonl"
+    first, *rest = file.read_text().splitlines()
+    edited = "\n".join([*rest, first]) + "\n"
+    file.write_text(edited)
+    other = copy / "planned" / "twemoji_seen_2_ways" / "seed=0.jsonl"
+    other.unlink()
+    with pytest.raises(ValueError, match=r"easy_vqa/seed=0.jsonl: expected no plans, or the same"):
+        evaluate.plan(load_run(copy))
+    assert file.read_text() == edited and not other.exists(), "nothing is written then"
+
+
+def test_the_record_of_the_newest_results_is_not_what_others_are_planned_by(copy: Path) -> None:
+    overrides = [f"evaluation.demonstrations.plans='{copy / 'plans'}'"]
+    before = (copy / "plans" / "easy_vqa" / "seed=0.jsonl").read_text()
+    with pytest.raises(ValueError, match=r"plans: expected another folder than .*: copy it to"):
+        evaluate.evaluate(load_run(copy), None, overrides)
+    assert (copy / "plans" / "easy_vqa" / "seed=0.jsonl").read_text() == before
 
 
 def test_plans_are_made_without_a_model(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,9 +112,7 @@ def test_sure_answers_stay_in_order_on_disk(tmp_path, monkeypatch) -> None:
         outcome = predict(tmp_path, benchmark=benchmark, conditions=[Condition.real], shots=[0])
         ((_, predictions),) = outcome.cells
         chances = [positive(prediction) for prediction in predictions]
-        assert sorted(range(12), key=chances.__getitem__) == sorted(
-            range(12), key=odds.__getitem__
-        )
+        assert sorted(range(12), key=chances.__getitem__) == sorted(range(12), key=odds.__getitem__)
         assert len(set(chances)) == 12
 
 
