@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from html import escape
-from typing import Any
+from typing import Any, NoReturn
 
 import gradio as gr
+from gradio import processing_utils
 from PIL import Image
 
 from flamingo.demo.answering import Alternative, Answered, Shown
@@ -23,6 +24,8 @@ SOURCES: list[Any] = ["upload", "clipboard"]
 SIDE = 336
 """Pixels of the longer side of a drawn image."""
 KEPT_SECONDS = 3600
+LOOKED_SECONDS = 60
+"""How often gradio looks for files that are older."""
 WAITING = 16
 """Questions that may wait while one is answered."""
 
@@ -35,7 +38,7 @@ def build_page(
 ) -> gr.Blocks:
     """The page, not yet served. ``seen`` gives an image as the encoder sees it."""
     with gr.Blocks(
-        title=title, analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)
+        title=title, analytics_enabled=False, delete_cache=(LOOKED_SECONDS, KEPT_SECONDS)
     ) as page:
         gr.Markdown(
             f"# {title}\nShow the model a few images with questions and answers, then ask about "
@@ -170,8 +173,10 @@ def serve(page: gr.Blocks, *, host: str, port: int, limits: Limits) -> str:
     """Serve ``page`` in the background, and say where. It ends with the process or ``close()``.
 
     No public link, no API for programs, no files but uploads and drawn images, nothing sent
-    elsewhere. Raises ``ValueError`` for a port that is taken or a host that is not ours.
+    elsewhere or fetched from there. Raises ``ValueError`` for a port that is taken or a host that is not ours.
     """
+    # gradio fetches an address that stands where an upload should, of any size, before we see it.
+    processing_utils.async_ssrf_protected_download = _refuse_address
     page.queue(api_open=False, max_size=WAITING, default_concurrency_limit=1)
     try:
         _, url, _ = page.launch(
@@ -200,3 +205,8 @@ def serve(page: gr.Blocks, *, host: str, port: int, limits: Limits) -> str:
             "(in use, or not to be had): port=..."
         ) from error
     return url
+
+
+async def _refuse_address(url: str, cache_dir: str) -> NoReturn:
+    """In place of gradio's download."""
+    raise gr.Error("image: expected an upload, got an address", print_exception=False)

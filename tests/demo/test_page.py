@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -193,6 +195,24 @@ def test_an_upload_above_the_limit_is_refused(url: str) -> None:
     assert status(f"{url}/gradio_api/upload", data, **headers)[0] == 413
     data, headers = form(bytes(1000))
     assert status(f"{url}/gradio_api/upload", data, **headers)[0] == 200
+
+
+def test_an_address_in_place_of_an_upload_is_not_fetched(url: str, world: Path) -> None:
+    (uploads,) = world.glob("flamingo-demo-*")
+    before = {*uploads.rglob("*")}
+    place = {"path": "http://93.184.216.34/big.bin", "meta": {"_type": "gradio.FileData"}}
+    listed = json.loads(status(f"{url}/config")[1])["dependencies"]
+    asking = max(listed, key=lambda own: len(own["inputs"]))
+    for number in range(len(asking["inputs"])):  # gradio looks for files in texts too
+        filled: list[Any] = [None] * len(asking["inputs"])
+        filled[number] = place
+        asked = {"fn_index": asking["id"], "data": filled, "session_hash": f"own{number}"}
+        body = json.dumps(asked).encode()
+        join = f"{url}/gradio_api/queue/join"
+        assert status(join, body, **{"Content-Type": "application/json"})[0] == 200
+        said = status(f"{url}/gradio_api/queue/data?session_hash=own{number}")[1].decode()
+        assert "image: expected an upload, got an address" in said
+    assert {*uploads.rglob("*")} == before
 
 
 def test_programs_find_no_endpoint(url: str) -> None:
