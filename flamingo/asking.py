@@ -77,10 +77,14 @@ def decoding_of(evaluation: EvaluationConfig, max_new_tokens: int | None = None)
 def read(respondent: Respondent, episode: Episode) -> TokenizedSequence:
     """The prompt of ``episode``, its images encoded.
 
-    Raises ``ValueError`` for one above ``respondent.max_tokens`` or special tokens in a text.
+    Raises ``ValueError`` for one above ``respondent.max_tokens``, for one beyond the positions that
+    the language model has learned (with its answer) and for special tokens in a text.
     """
     reader = respondent.reader
     asked = tokenize(prompt(episode, QUESTION), reader.tokenizer, respondent.max_tokens)
+    words = [QUESTION.answer_text(word) for word in episode.candidates]
+    lengths = [len(reader.tokenizer(word, add_special_tokens=False)["input_ids"]) for word in words]
+    reader.check_positions(asked, max(lengths, default=respondent.decoding.max_new_tokens))
     reader.latents.prepare(asked.media)
     return asked
 

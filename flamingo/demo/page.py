@@ -173,7 +173,8 @@ def serve(page: gr.Blocks, *, host: str, port: int, limits: Limits) -> str:
     """Serve ``page`` in the background, and say where. It ends with the process or ``close()``.
 
     No public link, no API for programs, no files but uploads and drawn images, nothing sent
-    elsewhere or fetched from there. Raises ``ValueError`` for a port that is taken or a host that is not ours.
+    elsewhere or fetched from there. Raises ``ValueError`` for a port that is taken or a host that
+    is not ours.
     """
     # gradio fetches an address that stands where an upload should, of any size, before we see it.
     processing_utils.async_ssrf_protected_download = _refuse_address

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from flamingo.backbones.language import learned_positions
 from flamingo.evaluation.latents import Key, MediaLatents
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.model.media import FlamingoCache
-from flamingo.types import Media
+from flamingo.types import Media, TokenizedSequence
 
 MARGIN = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 """Nats between two answers below which the shape of a batch could decide, by compute precision."""
@@ -73,6 +74,16 @@ class Reader:
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
+
+    def check_positions(self, prompt: TokenizedSequence, new: int) -> None:
+        """Raise ``ValueError`` if ``prompt`` and ``new`` tokens behind it go beyond the positions
+        that the language model has learned."""
+        positions, tokens = learned_positions(self.model.language_model), len(prompt.input_ids)
+        if positions is not None and tokens + new > positions:
+            raise ValueError(
+                f"prompt: expected at most the {positions} positions that the language model has "
+                f"learned, its answer of up to {new} tokens included, got {tokens + new}"
+            )
 
     def inputs(
         self, rows: Sequence[tuple[Sequence[int], Sequence[Media]]], shared: int = 0

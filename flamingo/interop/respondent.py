@@ -114,7 +114,13 @@ class Respondent:
     def answers(
         self, asked: Sequence[Asked], options: Sequence[Options]
     ) -> Iterator[tuple[int, str]]:
-        """What counts of each answer, with the index of its prompt, as they come."""
+        """What counts of each answer, with the index of its prompt, as they come.
+
+        Raises ``ValueError`` before the first one for a prompt beyond the positions that the
+        language model has learned, with as many tokens as its answer may have.
+        """
+        for one, own in zip(asked, options, strict=True):
+            self._check_positions(one, own.decoding.max_new_tokens)
         for own, places in grouped(options).items():
             if own.temperature:
                 said = ((n, self._sample(asked[place], own)) for n, place in enumerate(places))
@@ -137,11 +143,17 @@ class Respondent:
         self, asked: Sequence[Asked], texts: Sequence[str]
     ) -> Iterator[tuple[int, float, bool]]:
         """For each prompt and the text behind it (leading space included): index, log-likelihood
-        in nats, and whether greedy search would say it. Equal prompts are read once."""
+        in nats, and whether greedy search would say it. Equal prompts are read once.
+
+        Raises ``ValueError`` for an empty text, and for one that goes beyond the positions that the
+        language model has learned.
+        """
         tokenizer = self.reader.tokenizer
         ids = [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
         if () in ids:
             raise ValueError(f"continuation: expected text, got {texts[ids.index(())]!r}")
+        for own, continuation in zip(asked, ids, strict=True):
+            self._check_positions(own, len(continuation))
         same = list(grouped((own.task, own.turns) for own in asked).values())
         scored = likelihoods(
             self.reader,
@@ -159,6 +171,12 @@ class Respondent:
                 )))  # fmt: skip
                 yield place, one.total, one.greedy
             self._write(lines)
+
+    def _check_positions(self, asked: Asked, new: int) -> None:
+        try:
+            self.reader.check_positions(asked.tokens, new)
+        except ValueError as error:
+            raise ValueError(f"{asked.turns[-1].id} of task {asked.task}: {error}") from error
 
     @torch.no_grad()
     def _sample(self, asked: Asked, options: Options) -> Answer:

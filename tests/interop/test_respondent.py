@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from flamingo.choices import Protocol
+from flamingo.evaluation.latents import MediaLatents
 from flamingo.evaluation.scoring import Reader
 from flamingo.evaluation.tasks import Kind, first, task
 from flamingo.interop.harness import TaskDocuments, Turn
@@ -151,3 +152,23 @@ def test_what_does_not_fit_names_task_and_option(reader, tmp_path) -> None:
     for settings in ({"shots": -1}, {"batch_size": 0}):
         with pytest.raises(ValueError, match=next(iter(settings))):
             respondent(reader, tmp_path, **settings)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_what_goes_beyond_learned_positions_is_refused_before_the_first_answer(
+    tmp_path, family: str
+) -> None:
+    model = tiny.model(family, max_position_embeddings=32)
+    short = Reader(model, tiny.tokenizer(), MediaLatents(model, tiny.load_media()), torch.float32)
+    own = respondent(short, tmp_path, shots=2)
+    asked = ask(own, [0, 1])
+    left = 32 - max(len(one.tokens.input_ids) for one in asked)
+    fits, long = (Options.of({"max_new_tokens": left + more}, 9) for more in (0, 1))
+    assert len(texts(own, asked, [fits, fits])) == 2
+    lines = (tmp_path / "shapes.jsonl").read_text()
+    expected = "of task shapes: prompt: expected at most the 32 positions"
+    with pytest.raises(ValueError, match=expected):
+        texts(own, asked, [fits, long])
+    with pytest.raises(ValueError, match=expected):
+        list(own.likelihoods(asked, [" red", " red" * (left + 1)]))
+    assert (tmp_path / "shapes.jsonl").read_text() == lines
