@@ -8,7 +8,7 @@
     python experiments/ablate.py experiment=... launcher=slurm hydra.launcher.partition=gpu
 
 The sweeps are the files of conf/sweeps (docs/ablations.md). Every other key=value is told to each
-of the runs, as to experiments/train.py (evaluation.* to experiments/evaluate.py too); if that makes
+of the runs, as to experiments/train.py (evaluation.* to experiments/evaluate.py); if that makes
 other runs than the experiment's, they need a name= of their own.
 
 One run after the other on a CPU, one on each GPU at a time (at_once= says otherwise), or all as
@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 
 from flamingo.ablation.outcome import compare_finished, progress_of_all, write_comparison
-from flamingo.ablation.progress import Progress, Stage, duration, seconds_left
+from flamingo.ablation.progress import Progress, Stage, check_asked, duration, seconds_left
 from flamingo.ablation.sweep import SWEEPS, Sweep, SweepRun, compose_sweep
 from flamingo.ablation.work import Outcome, Place, Workers, places
 from flamingo.backbones.precision import available_device
@@ -88,6 +88,7 @@ def main(config: AblateConfig) -> None:
     )
     check_kept(results_file(config, sweep), sweep)
     progress = progress_of_all(sweep)
+    check_asked(sweep)
     left = [run for run, own in progress if own.stage is not Stage.finished]
     devices = devices_of(config, len(left))
     print(plan(sweep, progress, len(devices)), flush=True)

@@ -8,15 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from experiments import ablate
 from experiments.ablate import AblateConfig, check_complete, check_kept, devices_of, gathered
 from flamingo.ablation.sweep import compose_sweep
+from flamingo.ablation.work import Workers
 from flamingo.comparison.sweep import read_results
 from flamingo.composition import CONF, compose
+from flamingo.run_directory import RunDirectory
 from flamingo.runs import load_run
 from flamingo.training.tracking import read_metrics
 from tests.tiny_world import save_untrained_run, save_world
@@ -214,6 +218,35 @@ def test_results_do_not_lose_a_seed_that_the_file_has(tmp_path: Path) -> None:
     check_complete(path, results(mine=[0, 1, 2], theirs=[0], others=[0]))
     with pytest.raises(ValueError, match="left as it is: mine, seed 1; theirs, seed 0$"):
         check_complete(path, results(mine=[0]))
+
+
+def test_runs_that_would_be_evaluated_otherwise_are_refused_before_the_first_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*_: object) -> list:
+        raise AssertionError("a run was started")
+
+    monkeypatch.setattr(Workers, "run", started)
+    sweep = compose_sweep("ablation_media", runs=str(tmp_path), seeds=[0])
+    reference, arm = (run.config for run in sweep.runs)
+    RunDirectory.open(reference)
+    other = replace(arm.evaluation, control_queries=0, shots=[0, 1])
+    RunDirectory.open(replace(arm, evaluation=other))
+
+    def told(*words: str) -> None:
+        own = replace(sweep, overrides=words)
+        monkeypatch.setattr(ablate, "compose_sweep", lambda *_, **__: own)
+        ablate.main(AblateConfig(sweep="ablation_media", results=str(tmp_path)))
+
+    with pytest.raises(ValueError) as raised:
+        told()
+    assert str(raised.value).startswith(f"{arm.directory}: expected to be evaluated as")
+    assert "got another evaluation.shots, evaluation.control_queries (" in str(raised.value)
+    typed = ("evaluation.shots=[0,1,2,4,8]", "evaluation.control_queries=100")
+    assert str(raised.value).endswith(f"For all of them type: {' '.join(typed)}")
+    for words in (typed, ("evaluation.shots=[0]", "evaluation.control_queries=0")):
+        with pytest.raises(AssertionError, match="a run was started"):
+            told(*words)
 
 
 # ---------------------------------------------------------------------------- the command line

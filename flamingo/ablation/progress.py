@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from flamingo.ablation.sweep import SweepRun
+from flamingo.ablation.sweep import Sweep, SweepRun
 from flamingo.composition import update_evaluation
 from flamingo.config import RunConfig
 from flamingo.evaluation_config import EvaluationConfig, recorded, settings_of
@@ -93,6 +93,37 @@ def _asked(config: RunConfig, overrides: Sequence[str]) -> dict[str, Any]:
     values = OmegaConf.create(plain(config))
     update_evaluation(values, overrides)
     return recorded(build(values.evaluation, EvaluationConfig))
+
+
+def check_asked(sweep: Sweep) -> None:
+    """Raise ``ValueError`` unless all runs are to be evaluated alike, and for a folder of another
+    configuration.
+
+    Of a run that is there it is its own ``config.yaml`` that says how, of another one the
+    experiment; ``sweep.overrides`` go before both.
+    """
+
+    def asked(run: SweepRun) -> dict[str, Any]:
+        file = RunDirectory.open(run.config, write=False).config_file
+        return _asked(load_config(file) if file.exists() else run.config, sweep.overrides)
+
+    reference, *others = sweep.runs
+    wished = asked(reference)
+    for run in others:
+        own = asked(run)
+        if unlike := _unlike(own, wished):
+            values = flatten(wished)
+            words = [f"evaluation.{key}={_typed(values[key])}" for key in unlike if key in values]
+            raise ValueError(
+                f"{run.config.directory}: expected to be evaluated as {reference.config.directory} "
+                f"is, got another evaluation.{', evaluation.'.join(unlike)} (of a run's "
+                f"config.yaml, or of the experiment now). For all of them type: {' '.join(words)}"
+            )
+
+
+def _typed(value: Any) -> str:
+    """``value`` as one types it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def evaluation_words(overrides: Sequence[str]) -> list[str]:

@@ -43,11 +43,16 @@ class Outcome:
 
 
 def commands(sweep: Sweep, run: SweepRun, launcher: Sequence[str] = ()) -> list[list[str]]:
-    """Training and evaluation; ``launcher`` are the words that have them run elsewhere."""
+    """Training and evaluation; ``launcher`` are the words that have them run elsewhere.
+
+    How runs are evaluated is told to evaluation alone: training would write it into the
+    ``config.yaml`` of those runs that are not there yet, and not of the others.
+    """
     folder = run.config.directory
     told = evaluation_words(sweep.overrides)
+    words = [word for word in run.words if word not in told]
     return [
-        ["train.py", *run.words, *launcher],
+        ["train.py", *words, *launcher],
         ["evaluate.py", f"run={folder}", *told, *launcher],
     ]
 

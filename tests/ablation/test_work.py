@@ -132,6 +132,14 @@ def test_the_words_of_a_launcher_go_to_both_commands(sweep: Sweep):
         assert command[-2:] == slurm
 
 
+def test_how_runs_are_evaluated_is_told_to_evaluation_alone(sweep: Sweep):
+    # Training would write it into the config.yaml of new runs, and not of those that are there.
+    training, evaluation = commands(sweep, sweep.runs[1])
+    assert not [word for word in training if word.startswith("evaluation.")]
+    assert "experiment=quickstart" in training and "seed=0" in training
+    assert evaluation[-1] == "evaluation.control_queries=0"
+
+
 # ---------------------------------------------------------------------------- progress
 
 
