@@ -31,7 +31,7 @@ def main(config: PlanConfig) -> None:
     print(plan_text(plan))
     values = plan_values(plan)
     if config.trial_steps:
-        trial = run_trial(config, plan.work.largest, Accelerator(mixed_precision="no").device)
+        trial = run_trial(config, plan.configured.batch, Accelerator(mixed_precision="no").device)
         print(f"\n{trial_text(trial)}")
         values["trial"] = trial_values(trial)
     if config.out is not None:

@@ -214,7 +214,7 @@ def _resampler_layer(
     latents = latents_of(model, patches)
     feed_forward = layer.feed_forward
     last = 2 * latents * feed_forward.down.weight.numel()
-    forward = 2 * latents * _matrices(feed_forward)
+    forward = 2 * latents * matrices(feed_forward)
     if isinstance(model.resampler, PerceiverResampler):
         attention, keys = layer.attention, patches + latents
         forward += 2 * latents * (attention.to_q.weight.numel() + attention.to_out.weight.numel())
@@ -232,7 +232,7 @@ def _block(
 ) -> Flops:
     """A gated block on a micro-batch; keys and values are projected once a medium."""
     attention, text = block.attention, batch.rows * batch.tokens
-    forward = 2 * text * _matrices(block.feed_forward)
+    forward = 2 * text * matrices(block.feed_forward)
     if batch.media:
         forward += 2 * text * (attention.to_q.weight.numel() + attention.to_out.weight.numel())
         # Media that a token is compared with: its own, or all of its row.
@@ -247,7 +247,8 @@ def _block(
     )
 
 
-def _matrices(module: nn.Module) -> int:
+def matrices(module: nn.Module) -> int:
+    """Entries of all matrices."""
     return sum(parameter.numel() for parameter in _two_axes(module))
 
 

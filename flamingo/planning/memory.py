@@ -21,7 +21,7 @@ from flamingo.model.cross_attention import GatedCrossAttentionBlock
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.model.loss import rows_at_a_time
 from flamingo.model.resampler import MLPResampler, PerceiverResampler
-from flamingo.planning.flops import blocks_of, dense_weights, latents_of
+from flamingo.planning.flops import blocks_of, dense_weights, latents_of, matrices
 from flamingo.planning.shapes import Shapes
 from flamingo.planning.workload import BatchShape
 from flamingo.training.distributed import buckets
@@ -101,11 +101,11 @@ def autocast_bytes(model: FlamingoForConditionalGeneration, layout: Layout) -> i
     """
     if layout.itemsize >= FP32:
         return 0
-    sizes = [layout.itemsize * _matrices(block) for block in blocks_of(model).values()]
-    resampler = layout.itemsize * _matrices(model.resampler)
+    sizes = [layout.itemsize * matrices(block) for block in blocks_of(model).values()]
+    resampler = layout.itemsize * matrices(model.resampler)
     if model.config.trains_language_model:
         layers = lm.decoder_layers(model.language_model)
-        sizes += [layout.itemsize * _matrices(layer) for layer in layers]
+        sizes += [layout.itemsize * matrices(layer) for layer in layers]
         sizes.append(layout.itemsize * lm.output_head(model.language_model).weight.numel())
     if layout.checkpointing or layout.sharded:
         return max(*sizes, resampler)
@@ -241,10 +241,6 @@ def _inner(block: GatedCrossAttentionBlock) -> int:
 
 def _numel(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def _matrices(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters() if p.ndim == 2)
 
 
 def _vocabulary(model: FlamingoForConditionalGeneration) -> int:

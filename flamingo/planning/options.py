@@ -36,8 +36,8 @@ class PlanConfig(RunConfig):
     measured_steps: int = 4
     """How many; with ``data.mixing=round_robin`` up to whole rounds of the sources."""
     trial_steps: int = 0
-    """Take so many real steps of the largest micro-batch on this machine's device, with random
-    weights, and print what was planned beside what is measured. 0: none."""
+    """Take so many real steps of the micro-batch that needs most memory on this machine's device,
+    with random weights, and print what was planned beside what is measured. 0: none."""
     sequences: int | None = None
     """Of a step, over all devices; null: the sources', without sources 256."""
     tokens: int | None = None

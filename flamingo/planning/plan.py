@@ -20,6 +20,7 @@ from flamingo.planning.memory import Layout, device_memory
 from flamingo.planning.options import PlanConfig
 from flamingo.planning.shapes import Shapes, build_shapes
 from flamingo.planning.workload import (
+    MicroBatch,
     SequenceShape,
     Workload,
     assumed_workload,
@@ -40,6 +41,8 @@ class DevicePlan:
     """Memory of one layout."""
 
     layout: Layout
+    batch: MicroBatch
+    """The micro-batch that needs most."""
     bytes: dict[str, int]
 
     @property
@@ -184,7 +187,11 @@ def memories(config: PlanConfig, shapes: Shapes, work: Workload) -> tuple[Device
         if config.gpus > 1 or not sharded
     ]
     return tuple(
-        DevicePlan(layout, device_memory(shapes, work.largest, layout)) for layout in layouts
+        max(
+            (DevicePlan(layout, b, device_memory(shapes, b, layout)) for b in work.largest),
+            key=lambda device: device.total,
+        )
+        for layout in layouts
     )
 
 

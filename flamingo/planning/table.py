@@ -76,14 +76,21 @@ def _memory(plan: Plan) -> str:
     gib = plan.config.device_gib
     fits = [device.total / GIB <= USABLE * gib for device in plan.memory]
     rows.append([f"fits {gib:g} GiB", *("yes" if fit else "no" for fit in fits)])
-    batch = plan.work.largest
+    batches = dict.fromkeys(device.batch for device in plan.memory)
+    told = []
+    for batch in batches:  # the largest one of each layout
+        names = ", ".join(_layout_name(device) for device in plan.memory if device.batch == batch)
+        whose = f" ({names})" if len(batches) > 1 else ""
+        told.append(
+            f"  micro-batch{whose}: {batch.rows} rows of {batch.tokens} tokens, {batch.media} media"
+        )
+    told[-1] += f" ({_division(plan)}); activations are an estimate"
     return "\n".join(
         [
             _rows(rows),
             f"  configured: {_layout_name(plan.configured)} (training.sharding, "
             "training.gradient_checkpointing)",
-            f"  micro-batch: {batch.rows} rows of {batch.tokens} tokens, {batch.media} media "
-            f"({_division(plan)}); activations are an estimate",
+            *told,
         ]
     )
 

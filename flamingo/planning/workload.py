@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import ge
 
 from flamingo.config import TrainingConfig
 from flamingo.data.division import Division
@@ -89,9 +90,23 @@ class Workload:
         return sum(batch.learned for batch in self.batches) / self.steps
 
     @property
-    def largest(self) -> MicroBatch:
-        """The micro-batch that needs most memory: most tokens."""
-        return max(self.batches, key=lambda batch: (batch.rows * batch.tokens, batch.media))
+    def largest(self) -> tuple[MicroBatch, ...]:
+        """Those that may need most memory: no other has as much or more of all that takes some."""
+        kept: dict[tuple[int, ...], MicroBatch] = {}
+        by_size = {
+            (
+                batch.rows * batch.tokens,
+                batch.tokens,
+                batch.media,
+                batch.frames,
+                batch.learned,
+            ): batch
+            for batch in self.batches
+        }
+        for size in sorted(by_size, reverse=True):  # what has more of all comes before
+            if not any(all(map(ge, other, size)) for other in kept):
+                kept[size] = by_size[size]
+        return tuple(kept.values())
 
 
 def assumed_workload(

@@ -14,6 +14,7 @@ from flamingo.data.division import Division
 from flamingo.data.mixture import Mixture
 from flamingo.model.processor import place_special_tokens
 from flamingo.planning.flops import needed_flops, step_flops
+from flamingo.planning.memory import device_memory
 from flamingo.planning.options import PlanConfig
 from flamingo.planning.plan import make_plan, plan_values
 from flamingo.planning.shapes import build_shapes
@@ -152,7 +153,7 @@ def test_an_assumed_step_is_divided_over_devices_and_micro_batches():
     work = assumed(sequences=10, gpus=2, division=Division(micro_batches=2))
     assert [batch.rows for batch in work.batches] == [2, 3, 2, 3]
     assert (work.sequences, work.tokens, work.media, work.learned) == (10, 80, 30, 40)
-    assert work.largest == MicroBatch(3, 8, 3, 9, 1, 12, (SequenceShape(8, 3),) * 3)
+    assert work.batches[1] == MicroBatch(3, 8, 3, 9, 1, 12, (SequenceShape(8, 3),) * 3)
     with pytest.raises(ValueError, match="sequences: expected at least one a device and step, got"):
         assumed(sequences=1, gpus=2)
     with pytest.raises(ValueError, match="workload: expected at least one batch"):
@@ -187,20 +188,47 @@ def test_sources_of_different_lengths_are_planned_apart():
     config = plan_config(
         "experiment=openflamingo_3b_training", "training.micro_batches=24", "gpus=8"
     )
-    work = make_plan(config).work
+    plan = make_plan(config)
+    work, largest = plan.work, plan.configured.batch
     pages, captions = (
         source.sequences for source in (config.data.mmc4, config.data.captions) if source
     )
     assert (work.sequences, work.tokens) == (pages + captions, 256 * pages + 32 * captions)
-    assert (work.largest.tokens, work.largest.images) == (256, 4)
+    assert (largest.tokens, largest.images) == (256, 4)
     assert min(batch.tokens for batch in work.batches) == 32
+
+
+def test_memory_is_that_of_the_micro_batch_that_needs_most():
+    """Pages fill the budget with tokens, captions almost, but with three times the images."""
+    config = plan_config(
+        *("experiment=openflamingo_3b_training", "gpus=8", "training.micro_batches=1"),
+        *("training.micro_batch_tokens=8192", "data.captions.max_tokens=20"),
+    )
+    plan, shapes = make_plan(config), build_shapes(config)
+    one_of_each = {(b.tokens, b.media, b.learned): b for b in plan.work.batches}.values()
+    assert max(one_of_each, key=lambda b: b.rows * b.tokens).tokens == 256
+    for device in plan.memory:
+        sums = [sum(device_memory(shapes, b, device.layout).values()) for b in one_of_each]
+        assert device.total == max(sums)
+        assert (device.batch.rows, device.batch.tokens, device.batch.media) == (409, 20, 409)
+    assert "micro-batch: 409 rows of 20 tokens, 409 media (" in plan_text(plan)
+
+
+def test_no_batch_is_left_out_that_has_more_of_anything():
+    def batch(rows: int, tokens: int, media: int, learned: int = 1) -> MicroBatch:
+        return MicroBatch(rows, tokens, 1, media, 1, learned, ())
+
+    most = [batch(2, 50, 2), batch(1, 100, 2), batch(2, 40, 3), batch(2, 10, 1, learned=9)]
+    less = [batch(2, 50, 1), batch(1, 90, 2), batch(2, 40, 3), batch(2, 10, 1, learned=1)]
+    kept = Workload((*less, *most), 1, "here").largest
+    assert {*kept} == {*most} - {most[0]}  # 100 tokens in one row are as many, and a longer row
 
 
 def test_no_sequence_is_planned_that_a_run_would_drop():
     config = plan_config(
         "experiment=openflamingo_3b", "data.max_tokens=100", "training.packing=100"
     )
-    assert make_plan(config).work.largest.tokens == 100
+    assert make_plan(config).configured.batch.tokens == 100
 
 
 def test_a_measured_step_has_the_lengths_images_and_learned_tokens_of_its_sources():

@@ -35,7 +35,7 @@ def backbones(tmp_path_factory) -> list[str]:
 
 def tried(*overrides: str) -> Trial:
     config = compose(overrides, PlanConfig, "config")
-    return run_trial(config, make_plan(config).work.largest, CPU)
+    return run_trial(config, make_plan(config).configured.batch, CPU)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_trial_is_told_as_text_and_as_json(backbones):
 
 def test_a_trial_s_mfu_is_of_real_tokens_alone(backbones):
     config = compose([*backbones, "training.precision=fp32"], PlanConfig, "config")
-    full = make_plan(config).work.largest
+    full = make_plan(config).configured.batch
     halves = tuple(replace(one, tokens=one.tokens // 2) for one in full.sequences)
     padded = run_trial(config, replace(full, sequences=halves), CPU)
     whole = run_trial(config, full, CPU)
