@@ -13,12 +13,13 @@ conversion.json. Tensors are copied one by one: beside the model itself no secon
 The result is opened again and must give the logits of one prompt (sample.text, sample.image) bit
 for bit. Before that, what came from OpenFlamingo must turn back into the file's own tensors, and
 what came from IDEFICS must give the logits of transformers' own model. What was interrupted or
-fails a check has not become a run, and the same command does it again.
+fails a check has not become a run, nor the file of to=, and the same command does it again.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -228,8 +229,10 @@ def write_run(made: Converted) -> Written:
 
 
 def write_open_flamingo(file: Path, made: Converted) -> Written:
-    """OpenFlamingo's file of what trains."""
-    every = save_open_flamingo(made.model, file)
+    """OpenFlamingo's file of what trains, under another name until it is checked."""
+    unchecked = file.with_name(f"{file.stem}.unchecked{file.suffix}")
+    unchecked.unlink(missing_ok=True)  # of a conversion that did not end
+    every = save_open_flamingo(made.model, unchecked)
     tokens = made.model.config.image_token_id, made.model.config.end_of_chunk_token_id
     backbones = made.model.detach_language_model(), made.model.vision_encoder
 
@@ -237,7 +240,7 @@ def write_open_flamingo(file: Path, made: Converted) -> Written:
         (language, encoder), (image, end_of_chunk) = backbones, tokens
         assert image is not None and end_of_chunk is not None
         return load_open_flamingo(
-            file,
+            unchecked,
             language_model=language,
             vision_encoder=encoder,
             cross_attn_every_n_layers=every,
@@ -245,7 +248,7 @@ def write_open_flamingo(file: Path, made: Converted) -> Written:
             end_of_chunk_token_id=end_of_chunk,
         )
 
-    return Written(file, reopen)
+    return Written(file, reopen, lambda: os.replace(unchecked, file))
 
 
 if __name__ == "__main__":

@@ -54,11 +54,6 @@ class CheckpointFile:
     """The vision encoder's tensors, buffers, and second names of others, and which it is."""
 
     @classmethod
-    def open(cls, path: Path, names: LanguageModelNames) -> CheckpointFile:
-        """The checkpoint at ``path``; raises as :func:`read_checkpoint` and :meth:`of`."""
-        return cls.of(read_checkpoint(path), names)
-
-    @classmethod
     def of(cls, weights: WeightFiles, names: LanguageModelNames) -> CheckpointFile:
         """Raises ``ValueError`` if two names of one tensor disagree."""
         sources: dict[str, str] = {}

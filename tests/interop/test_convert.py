@@ -15,7 +15,7 @@ from flamingo.build import build_model
 from flamingo.composition import compose
 from flamingo.interop.check import check_close, check_equal, check_way_back
 from flamingo.interop.open_flamingo_export import save_open_flamingo
-from flamingo.interop.open_flamingo_file import CheckpointFile
+from flamingo.interop.open_flamingo_file import CheckpointFile, read_checkpoint
 from flamingo.interop.open_flamingo_names import LanguageModelNames
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.runs import load_run
@@ -104,6 +104,27 @@ def test_a_release_becomes_a_run_and_comes_back_as_it_was(release: Path, tmp_pat
     assert again.keys() == original.keys()
     assert all(torch.equal(again[name], original[name]) for name in original)
     assert (tmp_path / "back.safetensors.conversion.json").is_file()
+
+
+@pytest.mark.parametrize("broken", ["check_equal", "write_atomically"])
+def test_a_file_for_open_flamingo_has_its_name_once_it_is_checked(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def stops(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    convert(config(*arguments(release, tmp_path)))
+    run, back = tmp_path / "openflamingo_4b" / "seed=0", tmp_path / "back.safetensors"
+    own = config("source=flamingo", f"checkpoint='{run}'", "target=open_flamingo", f"to={back}")
+    with monkeypatch.context() as patch:
+        patch.setattr(f"experiments.convert.{broken}", stops)
+        with pytest.raises(KeyboardInterrupt):
+            convert(own)
+    assert not back.exists()
+    convert(own)
+    left = {file.name for file in tmp_path.glob("back*")}
+    assert left == {"back.safetensors", "back.safetensors.conversion.json"}
+    assert load_file(back).keys() == load_file(release / "checkpoint.safetensors").keys()
 
 
 def test_nothing_that_is_there_is_overwritten(release: Path, tmp_path: Path) -> None:
@@ -246,7 +267,7 @@ def test_the_way_back_finds_a_changed_tensor(release: Path, tmp_path: Path) -> N
     convert(config(*arguments(release, tmp_path)))
     model, _ = load_run(tmp_path / "openflamingo_4b" / "seed=0").model()
     names = LanguageModelNames.of(model.language_model)
-    file = CheckpointFile.open(release / "checkpoint.safetensors", names)
+    file = CheckpointFile.of(read_checkpoint(release / "checkpoint.safetensors"), names)
     assert "equal" in check_way_back(model, file).found
     for parameter in (model.resampler.norm.bias, model.new_tokens.input):
         assert isinstance(parameter, nn.Parameter)

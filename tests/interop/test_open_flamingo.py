@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from flamingo.interop import load_open_flamingo
 from flamingo.interop.moves import How, Move, Part
-from flamingo.interop.open_flamingo_file import CheckpointFile
+from flamingo.interop.open_flamingo_file import CheckpointFile, read_checkpoint
 from flamingo.interop.open_flamingo_names import LanguageModelNames
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 
@@ -400,9 +400,8 @@ def test_padding_of_the_vocabulary_that_was_cut_off_is_never_generated(tmp_path:
 
 def test_what_went_where_is_told() -> None:
     language = language_model("opt")
-    file = CheckpointFile.open(
-        DATA / "opt" / "checkpoint.safetensors", LanguageModelNames.of(language)
-    )
+    stored = read_checkpoint(DATA / "opt" / "checkpoint.safetensors")
+    file = CheckpointFile.of(stored, LanguageModelNames.of(language))
     moves = {move.source[0]: move for move in file.moves(2)}
     block = "lang_encoder.model.decoder.layers.3.gated_cross_attn_layer"
     assert moves.keys() == weights("opt").keys()
