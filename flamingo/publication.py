@@ -11,7 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from flamingo.choices import Condition, LanguageTraining, Metric
+from flamingo.choices import Condition, LanguageTraining, Metric, Mixing
 from flamingo.config import RunConfig
 from flamingo.evaluation.tables import hundred, table
 from flamingo.model.card import Results, model_card, write_card
@@ -145,6 +145,10 @@ def origin_words(run: Run) -> str | None:
     return f"Converted from `{name}`, whose authors tell what it was trained on."
 
 
+TEXTS = ("prompt",)
+"""Fields of sources whose text is no path; of paths the last part alone is told."""
+
+
 def data_words(config: RunConfig, step: int) -> str:
     """What a run's model has read, as Markdown: a line a source, with all that decides it."""
     lines = [
@@ -156,11 +160,15 @@ def data_words(config: RunConfig, step: int) -> str:
             options = {field.name: getattr(source, field.name) for field in fields(source)}
             count = options.pop("sequences")
             told = ", ".join(
-                f"{key.replace('_', ' ')} {_plain(value)}" for key, value in options.items()
+                f"{key.replace('_', ' ')} {value if key in TEXTS else _plain(value)}"
+                for key, value in options.items()
             )
             lines.append(f"- {name.replace('_', ' ')}: {count} sequences a step ({told})")
+    in_turn = config.data.mixing is Mixing.round_robin and len(lines) > 2
     if len(lines) > 1:
-        lines.insert(1, "Each step reads:\n")
+        lines.insert(
+            1, "Each step reads one of these, in turn:\n" if in_turn else "Each step reads:\n"
+        )
     return "\n".join(lines)
 
 

@@ -192,6 +192,22 @@ def test_paths_of_a_machine_do_not_reach_the_card():
     assert "path photos" in data_words(config, 5) and "/home" not in data_words(config, 5)
 
 
+def test_a_card_says_which_sources_a_step_reads_and_a_prompt_whole() -> None:
+    own = ["name=x", "data.easy_vqa.sequences=8", "data.binding.sequences=3"]
+    both = data_words(compose(own), 5)
+    in_turn = data_words(compose([*own, "data.mixing=round_robin"]), 5)
+    assert "Each step reads:\n\n- easy vqa: 8" in both
+    assert in_turn == both.replace("reads:", "reads one of these, in turn:")
+    vqa = [*("questions=/a/q.json", "annotations=/a/a.json", "images=/a/images"), "sequences=2"]
+    prompt = "data.vqa.prompt='{question} Answer yes/no:'"
+    alone = compose(
+        ["name=x", *(f"data.vqa.{word}" for word in vqa), prompt, "data.mixing=round_robin"]
+    )
+    told = data_words(alone, 5)
+    assert "prompt {question} Answer yes/no:" in told and "/a" not in told
+    assert "Each step reads:" in told, "one source has no turns"
+
+
 def test_the_command_line_is_understood():
     typed = ["run=runs/quickstart/seed=0", "to=published", "push_to=user/name", "private=true"]
     config = compose(quote_values(typed, ["run", "to", "push_to"]), PublishConfig, "publish")
