@@ -14,7 +14,7 @@ other runs than the experiment's, they need a name= of their own.
 One run after the other on a CPU, one on each GPU at a time (at_once= says otherwise), or all as
 Slurm jobs. The same command passes over what is finished and continues what was interrupted. A run
 that fails leaves the others alone; the status is then 1. SIGTERM and Ctrl-C stop all of it, with
-checkpoints.
+checkpoints; only Slurm jobs that were launched go on (squeue, scancel).
 """
 
 from __future__ import annotations
@@ -98,12 +98,18 @@ def main(config: AblateConfig) -> None:
     workers = Workers(sweep, devices, folder / "logs", config.launch)
     failed = workers.run(left, Reporter(sweep, len(left), len(devices))) if left else []
     if workers.stopped is not None:
-        print("Stopped. The same command continues.")
+        print(STOPPED_WAITING if config.launch else "Stopped. The same command continues.")
         sys.exit(128 + workers.stopped)
     print(finish(sweep, folder, results_file(config, sweep)))
     if failed:
         told = "; ".join(f"{name_of(outcome.run)}: {outcome.log}" for outcome in failed)
         sys.exit(f"error: {len(failed)} of the runs failed, the others are done: {told}")
+
+
+STOPPED_WAITING = (
+    "Stopped waiting. Jobs that were launched go on (squeue, scancel); the same command continues "
+    "when they have ended."
+)
 
 
 def devices_of(config: AblateConfig, runs: int) -> list[Place]:
@@ -144,6 +150,8 @@ class Reporter:
     count: int
     at_once: int
     ended: int = 0
+    failed: set[tuple[str, int]] = field(default_factory=set)
+    """Arm and seed: these are not begun again."""
 
     def __call__(self, outcome: Outcome) -> None:
         self.ended += 1
@@ -151,10 +159,13 @@ class Reporter:
             return
         how = f"finished in {duration(outcome.seconds)}"
         if outcome.reason is not None:
+            self.failed.add((outcome.run.arm, outcome.run.seed))
             how = f"FAILED after {duration(outcome.seconds)}: {outcome.reason}"
         left = ""
         if self.ended < self.count:
-            time = seconds_left(progress_of_all(self.sweep), self.at_once)
+            progress = progress_of_all(self.sweep)
+            others = [own for own in progress if (own[0].arm, own[0].seed) not in self.failed]
+            time = seconds_left(others, self.at_once)
             left = f"; time left: {duration(time)}"
         name = name_of(outcome.run)
         print(f"[{self.ended}/{self.count}] {name}: {how}{left}", flush=True)

@@ -15,9 +15,16 @@ import pytest
 import torch
 
 from experiments import ablate
-from experiments.ablate import AblateConfig, check_complete, check_kept, devices_of, gathered
-from flamingo.ablation.sweep import compose_sweep
-from flamingo.ablation.work import Workers
+from experiments.ablate import (
+    AblateConfig,
+    Reporter,
+    check_complete,
+    check_kept,
+    devices_of,
+    gathered,
+)
+from flamingo.ablation.sweep import Sweep, compose_sweep
+from flamingo.ablation.work import Outcome, Workers
 from flamingo.comparison.sweep import read_results
 from flamingo.composition import CONF, compose
 from flamingo.run_directory import RunDirectory
@@ -247,6 +254,40 @@ def test_runs_that_would_be_evaluated_otherwise_are_refused_before_the_first_one
     for words in (typed, ("evaluation.shots=[0]", "evaluation.control_queries=0")):
         with pytest.raises(AssertionError, match="a run was started"):
             told(*words)
+
+
+@pytest.fixture(scope="module")
+def media() -> Sweep:
+    return compose_sweep("ablation_media", runs="nowhere", seeds=[0])
+
+
+@pytest.mark.parametrize("launch", [[], ["launcher=slurm"]])
+def test_who_stops_waiting_for_jobs_is_told_that_they_go_on(
+    media: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, launch: list[str]
+) -> None:
+    def stopped(self: Workers, *_: object) -> list:
+        self.stopped = signal.SIGINT
+        return []
+
+    monkeypatch.setattr(Workers, "run", stopped)
+    monkeypatch.setattr(ablate, "compose_sweep", lambda *_, **__: media)
+    with pytest.raises(SystemExit) as ended:
+        ablate.main(AblateConfig(sweep="ablation_media", results=str(tmp_path), launch=launch))
+    assert ended.value.code == 130
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert ("Jobs that were launched go on" in said) is bool(launch)
+    assert said.startswith("Stopped waiting." if launch else "Stopped. The same command continues")
+
+
+def test_runs_that_failed_are_no_time_left(media: Sweep, tmp_path: Path, capsys) -> None:
+    told: list[int] = []
+    reporter = Reporter(media, count=3, at_once=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablate, "seconds_left", lambda runs, _: told.append(len(runs)))
+        for reason in (None, "a mistake"):
+            reporter(Outcome(media.runs[1], 1.0, tmp_path / "log", reason))
+    assert told == [len(media.runs), len(media.runs) - 1]
+    assert "FAILED after 1 s: a mistake" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------- the command line

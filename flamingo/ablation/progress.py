@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from heapq import heapreplace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -148,21 +149,22 @@ def step_seconds(metrics: Path) -> float | None:
 def seconds_left(runs: Sequence[tuple[SweepRun, Progress]], at_once: int = 1) -> float | None:
     """What the rest of ``runs`` takes, ``at_once`` of them at a time; None if nothing tells.
 
-    A run is as fast as it was, else as its arm's others in the middle, else as all. Loading and
-    encoding images are not in it.
+    Each goes, in their order, to the place that is free first. A run is as fast as it was, else as
+    its arm's others in the middle, else as all. Loading and encoding images are not in it.
     """
-    total = 0.0
+    free = [0.0] * max(1, at_once)  # when each place is, as a heap
     for run, own in runs:
         if own.stage is Stage.finished:
             continue
-        steps = run.config.training.steps - own.step
+        steps, needed = run.config.training.steps - own.step, 0.0
         if own.stage is not Stage.trained:
             speed = own.step_seconds or _typical(runs, run.arm, "step_seconds")
             if speed is None:
                 return None
-            total += steps * speed
-        total += _typical(runs, run.arm, "evaluation_seconds") or 0.0
-    return total / max(1, at_once)
+            needed += steps * speed
+        needed += _typical(runs, run.arm, "evaluation_seconds") or 0.0
+        heapreplace(free, free[0] + needed)
+    return max(free)
 
 
 def _typical(runs: Sequence[tuple[SweepRun, Progress]], arm: str, what: str) -> float | None:

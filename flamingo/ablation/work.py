@@ -90,7 +90,7 @@ class Workers:
         """Run all; ``told`` of each when it ends. Returns those that failed or were stopped.
 
         SIGTERM and Ctrl-C are passed on, as SIGTERM, to the processes at work: training saves a
-        checkpoint first. What has not begun is left out.
+        checkpoint first. What has not begun is left out. Jobs that were launched elsewhere go on.
         """
         self.logs.mkdir(parents=True, exist_ok=True)
         free: SimpleQueue[Place] = SimpleQueue()

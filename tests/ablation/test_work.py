@@ -197,9 +197,20 @@ def test_the_rest_takes_as_long_as_the_runs_of_its_arm_did(sweep: Sweep):
         waiting,
     ]
     # 750 steps of 3 s, 1,000 of its arm's 1 s and 1,000 of its arm's 3 s, and 3 evaluations.
-    expected = 750 * 3.0 + 1000 * 1.0 + 1000 * 3.0 + 3 * 100.0
-    assert seconds_left(list(zip(runs, states, strict=True))) == expected
-    assert seconds_left(list(zip(runs, states, strict=True)), at_once=2) == expected / 2
+    first, second, third = 750 * 3.0 + 100.0, 1000 * 1.0 + 100.0, 1000 * 3.0 + 100.0
+    left = list(zip(runs, states, strict=True))
+    assert seconds_left(left) == first + second + third
+    # The third goes where the second was; a run is never divided.
+    assert seconds_left(left, at_once=2) == second + third
+    assert seconds_left(left, at_once=12) == third
+
+
+def test_a_place_more_than_there_are_runs_makes_none_faster(sweep: Sweep):
+    waiting = Progress(Stage.waiting, 0, 2.0, None)
+    one = [(sweep.runs[0], waiting)]
+    assert seconds_left(one, at_once=2) == seconds_left(one) == 2000.0
+    assert seconds_left(one * 3, at_once=2) == 4000.0
+    assert seconds_left(one * 9, at_once=8) == 4000.0
 
 
 def test_without_entries_there_is_no_speed(tmp_path: Path):
