@@ -198,11 +198,10 @@ def test_a_card_says_which_sources_a_step_reads_and_a_prompt_whole() -> None:
     in_turn = data_words(compose([*own, "data.mixing=round_robin"]), 5)
     assert "Each step reads:\n\n- easy vqa: 8" in both
     assert in_turn == both.replace("reads:", "reads one of these, in turn:")
-    vqa = [*("questions=/a/q.json", "annotations=/a/a.json", "images=/a/images"), "sequences=2"]
+    vqa = ["format=textvqa", "questions=/a/q.json", "images=/a/images", "sequences=2"]
     prompt = "data.vqa.prompt='{question} Answer yes/no:'"
-    alone = compose(
-        ["name=x", *(f"data.vqa.{word}" for word in vqa), prompt, "data.mixing=round_robin"]
-    )
+    source = [*(f"data.vqa.{word}" for word in vqa), prompt, "data.cache_features=false"]
+    alone = compose(["name=x", *source, "data.mixing=round_robin"])
     told = data_words(alone, 5)
     assert "prompt {question} Answer yes/no:" in told and "/a" not in told
     assert "Each step reads:" in told, "one source has no turns"
