@@ -2,11 +2,13 @@
 
 import re
 from dataclasses import replace
+from enum import Enum
 
 import pytest
 from omegaconf import OmegaConf
 
 from experiments.compare import CompareConfig
+from flamingo import choices
 from flamingo.choices import Collection, Condition, Pooling, ResamplerKind
 from flamingo.composition import CONF, as_typed, checked_overrides, compose
 from flamingo.config import (
@@ -113,6 +115,14 @@ def test_a_folder_benchmark_needs_no_more_than_its_path():
 def test_seeds_of_one_run_live_side_by_side():
     directory = compose(["name=x", "seed=3", "runs=elsewhere"]).directory
     assert str(directory) == "elsewhere/x/seed=3"
+
+
+def test_choices_are_written_as_they_are_named():
+    """Runs and models are saved by names, and some were saved by values."""
+    enums = [c for c in vars(choices).values() if isinstance(c, type) and issubclass(c, Enum)]
+    members = [member for enum in enums if enum is not Enum for member in enum]
+    assert len(members) > 100
+    assert [m for m in members if m.name != m.value] == []
 
 
 # ---------------------------------------------------------------------------- unknown keys

@@ -31,8 +31,8 @@ from flamingo.choices import Activation, Gate, Norm, ResamplerKind
 from flamingo.config import CrossAttentionConfig, LanguageConfig, ResamplerConfig, VisionConfig
 from flamingo.interop.moves import How, Move, Part
 from flamingo.model.auto import FlamingoConfig, FlamingoForConditionalGeneration
-from flamingo.model.configuration import to_plain
 from flamingo.model.persistence import cast
+from flamingo.structured import plain
 from flamingo.types import IMAGE_TOKEN
 
 END_OF_UTTERANCE = "<end_of_utterance>"
@@ -131,10 +131,10 @@ def load_idefics(
     first = config.vocab_size
     ours = FlamingoConfig(
         text_config=deepcopy(language_model.config),
-        vision=to_plain(encoder.config),
-        language=to_plain(names),
-        resampler=to_plain(resampler_config(config)),
-        cross_attention=to_plain(cross_attention_config(config)),
+        vision=plain(encoder.config),
+        language=plain(names),
+        resampler=plain(resampler_config(config)),
+        cross_attention=plain(cross_attention_config(config)),
         vision_dim=encoder.dim,
         new_token_ids=list(range(first, first + config.additional_vocab_size)),
         image_token_id=image,

@@ -20,7 +20,7 @@ from flamingo.backbones import adapters
 from flamingo.choices import LanguageTraining, ResamplerKind
 from flamingo.config import CrossAttentionConfig, ResamplerConfig, VisionConfig
 from flamingo.files import write_atomically
-from flamingo.model.configuration import to_plain
+from flamingo.structured import plain
 
 if TYPE_CHECKING:
     from flamingo.model.flamingo import FlamingoForConditionalGeneration
@@ -126,8 +126,8 @@ def _marker(digest: str) -> str:
 
 def _digest(text: str) -> str:
     """Of a card, its own digest left out, whatever its line ends."""
-    plain = DIGEST.sub(_marker(""), "\n".join(text.splitlines()), count=1)
-    return hashlib.sha256(plain.strip().encode()).hexdigest()[:16]
+    unmarked = DIGEST.sub(_marker(""), "\n".join(text.splitlines()), count=1)
+    return hashlib.sha256(unmarked.strip().encode()).hexdigest()[:16]
 
 
 # ---------------------------------------------------------------------------- the parts
@@ -271,7 +271,7 @@ def _word(choice: Any) -> str:
 
 def _others(options: object, told: set[str]) -> str:
     """Options that differ from their defaults and were not told."""
-    values, defaults = to_plain(options), to_plain(type(options)())
+    values, defaults = plain(options), plain(type(options)())
     names = [field.name for field in fields(options)]  # type: ignore[arg-type]
     differ = [n for n in names if n not in told and values[n] != defaults[n]]
     return "".join(f"; {name.replace('_', ' ')} {values[name]}" for name in differ)

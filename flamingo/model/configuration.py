@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from copy import copy
-from dataclasses import asdict, fields, is_dataclass
-from enum import Enum
-from typing import Any, TypeVar, no_type_check
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, no_type_check
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -16,32 +17,24 @@ from flamingo.config import (
     ResamplerConfig,
     VisionConfig,
 )
-
-T = TypeVar("T")
-
-
-def to_plain(config: object) -> dict[str, Any]:
-    """A configuration dataclass as JSON values (enums by their value)."""
-    if not is_dataclass(config) or isinstance(config, type):
-        raise ValueError(f"expected a configuration dataclass, got {config!r}")
-    return asdict(
-        config,
-        dict_factory=lambda items: {k: v.value if isinstance(v, Enum) else v for k, v in items},
-    )
+from flamingo.structured import build
 
 
-def from_plain(schema: type[T], values: dict[str, Any]) -> T:
-    """The inverse of :func:`to_plain`. Raises ``ValueError`` for a key the schema lacks."""
-    known = {field.name: field for field in fields(schema)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ValueError(f"{schema.__name__}: expected keys {sorted(known)}, got also {unknown}")
-    defaults = schema()
-    converted = {}
-    for name, value in values.items():
-        default = getattr(defaults, name)
-        converted[name] = type(default)(value) if isinstance(default, Enum) else value
-    return schema(**converted)
+@dataclass(kw_only=True)
+class _Sections:
+    """What ``config.json`` holds of our own configuration: a mistake is named ``resampler.depth``,
+    as on the command line."""
+
+    vision: VisionConfig | None = None
+    language: LanguageConfig | None = None
+    resampler: ResamplerConfig | None = None
+    cross_attention: CrossAttentionConfig | None = None
+
+
+@lru_cache
+def _sections(values: str) -> _Sections:
+    """From JSON; built once, for building takes milliseconds and training asks for every row."""
+    return build(json.loads(values), _Sections)
 
 
 @no_type_check  # transformers' __init__ takes more than the fields: a checked one would refuse it
@@ -109,11 +102,11 @@ class FlamingoConfig(PreTrainedConfig):
 
     @property
     def vision_options(self) -> VisionConfig | None:
-        return None if self.vision is None else from_plain(VisionConfig, self.vision)
+        return None if self.vision is None else self._options("vision")
 
     @property
     def language_options(self) -> LanguageConfig | None:
-        return None if self.language is None else from_plain(LanguageConfig, self.language)
+        return None if self.language is None else self._options("language")
 
     @property
     def trains_language_model(self) -> bool:
@@ -123,8 +116,12 @@ class FlamingoConfig(PreTrainedConfig):
 
     @property
     def resampler_options(self) -> ResamplerConfig:
-        return from_plain(ResamplerConfig, self.resampler or {})
+        return self._options("resampler")
 
     @property
     def cross_attention_options(self) -> CrossAttentionConfig:
-        return from_plain(CrossAttentionConfig, self.cross_attention or {})
+        return self._options("cross_attention")
+
+    def _options(self, section: str) -> Any:
+        """A section as its dataclass. Raises ``ValueError`` naming the key for what it refuses."""
+        return getattr(_sections(json.dumps({section: getattr(self, section) or {}})), section)

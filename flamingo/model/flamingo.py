@@ -22,7 +22,7 @@ from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.choices import LanguageTraining
 from flamingo.config import CrossAttentionConfig, LanguageConfig, ResamplerConfig, VisionConfig
 from flamingo.model.conditioning import ConditionedCall, Conditioning, conditioned_layers
-from flamingo.model.configuration import FlamingoConfig, to_plain
+from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
 from flamingo.model.embedding import NewTokenEmbedding, check_new_token_ids
 from flamingo.model.encoding import FlamingoMedia
@@ -39,6 +39,7 @@ from flamingo.model.media import (
 from flamingo.model.resampler import build_resampler
 from flamingo.model.saving import FlamingoSaving
 from flamingo.model.sharded import whole
+from flamingo.structured import plain
 from flamingo.types import IGNORE_INDEX
 
 
@@ -189,10 +190,10 @@ class FlamingoForConditionalGeneration(
         end = vocabulary + 1 if end_of_chunk_token_id is None else end_of_chunk_token_id
         config = FlamingoConfig(
             text_config=deepcopy(language.config),  # ours to annotate, the LM's stays its own
-            vision=None if encoder is None else to_plain(encoder.config),
-            language=to_plain(options),
-            resampler=to_plain(resampler or ResamplerConfig()),
-            cross_attention=to_plain(cross_attention or CrossAttentionConfig()),
+            vision=None if encoder is None else plain(encoder.config),
+            language=plain(options),
+            resampler=plain(resampler or ResamplerConfig()),
+            cross_attention=plain(cross_attention or CrossAttentionConfig()),
             vision_dim=vision_dim,
             new_token_ids=sorted({image, end}) if new_token_ids is None else list(new_token_ids),
             image_token_id=image,

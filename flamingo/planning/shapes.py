@@ -31,9 +31,10 @@ from flamingo.backbones.open_clip import is_open_clip, read_open_clip_config
 from flamingo.backbones.vision import EFFICIENTNET_FILE, EMBEDDED, TransformerTokens
 from flamingo.backbones.vision_families import VisionFamily, vision_family, without_head
 from flamingo.config import LanguageConfig, RunConfig, VisionConfig
-from flamingo.model.configuration import FlamingoConfig, to_plain
+from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.planning.known import LANGUAGE, VISION, KnownShape, known
+from flamingo.structured import plain
 
 META = torch.device("meta")
 
@@ -83,9 +84,9 @@ def empty_flamingo(
         vocabulary = lm.vocabulary_size(language)
         flamingo = FlamingoConfig(
             text_config=deepcopy(language.config),
-            language=to_plain(config.language),
-            resampler=to_plain(config.model.resampler),
-            cross_attention=to_plain(config.model.cross_attention),
+            language=plain(config.language),
+            resampler=plain(config.model.resampler),
+            cross_attention=plain(config.model.cross_attention),
             vision_dim=vision_dim,
             new_token_ids=[vocabulary, vocabulary + 1],
             image_token_id=vocabulary,

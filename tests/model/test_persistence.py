@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,42 @@ def test_the_config_round_trips_through_the_auto_class(named, tmp_path: Path):
     assert isinstance(config, FlamingoConfig)
     source = {"_name_or_path": str(tmp_path / "saved")}
     assert config.to_dict() == named.config.to_dict() | source
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("vision.layer", "last", "expected a whole number, got 'last'"),
+        ("language.train", "all", "expected one of frozen, full, scratch, got 'all'"),
+        ("resampler.depth", True, "expected a whole number, got True"),
+        ("resampler.depth", 0, "expected >= 1, got 0"),
+        ("resampler.kind", "mpl", "expected one of .*, got 'mpl'; did you mean mlp?"),
+        ("cross_attention.gates", 1, "unknown configuration key; did you mean .*gate?"),
+    ],
+)
+def test_a_value_that_config_json_cannot_hold_is_named_by_its_key(
+    named, key: str, value: object, expected: str, tmp_path: Path
+):
+    named.save_pretrained(tmp_path / "saved")
+    path = tmp_path / "saved" / "config.json"
+    config = json.loads(path.read_text())
+    section, name = key.split(".")
+    config[section][name] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"{key}: {expected}".replace("?", r"\?")):
+        FlamingoForConditionalGeneration.from_pretrained(tmp_path / "saved")
+
+
+def test_config_json_holds_choices_by_the_words_that_name_them(named, tmp_path: Path):
+    """Names are written; files whose choices were written by their values say the same."""
+    named.save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "config.json").read_text())
+    for section in ("vision", "language", "resampler", "cross_attention"):
+        by_value = asdict(
+            getattr(named.config, f"{section}_options"),
+            dict_factory=lambda items: {k: getattr(v, "value", v) for k, v in items},
+        )
+        assert json.dumps(saved[section]) == json.dumps(by_value, sort_keys=True)
 
 
 @pytest.mark.parametrize("which", ["lm", "clip"])
