@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
@@ -76,7 +76,7 @@ class TokenizedSequence:
 class Batch:
     """Right-padded rows for one forward pass.
 
-    Exactly one of ``vision_features`` and ``pixel_values`` is set, or neither for text alone.
+    At most one of ``vision_features`` and ``pixel_values`` is set; without either it is text alone.
     Media beyond a row's ``<image>`` tokens are padding. ``source`` names each token's data source
     (an index into the mixture's names), for losses by source.
 
@@ -114,5 +114,3 @@ class Source(Protocol):
 MediaLoader = Callable[[Sequence[Media]], Tensor]
 """Turns media (all with the same number of frames) into one tensor: features
 ``(image, frame, patch, dim)`` from the cache, or pixels ``(image, frame, 3, height, width)``."""
-
-KeepMask = Bool[Tensor, "batch token"]

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from flamingo.model.sharded import whole
+
 
 def gradient_group(name: str) -> str:
     """The group of a trainable parameter, by its name.
@@ -33,10 +35,5 @@ def gradient_norms(parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
             groups.setdefault(gradient_group(name), []).append(parameter.grad)
     if not groups:
         return {}
-    norms = [_whole(nn.utils.get_total_norm(gradients)) for gradients in groups.values()]
+    norms = [whole(nn.utils.get_total_norm(gradients)) for gradients in groups.values()]
     return dict(zip(groups, torch.stack(norms).tolist(), strict=True))  # one wait for the device
-
-
-def _whole(norm: Tensor) -> Tensor:
-    full_tensor = getattr(norm, "full_tensor", None)
-    return norm if full_tensor is None else full_tensor()
