@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
 
 from flamingo.backbones import adapters
 from flamingo.backbones import language as lm
@@ -53,8 +54,10 @@ class FlamingoForConditionalGeneration(
     Only the resampler, the gated blocks and the new tokens' rows train, and adapters of peft that
     the LM was given with; by ``language.train`` (the paper's ablation) the LM itself too.
 
-    Deviations from the paper: the LM is any decoder of transformers, unchanged (its class, weights
-    and, with closed gates, its logits bit for bit); new tokens have a table of their own.
+    Deviations from the paper: the LM is any decoder of transformers that hands keyword arguments on
+    to its layers, or one of the few known without (MPT, Falcon, BLOOM, GPT-J), unchanged (its
+    class, weights and, with closed gates, its logits bit for bit); new tokens have a table of
+    their own.
 
     The LM keeps its dropout off (eval mode) in training too: a frozen model is a function.
     """
@@ -274,7 +277,7 @@ class FlamingoForConditionalGeneration(
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
 
-    # ------------------------------------------------------------------ media
+    # ------------------------------------------------------------------ blocks
 
     @property
     def _blocks(self) -> dict[int, GatedCrossAttentionBlock]:
@@ -285,11 +288,16 @@ class FlamingoForConditionalGeneration(
     def is_image_token(
         self, input_ids: Int[Tensor, "row token"], attention_mask: Int[Tensor, "row all"] | None
     ) -> Bool[Tensor, "row token"]:
+        """Where a medium stands: ``<image>`` tokens, except those among padding.
+
+        ``attention_mask`` may cover a cached prefix before ``input_ids``.
+        """
         is_image = input_ids == self.config.image_token_id
         if attention_mask is not None:
             is_image = is_image & attention_mask[:, -input_ids.shape[1] :].bool()
         return is_image
 
+    @can_return_tuple  # which takes return_dict, as it does for transformers' own models
     def forward(
         self,
         input_ids: Int[Tensor, "row token"],
@@ -305,10 +313,11 @@ class FlamingoForConditionalGeneration(
         documents: Int[Tensor, "row token"] | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Bool[Tensor, "row token"] = 0,
-        return_dict: bool | None = None,
         **decoder_inputs: Any,
     ) -> FlamingoOutput:
         """Logits of the next token at every position (or those of ``logits_to_keep``).
+
+        With ``return_dict=False``, here or in the config, a tuple of what is not None.
 
         Args:
             input_ids: with one ``config.image_token_id`` for each medium, in reading order.

@@ -239,6 +239,21 @@ def test_the_loss_is_the_mean_next_token_cross_entropy_of_the_labels(build: Buil
     torch.testing.assert_close(out.loss, expected)
 
 
+def test_a_tuple_is_returned_where_return_dict_asks_for_one(build: Build):
+    model = build()
+    ids, media = prompt(model, 6, [1], seed=0), features(1, 1)
+    inputs = {"input_ids": ids, "vision_features": media, "labels": ids, "use_cache": False}
+    with torch.no_grad():
+        output = model(**inputs)
+        loss, logits = model(**inputs, return_dict=False)
+        assert torch.equal(loss, output.loss) and torch.equal(logits, output.logits)
+        said = model.generate(ids, vision_features=media, max_new_tokens=3)
+        model.config.return_dict = False
+        assert isinstance(model(**inputs), tuple)
+        assert torch.equal(model(**inputs, return_dict=True).logits, logits)
+        assert torch.equal(model.generate(ids, vision_features=media, max_new_tokens=3), said)
+
+
 @pytest.mark.parametrize("family", ["llama", "mpt"])
 def test_two_models_share_one_language_model_and_one_detaches_cleanly(family: str):
     language_model = tiny_language_model(family)
