@@ -144,15 +144,8 @@ def attention_maps(
     if isinstance(model.resampler, PerceiverResampler):
         readers = [cast(ResamplerLayer, layer).attention for layer in model.resampler.layers]
     if vision_features is None:
-        if pixel_values is None or model.vision_encoder is None:
-            raise ValueError(
-                "pixel_values: expected vision_features (this model was built without a vision "
-                "encoder), got pixels"
-            )
-        pixels = pixel_values[0, :count]
-        patches = model.vision_encoder(pixels.flatten(0, 1))
-        vision_features = patches.unflatten(0, pixels.shape[:2])[None]
-    assert vision_features is not None
+        assert pixel_values is not None
+        vision_features = model.encode_pixels(pixel_values[0, :count])[None]
     features = vision_features[:, :count]
     height, width = _grid(features.shape[3], model.config.vision, grid)
     with _inputs_of([*watched, *readers]) as seen:

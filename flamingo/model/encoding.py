@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from flamingo.model.media import check_media_counts
+from flamingo.model.media import MediaState, ProjectedMedia, check_media_counts, check_projected
 from flamingo.model.reading import KeysValues
 
 if TYPE_CHECKING:
@@ -38,19 +38,25 @@ class FlamingoMedia:
         *,
         are_pixels: bool,
     ) -> Float[Tensor, "medium latent dim"]:
-        if are_pixels:
-            if self.vision_encoder is None:
-                raise ValueError(
-                    "pixel_values: expected vision_features (this model was built without a vision "
-                    "encoder), got pixels"
-                )
-            patches = self.vision_encoder(media.flatten(0, 1))
-            media = rearrange(patches, "(m f) p d -> m f p d", m=len(media))
+        media = self.encode_pixels(media) if are_pixels else media
         if media.shape[-1] != self.config.vision_dim:
             raise ValueError(
                 f"vision_features: expected width {self.config.vision_dim}, got {media.shape[-1]}"
             )
         return self.resampler(media)
+
+    def encode_pixels(
+        self: FlamingoForConditionalGeneration,  # type: ignore[misc]
+        pixels: Float[Tensor, "medium frame 3 height width"],
+    ) -> Float[Tensor, "medium frame patch dim"]:
+        """The vision features of media. Raises ``ValueError`` for a model without an encoder."""
+        if self.vision_encoder is None:
+            raise ValueError(
+                "pixel_values: expected vision_features (this model was built without a vision "
+                "encoder), got pixels"
+            )
+        patches = self.vision_encoder(pixels.flatten(0, 1))
+        return rearrange(patches, "(m f) p d -> m f p d", m=len(pixels))
 
     @torch.no_grad()
     def project_media(
@@ -63,6 +69,24 @@ class FlamingoMedia:
         (:class:`flamingo.model.media.ProjectedMedia`) they are neither encoded nor projected again.
         """
         return {index: block.project_media(latents) for index, block in self._blocks.items()}
+
+    def with_new_media(
+        self: FlamingoForConditionalGeneration,  # type: ignore[misc]
+        state: MediaState,
+        counts: Int[Tensor, " row"],
+        projected: ProjectedMedia | None,
+        *media: Tensor | None,
+    ) -> MediaState:
+        """``state`` and behind it what was given, in one of the forms that :meth:`forward` takes.
+
+        ``counts`` says how many media the new text of each row names. Raises ``ValueError`` for
+        fewer media, for several forms of them, and for rows that are not those of ``state``.
+        """
+        if projected is not None:
+            check_projected(projected, counts, media)
+            return state.append_projected(projected)
+        new = self.real_media(counts, *media)
+        return state if new is None else state.append(*new, self._blocks)
 
     def real_media(
         self: FlamingoForConditionalGeneration,  # type: ignore[misc]

@@ -35,7 +35,7 @@ from flamingo.model.media import (
     MediaState,
     ProjectedMedia,
     check_media_counts,
-    check_projected,
+    checked_cache,
 )
 from flamingo.model.resampler import build_resampler
 from flamingo.model.saving import FlamingoSaving
@@ -351,7 +351,9 @@ class FlamingoForConditionalGeneration(
         is_image = self.is_image_token(input_ids, attention_mask)
         counts = is_image.sum(dim=1)
         given = (projected_media, pixel_values, vision_features, media_latents)
-        state = self._media_state(cache, counts, *given)
+        state = MediaState.so_far(cache, input_ids).for_text_rows(len(input_ids))
+        state = self.with_new_media(state, counts, *given)
+        check_media_counts(state.seen + counts, state.available_by_text_row)
         before = None if documents is None else media_before(is_image, documents)
         time = text_time(is_image, state.seen, attention_mask)
         reading = state.reading(time, self.visibility, before)
@@ -380,25 +382,6 @@ class FlamingoForConditionalGeneration(
             attentions=output.get("attentions"),
         )
 
-    def _media_state(
-        self,
-        cache: FlamingoCache | None,
-        counts: Int[Tensor, " row"],
-        projected: ProjectedMedia | None,
-        *media: Tensor | None,
-    ) -> MediaState:
-        """The media of the cache and the new ones; ``counts`` says how many each row names."""
-        state = None if cache is None else cache.media
-        state = state or MediaState.empty(len(counts), counts.device)
-        state = state.for_text_rows(len(counts))
-        if projected is not None:
-            check_projected(projected, counts, media)
-            state = state.append_projected(projected)
-        elif (new := self.real_media(counts, *media)) is not None:
-            state = state.append(*new, self._blocks)
-        check_media_counts(state.seen + counts, state.available_by_text_row)
-        return state
-
     def _positions_and_mask(
         self,
         position_ids: Int[Tensor, "row token"] | None,
@@ -422,16 +405,12 @@ class FlamingoForConditionalGeneration(
         return position_ids, attention_mask
 
     def _cache(self, past_key_values: Cache | None, use_cache: bool | None) -> FlamingoCache | None:
-        if past_key_values is not None and not isinstance(past_key_values, FlamingoCache):
-            raise ValueError(
-                "past_key_values: expected a FlamingoCache (it keeps the media being read), got "
-                f"{type(past_key_values).__name__}"
-            )
+        cache = checked_cache(past_key_values)
         if use_cache is None:  # as the bare LM would, but never while training
             use_cache = not self.training and getattr(self.config.text_config, "use_cache", False)
-        if past_key_values is None and use_cache:
+        if cache is None and use_cache:
             return FlamingoCache(config=self.language_model.config)
-        return past_key_values
+        return cache
 
     def _logits(
         self, hidden: Float[Tensor, "row token dim"], keep: int | Bool[Tensor, "row token"]

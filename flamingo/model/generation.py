@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from flamingo.model.assistance import Assistant
-from flamingo.model.media import FlamingoCache, MediaState, check_projected
+from flamingo.model.media import FlamingoCache, MediaState, checked_cache
 
 if TYPE_CHECKING:
     from flamingo.model.flamingo import FlamingoForConditionalGeneration
@@ -78,39 +78,11 @@ class FlamingoGeneration:
         if input_ids is None:
             raise ValueError("input_ids: expected the prompts' token ids, got none")
         _refuse_other_caches(self._option("cache_implementation", generation_config, kwargs))
-        given = {name: kwargs.pop(name, None) for name in MEDIA_INPUTS}
-        projected = kwargs.pop("projected_media", None)
-        if kwargs.get("assistant_model") is not None:
-            kwargs["assistant_model"] = Assistant.of(kwargs["assistant_model"], self, given)
-        attention_mask = kwargs.get("attention_mask")
-        use_cache = self._option("use_cache", generation_config, kwargs)
-        cache = kwargs.pop("past_key_values", None)
-        if cache is None and use_cache is not False:
+        cache = checked_cache(kwargs.pop("past_key_values", None))
+        if cache is None and self._option("use_cache", generation_config, kwargs) is not False:
             cache = FlamingoCache(config=self.language_model.config)
-
-        new_ids = _new_tokens(input_ids, attention_mask, cache)
         length, before = (0, None) if cache is None else (cache.get_seq_length(), cache.media)
-        counts = self.is_image_token(new_ids, attention_mask).sum(dim=1)
-        media = self.real_media(counts, *given.values())
-        if projected is not None:
-            check_projected(projected, counts, list(given.values()))
-            if cache is None or kwargs.get("assistant_model") is not None:
-                raise ValueError(
-                    "projected_media: expected a cache and no assistant_model, which would read "
-                    "the media by itself"
-                )
-        if cache is not None:
-            state = cache.media or MediaState.empty(len(input_ids), input_ids.device)
-            if projected is not None:
-                state = state.append_projected(projected)
-            cache.media = state if media is None else state.append(*media, self._blocks)
-            kwargs["past_key_values"] = cache
-        elif media is not None:
-            latents, present = media
-            padded = latents.new_zeros(*present.shape, *latents.shape[1:])
-            padded[present] = latents
-            kwargs["media_latents"] = padded
-
+        self._read_media(input_ids, cache, kwargs)
         suppressed = self._option("suppress_tokens", generation_config, kwargs)
         kwargs["suppress_tokens"] = self._suppressed(suppressed)
         try:
@@ -119,6 +91,39 @@ class FlamingoGeneration:
             if cache is not None and cache.get_seq_length() == length:
                 cache.media = before  # nothing was read: the caller's cache is as it was
             raise
+
+    def _read_media(
+        self: FlamingoForConditionalGeneration,  # type: ignore[misc]
+        input_ids: Tensor,
+        cache: FlamingoCache | None,
+        kwargs: dict[str, Any],
+    ) -> None:
+        """Put the media in ``kwargs`` into ``cache``, which takes their place in there.
+
+        Without a cache their latents do; an assistant keeps the media, which it reads by itself.
+        """
+        given = {name: kwargs.pop(name, None) for name in MEDIA_INPUTS}
+        projected = kwargs.pop("projected_media", None)
+        assistant = kwargs.get("assistant_model")
+        if projected is not None and (cache is None or assistant is not None):
+            raise ValueError(
+                "projected_media: expected a cache and no assistant_model, which would read the "
+                "media by itself"
+            )
+        if assistant is not None:
+            kwargs["assistant_model"] = Assistant.of(assistant, self, given)
+        attention_mask = kwargs.get("attention_mask")
+        new_ids = _new_tokens(input_ids, attention_mask, cache)
+        counts = self.is_image_token(new_ids, attention_mask).sum(dim=1)
+        if cache is not None:
+            state = MediaState.so_far(cache, input_ids)
+            cache.media = self.with_new_media(state, counts, projected, *given.values())
+            kwargs["past_key_values"] = cache
+        elif (media := self.real_media(counts, *given.values())) is not None:
+            latents, present = media
+            padded = latents.new_zeros(*present.shape, *latents.shape[1:])
+            padded[present] = latents
+            kwargs["media_latents"] = padded
 
 
 def _refuse_other_caches(implementation: str | None) -> None:
@@ -135,11 +140,6 @@ def _new_tokens(
     """What of ``input_ids`` the cache has not read, as transformers decides it."""
     if cache is None or (attention_mask is not None and attention_mask.shape != input_ids.shape):
         return input_ids
-    if not isinstance(cache, FlamingoCache):
-        raise ValueError(
-            "past_key_values: expected a FlamingoCache (it keeps the media being read), got "
-            f"{type(cache).__name__}"
-        )
     return input_ids[:, cache.get_seq_length() :]
 
 

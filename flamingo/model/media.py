@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import Cache, DynamicCache
 
 from flamingo.choices import MediaVisibility
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
@@ -67,6 +67,13 @@ class MediaState:
         zeros = torch.zeros(rows, dtype=torch.long, device=device)
         return cls({}, none, none, available=zeros, seen=zeros)
 
+    @classmethod
+    def so_far(cls, cache: FlamingoCache | None, input_ids: Int[Tensor, "row token"]) -> MediaState:
+        """The media in ``cache``; where nothing is, none for each row of ``input_ids``."""
+        if cache is not None and cache.media is not None:
+            return cache.media
+        return cls.empty(len(input_ids), input_ids.device)
+
     @property
     def beams(self) -> int:
         """Rows of text that share each prompt's media."""
@@ -98,8 +105,8 @@ class MediaState:
     ) -> MediaState:
         """Add media: ``latents`` of the real ones in reading order, ``present`` marks them.
 
-        They are the prompts' or, where ``present`` has as many rows, each text row's own: then
-        beams share media no longer.
+        They are the prompts' or, where ``present`` has more rows, each text row's own (or that of
+        a few side by side): then a prompt's beams share media no longer.
         """
         if len(latents) == 0:
             return self
@@ -116,7 +123,7 @@ class MediaState:
         self, added: Mapping[int, KeysValues], counts: Int[Tensor, " given_row"], width: int
     ) -> MediaState:
         if len(counts) != len(self.available):
-            return self._apart()._append(added, counts, width)
+            return self._apart(len(counts))._append(added, counts, width)
         media = next(iter(added.values())).shape[1]
         rows = torch.arange(len(counts), device=counts.device)
         new_row = rows.repeat_interleave(counts, output_size=media)
@@ -186,15 +193,25 @@ class MediaState:
             return replace(self, seen=self.seen[rows])  # beams changed places within their prompts
         return self._of_prompts(prompts, seen=self.seen[rows])
 
-    def _apart(self) -> MediaState:
-        """Each text row a prompt of its own, with a copy of the media."""
-        prompts = torch.arange(len(self.seen), device=self.seen.device) // self.beams
-        return self._of_prompts(prompts, seen=self.seen)
+    def _apart(self, rows: int) -> MediaState:
+        """The same text rows as beams of more prompts, each with a copy of its prompt's media.
+
+        Raises ``ValueError`` unless ``rows`` is a multiple of the prompts that divides the text
+        rows.
+        """
+        prompts, texts = len(self.available), len(self.seen)
+        if rows % prompts or texts % rows:
+            raise ValueError(
+                f"media: expected as many rows as the cache has prompts ({prompts}) or text rows "
+                f"({texts}), got {rows}"
+            )
+        each = torch.arange(rows, device=self.seen.device) // (rows // prompts)
+        return self._of_prompts(each, seen=self.seen)
 
     def _of_prompts(
-        self, prompts: Int[Tensor, " selected"], seen: Int[Tensor, " selected"]
+        self, prompts: Int[Tensor, " selected"], seen: Int[Tensor, " text_row"]
     ) -> MediaState:
-        """A prompt for each of ``prompts``, with its media."""
+        """A prompt for each of ``prompts``, with its media; ``seen`` of their text rows."""
         row, medium = (self.row[None, :] == prompts[:, None]).nonzero().unbind(dim=1)
         state = replace(self, available=self.available[prompts], seen=seen)
         return state._with(medium, row)
@@ -232,6 +249,16 @@ def check_projected(
             f"projected_media: expected {counts} media, as many as the rows have <image> tokens, "
             f"got {list(projected.counts)}"
         )
+
+
+def checked_cache(cache: Cache | None) -> FlamingoCache | None:
+    """The cache of an earlier call. Raises ``ValueError`` for one that holds no media."""
+    if cache is None or isinstance(cache, FlamingoCache):
+        return cache
+    raise ValueError(
+        "past_key_values: expected a FlamingoCache (it keeps the media being read), got "
+        f"{type(cache).__name__}"
+    )
 
 
 class FlamingoCache(DynamicCache):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from transformers import CodeGenConfig, GenerationConfig
+from transformers import CodeGenConfig, DynamicCache, GenerationConfig
 
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.choices import MediaVisibility
@@ -158,11 +158,42 @@ def test_what_a_generation_config_does_not_say_is_the_models_own(build: Build):
 
 
 def test_a_foreign_cache_is_an_error(build: Build):
-    from transformers import DynamicCache
-
     model = build()
+    ids = prompt(model, 4, [], seed=0)
     with pytest.raises(ValueError, match="expected a FlamingoCache"):
-        model(prompt(model, 4, [], seed=0), past_key_values=DynamicCache())
+        model(ids, past_key_values=DynamicCache())
+    for seen in (4, 9):  # of the ids alone, and of what the cache holds too
+        mask = torch.ones(1, seen, dtype=torch.long)
+        with pytest.raises(ValueError, match="expected a FlamingoCache"):
+            model.generate(ids, attention_mask=mask, past_key_values=DynamicCache())
+
+
+@pytest.mark.parametrize("mode", list(MediaVisibility))
+def test_prompts_that_share_the_media_of_a_cached_prefix_go_on_with_their_own(build: Build, mode):
+    model = build(media=mode)
+    prefix, media = prompt(model, 6, [1], seed=1), features(1, 1)
+    own = torch.cat([prompt(model, 4, [0], seed=2), prompt(model, 4, [2], seed=3)])
+    ids, more = torch.cat([prefix.repeat(2, 1), own], dim=1), features(2, 1, seed=5)
+    options = {"num_beams": 3, "max_new_tokens": 4, **NEVER}
+    with torch.no_grad():
+        cache = model(prefix, vision_features=media, use_cache=True).past_key_values
+    cache.batch_repeat_interleave(2 * 3)  # two prompts, three beams each
+    after = model.generate(ids, vision_features=more, past_key_values=cache, **options)
+    every = torch.cat([media.repeat(2, 1, 1, 1, 1), more], dim=1)
+    assert torch.equal(after, model.generate(ids, vision_features=every, **options))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4])
+def test_media_of_rows_that_the_cache_does_not_have_are_an_error(build: Build, rows: int):
+    model = build()
+    first = torch.cat([prompt(model, 6, [1], seed=1), prompt(model, 6, [1], seed=2)])
+    with torch.no_grad():
+        cache = model(first, vision_features=features(2, 1), use_cache=True).past_key_values
+    before = cache.media
+    ids = prompt(model, 8, [1, 6], seed=1).repeat(rows, 1)
+    with pytest.raises(ValueError, match=rf"as many rows as .* prompts \(2\) .* got {rows}"):
+        model.generate(ids, vision_features=features(rows, 1), past_key_values=cache)
+    assert cache.media is before
 
 
 @pytest.mark.parametrize("beams", [1, 3])
