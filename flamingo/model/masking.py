@@ -4,6 +4,10 @@
 a medium is its place in the row, 1, 2, ...; 0 marks padding. (Flamingo, section 2.3, appendix
 A.1.3; OpenFlamingo, ``MaskedCrossAttention``.) A packed row holds several documents: times count
 through the row, and a document's tokens see none of the media *before* it.
+
+:func:`media_mask` is the definition. The model calls it for ``all_previous``; for ``immediate``,
+where each token sees one medium at most, :class:`flamingo.model.reading.OwnMedium` looks that one
+up instead, and a test holds the two against each other.
 """
 
 import torch

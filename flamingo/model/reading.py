@@ -1,10 +1,11 @@
 """How text reads media: attention of text tokens to the latents of the media each may see.
 
-Which media those are is worked out once a call and used by every gated block. Where a token sees
-one medium alone (immediate), tokens are brought together by the medium they read, and each medium
-is read by its own tokens only: no token is compared with a medium that a mask would hide again, and
-a prompt's beams read it side by side. Where a token sees all media before it, a mask over all of
-a prompt's latents says so.
+Which media those are is worked out once a call and used by every gated block; what is right is
+defined by :func:`flamingo.model.masking.media_mask`. Where a token sees one medium alone
+(immediate), this is the mask's fast form, and a test holds the two against each other: tokens are
+brought together by the medium they read, and each medium is read by its own tokens only. No token
+is compared with a medium that a mask would hide again, and a prompt's beams read it side by side.
+Where a token sees all media before it, the mask over all of a prompt's latents says so.
 """
 
 from __future__ import annotations
@@ -40,23 +41,14 @@ class OwnMedium:
         """From the number of each token's medium among ``media`` (-1: it sees none)."""
         flat = medium.flatten()
         sees = flat >= 0
-        own = torch.where(sees, flat, media)  # those that see none come last
-        order = own.argsort(stable=True)
-        counts = torch.zeros(media + 1, dtype=torch.long, device=own.device)
-        counts.scatter_add_(0, own, torch.ones_like(own))
-        first = counts.cumsum(0) - counts
-        rank = torch.empty_like(own)
-        rank[order] = torch.arange(len(own), device=own.device)
-        rank = rank - first[own]  # a token's place among the readers of its medium
+        own = torch.where(sees, flat, media)  # those that see none: readers of one more, the last
+        rank, counts = _rank_among_readers(own, media + 1)
         sizes = counts[:-1].tolist()
         longest, read = max(sizes, default=0), [i for i, size in enumerate(sizes) if size]
-        chosen = None
-        row = own
+        chosen, row = None, own
         if len(read) < media:
             chosen = torch.tensor(read, dtype=torch.long, device=own.device)
-            row = torch.zeros(media + 1, dtype=torch.long, device=own.device)
-            row[chosen] = torch.arange(len(read), device=own.device)
-            row = row[own]
+            row = _row_of_medium(chosen, media + 1)[own]
         place = torch.where(sees, row * longest + rank, 0)
         readers = torch.zeros(len(read) * longest, dtype=torch.long, device=own.device)
         tokens = torch.arange(len(own), device=own.device)
@@ -85,6 +77,26 @@ class OwnMedium:
         out = rearrange(attend(gathered, key, value), "m h r d -> (m r) h d")
         out = out.index_select(0, self.place.flatten()).view_as(query)
         return out if self.sees is None else out.masked_fill(~self.sees[:, :, None, None], 0)
+
+
+def _rank_among_readers(
+    medium: Int[Tensor, " token"], media: int
+) -> tuple[Int[Tensor, " token"], Int[Tensor, " medium"]]:
+    """Each token's place among those that read its medium, and how many read each medium."""
+    order = medium.argsort(stable=True)
+    counts = torch.zeros(media, dtype=torch.long, device=medium.device)
+    counts.scatter_add_(0, medium, torch.ones_like(medium))
+    first = counts.cumsum(0) - counts
+    place = torch.empty_like(medium)
+    place[order] = torch.arange(len(medium), device=medium.device)
+    return place - first[medium], counts
+
+
+def _row_of_medium(read: Int[Tensor, " read"], media: int) -> Int[Tensor, " medium"]:
+    """Where each medium stands among those that are ``read``; 0 for the others."""
+    row = torch.zeros(media, dtype=torch.long, device=read.device)
+    row[read] = torch.arange(len(read), device=read.device)
+    return row
 
 
 @dataclass(frozen=True, eq=False)
