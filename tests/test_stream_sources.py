@@ -187,6 +187,38 @@ def test_unseen_sequences_are_of_other_shards(tmp_path, tokenizer, name, pattern
         assert {number_of(row, tokenizer, frames) for _, row in mixture.step(step)} <= {*expected}
 
 
+VALIDATED = ["interleaved", "mmc4", "obelics", "captions", "clips", "clips in folders"]
+
+
+@pytest.mark.parametrize("name", VALIDATED)
+def test_unseen_sequences_that_training_sees_are_refused(tmp_path, tokenizer, name):
+    write, _ = SOURCES[name]
+    for folder in ("seen", "beside"):
+        (tmp_path / folder).mkdir()
+    seen = write(tmp_path / "seen", range(1, 5))
+    write(tmp_path / "beside", range(5, 7))
+    (tmp_path / "link").symlink_to(tmp_path / "seen")
+    section = name.split()[0]
+    for way in ("seen", "beside/../seen", "link"):
+        place = f"validation={tmp_path}/{way}"
+        with pytest.raises(ValueError, match=rf"data.{section}.validation: expected other shards"):
+            mixture_of(tokenizer, section, *seen, place)
+    mixture_of(tokenizer, section, *seen, f"validation={tmp_path}/beside")
+
+
+def test_a_pattern_that_covers_the_file_of_unseen_sequences_is_refused(tmp_path, tokenizer):
+    seen = write_interleaved(tmp_path, range(1, 5))
+    (tmp_path / "val.jsonl").write_bytes((tmp_path / "own.jsonl").read_bytes())
+    match = r"data.interleaved.validation: .* 1 of them \(such as .*/val.jsonl\): name files"
+    with pytest.raises(ValueError, match=match):
+        mixture_of(tokenizer, "interleaved", *seen, f"validation={tmp_path}/val.jsonl")
+    mixture_of(
+        tokenizer,
+        *("interleaved", f"shards.files=[{tmp_path}/own.jsonl]"),
+        f"validation={tmp_path}/val.jsonl",
+    )
+
+
 @pytest.mark.parametrize("name", ["coco_captions", "vqa"])
 def test_the_last_images_of_a_file_are_held_out(tmp_path, tokenizer, name):
     write, frames = SOURCES[name]

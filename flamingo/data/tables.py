@@ -44,14 +44,14 @@ class FolderShards:
     """
 
     def __init__(self, folder: str | Path, per_shard: int = _PER_SHARD) -> None:
-        self._folder = os.fspath(folder)
+        self.folder = os.fspath(folder)
         found = os.scandir(folder) if os.path.isdir(folder) else ()
         self._names = sorted(entry.name for entry in found if entry.is_dir())
         if not self._names:
             raise ValueError(f"{folder}: expected a folder with sub-folders, found none")
         self._per_shard = per_shard
         firsts = range(0, len(self._names), per_shard)
-        self.shards = tuple(f"{self._folder}#{first}" for first in firsts)
+        self.shards = tuple(f"{self.folder}#{first}" for first in firsts)
 
     def read(self, shard: str) -> Iterator[Record]:
         first = int(shard.rpartition("#")[2])
@@ -59,6 +59,6 @@ class FolderShards:
         return read_records(shard, lambda: (self._files(name) for name in names))
 
     def _files(self, name: str) -> dict[str, str]:
-        folder = os.path.join(self._folder, name)
+        folder = os.path.join(self.folder, name)
         files = sorted(file for file in os.listdir(folder) if not file.startswith("."))
         return {file: os.path.join(folder, file) for file in files}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -19,7 +20,7 @@ from flamingo.data.sources.mmc4 import MMC4Parser
 from flamingo.data.sources.obelics import OBELICSParser
 from flamingo.data.sources.vqa import Asked, VQAParser, split_questions, vqa_shards
 from flamingo.data.stream import StreamSource
-from flamingo.data.tables import FolderShards
+from flamingo.data.tables import FolderShards, TableShards
 from flamingo.source_config import (
     CaptionShardsSourceConfig,
     ClipsSourceConfig,
@@ -140,7 +141,30 @@ def _opened(name: str, config: StreamSourceConfig, read_questions: QuestionReade
     with _named(f"data.{name}"):
         seen = open_documents(config, read_questions)
     with _named(f"data.{name}.validation" if hasattr(config, "validation") else f"data.{name}"):
-        return seen, open_unseen(config, seen[1], read_questions)
+        unseen = open_unseen(config, seen[1], read_questions)
+        if unseen is not None:
+            _check_apart(seen[0], unseen[0])
+        return seen, unseen
+
+
+def _check_apart(seen: Shards, unseen: Shards) -> None:
+    """Raise ``ValueError`` for a shard that is trained on and validated on. Of a table that is
+    divided both sides have their own records under one name."""
+    if isinstance(seen, TableShards):
+        return
+    trained, validated = _places(seen), _places(unseen)
+    if both := sorted(trained & validated):
+        raise ValueError(
+            f"expected other shards than those that are trained on, got {len(both)} of them (such "
+            f"as {both[0]}): name files or folders that shards.files (or folder) does not cover"
+        )
+
+
+def _places(shards: Shards) -> set[str]:
+    """Where they are, the same for all ways to write it. (Of an address there is one.)"""
+    if isinstance(shards, FolderShards):
+        return {os.path.realpath(shards.folder)}
+    return {name if "://" in name else os.path.realpath(name) for name in shards.shards}
 
 
 def _once(read: QuestionReader) -> QuestionReader:
