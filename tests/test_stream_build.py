@@ -100,6 +100,21 @@ def test_a_place_without_shards_is_named(world, tmp_path):
         build_parts(config_of(world, tmp_path, "data.interleaved.validation=/none"), CPU)
 
 
+@pytest.mark.parametrize("name", ["mmc4", "obelics", "coco_captions", "vqa"])
+def test_a_folder_of_images_that_is_not_there_is_named(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    own = {
+        "coco_captions": [f"annotations={tmp_path}/file"],
+        "vqa": [f"questions={tmp_path}/file", "format=textvqa"],
+    }.get(name, [f"shards.files=[{tmp_path}/file]"])
+    for folder in ("/no/such/folder", f"{tmp_path}/file", "~/nowhere"):
+        keys = [f"data.{name}.{key}" for key in (*own, f"images='{folder}'")]
+        config = compose(["name=x", "data.cache_features=false", *keys])
+        found = f"^data.{name}: images: expected a folder, found none at {folder}$"
+        with pytest.raises(ValueError, match=found):
+            open_data(config.data)
+
+
 def test_files_of_annotations_are_read_once_from_the_first_look_to_the_last_part(
     world, tmp_path, monkeypatch
 ):

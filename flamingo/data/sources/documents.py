@@ -47,22 +47,26 @@ def open_documents(
     """The shards of a source, and what makes sequences of their records; both picklable.
 
     ``read_questions`` is asked for visual questions alone. Raises ``ValueError`` where there is no
-    data, and for a config that is of no source.
+    data or no folder of images, and for a config that is of no source.
     """
     match config:
         case InterleavedSourceConfig():
             return open_shards(config.shards), parse_segments
         case MMC4SourceConfig():
+            _check_images(config.images)
             return open_shards(config.shards), MMC4Parser(config)
         case OBELICSSourceConfig():
+            _check_images(config.images)
             return open_shards(config.shards), OBELICSParser(config)
         case CaptionShardsSourceConfig():
             return open_shards(config.shards), CaptionParser(config)
         case COCOCaptionsSourceConfig():
+            _check_images(config.images)
             return coco_caption_shards(config), COCOCaptionParser(config)
         case ClipsSourceConfig():
             return clip_shards(config), ClipParser(config)
         case VQASourceConfig():
+            _check_images(config.images)
             questions, _ = split_questions(config, read_questions(config))
             return vqa_shards(config, questions), VQAParser(config, questions)
         case _:
@@ -135,6 +139,12 @@ def stream_source(
     # One lane a row and no shuffling: each validation reads only what it uses.
     held_out = None if unseen is None else stream(unseen, config.sequences, 1)
     return stream(seen, config.lanes * config.sequences, config.shuffle, held_out)
+
+
+def _check_images(folder: str | None) -> None:
+    """A folder that is not there would be found out image by image, for an epoch."""
+    if folder is not None and "://" not in folder and not os.path.isdir(folder):
+        raise ValueError(f"images: expected a folder, found none at {folder}")
 
 
 def _opened(name: str, config: StreamSourceConfig, read_questions: QuestionReader) -> Opened:
