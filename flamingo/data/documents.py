@@ -38,7 +38,7 @@ Parser = Callable[[Record, np.random.Generator], InterleavedSequence | Dropped]
 """Makes a sequence of a record. Images are not opened yet: references open them later, and may fail
 then. The generator decides what is random in it, and is the same for the same record each epoch
 but the epoch's own draw. Never raises for what is wrong with a record: that is ``Dropped``, and so
-is a text with ``<image>`` in it."""
+is a text with ``<image>`` in it. Raises ``OSError`` where a disk or network fails."""
 
 
 class BrokenShard(ValueError):

@@ -8,6 +8,7 @@ ahead in threads), or as if it ended there (a tar with a damaged header).
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -23,6 +24,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+_OF_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _ROWS = 16
 """Rows of parquet that are in memory at a time: documents with images are large."""
 
@@ -65,6 +67,15 @@ def read_file(file: str) -> Iterator[dict[str, Any]]:
                 yield from _tar_samples(archive)
         case None:
             raise ValueError(f"{file}: expected a suffix of {', '.join(_SUFFIXES)}")
+
+
+def says_of_file(error: OSError) -> bool:
+    """Whether ``error`` is about the file: it is not there, or no file, or cannot have that name.
+
+    Any other one (a disk or network that fails, a folder that may not be entered) says nothing of
+    it: taken for the file's, it would make what is learned depend on the weather.
+    """
+    return error.errno in _OF_FILE
 
 
 def open_file(path: str) -> IO[bytes]:

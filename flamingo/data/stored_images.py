@@ -7,11 +7,12 @@ import binascii
 import os
 from collections.abc import Mapping
 from functools import partial
+from stat import S_ISREG
 from typing import Any
 
 from PIL import Image
 
-from flamingo.data.shard_files import open_file
+from flamingo.data.shard_files import open_file, says_of_file
 from flamingo.images import open_image
 from flamingo.types import ImageRef
 
@@ -41,10 +42,20 @@ def image_at(path: str) -> ImageRef:
 
 
 def image_below(folder: str, name: str, at_least: int = 0) -> ImageRef | None:
-    """The image file ``name`` of a local folder; None if there is none of ``at_least`` bytes."""
+    """The image file ``name`` of a local folder; None if there is none of ``at_least`` bytes.
+
+    Raises ``OSError`` where the disk or network fails, which says nothing of the image.
+    """
     path = os.path.join(folder, name)
-    there = os.path.isfile(path) and os.path.getsize(path) >= at_least
-    return image_at(path) if there else None
+    try:
+        found = os.stat(path)
+    except ValueError:  # no name of a file
+        return None
+    except OSError as error:
+        if says_of_file(error):
+            return None
+        raise
+    return image_at(path) if S_ISREG(found.st_mode) and found.st_size >= at_least else None
 
 
 def base64_image(key: str, text: str) -> ImageRef:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
 import json
 import pickle
 from collections import Counter
@@ -175,6 +177,21 @@ def test_why_a_clip_is_dropped():
     assert parse(record(txt=b"it falls"), generator()) == Dropped("no image")
     assert parse(record(**frames(2), txt=b"it falls"), generator()) == Dropped("too few frames")
     assert parse(record(**frames(3)), generator()) == Dropped("no caption")
+
+
+def test_a_disk_that_fails_is_not_a_caption_that_is_not_there(tmp_path, monkeypatch):
+    own = record(**frames(3), **{"caption.txt": str(tmp_path / "caption.txt")})
+    parse = ClipParser(clips())
+    assert parse(own, generator()) == Dropped("no caption")
+    (tmp_path / "caption.txt").mkdir()
+    assert parse(own, generator()) == Dropped("no caption")
+
+    def fails(path: str, mode: str) -> None:
+        raise OSError(errno.EIO, "Input/output error", path)
+
+    monkeypatch.setattr(builtins, "open", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        parse(own, generator())
 
 
 def test_clips_from_tars_and_from_folders_are_the_same(tmp_path):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
+import os
 import pickle
 import zlib
 from pathlib import Path
@@ -266,6 +268,36 @@ def test_images_by_the_hash_of_their_address(tmp_path):
     assert shown(made) == [("One.", SEEN), [5], (f"Two.{EOC}", LEARN)]
     assert made.media[0].frames[0].key == str(tmp_path / name)
     assert obelics()(own, generator()) == Dropped("no image")
+
+
+@pytest.mark.parametrize(
+    ("number", "dropped"),
+    [
+        *((errno.ENOENT, True), (errno.ENOTDIR, True), (errno.ENAMETOOLONG, True)),
+        *((errno.EIO, False), (errno.ESTALE, False), (errno.EACCES, False)),
+    ],
+)
+def test_a_disk_that_fails_is_not_an_image_that_was_not_fetched(monkeypatch, number, dropped):
+    def fails(path: str, **_: Any) -> None:
+        raise OSError(number, os.strerror(number), path)
+
+    own = document([[0.3]], image_info=[{"image_name": "1.png"}])
+    url = page(["http://example.org/1.png", None], [None, "One."])
+    for parse, made_of in ((mmc4(images="images"), own), (obelics(images="images"), url)):
+        with monkeypatch.context() as context:
+            context.setattr(os, "stat", fails)
+            if dropped:
+                assert parse(made_of, generator()) == Dropped("no image")
+                continue
+            with pytest.raises(OSError, match=os.strerror(number)):
+                parse(made_of, generator())
+
+
+def test_what_is_no_image_file_was_not_fetched(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name in ("folder", "nothing", "a" * 300, "nul\0"):
+        own = document([[0.3]], image_info=[{"image_name": name}])
+        assert mmc4(images=str(tmp_path))(own, generator()) == Dropped("no image")
 
 
 def test_pages_with_nothing_to_learn_are_dropped():

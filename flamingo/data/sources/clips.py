@@ -18,6 +18,7 @@ from flamingo.data.interleaving import (
     captioned,
 )
 from flamingo.data.records import text_of
+from flamingo.data.shard_files import says_of_file
 from flamingo.data.shards import KEY, Shards, open_shards
 from flamingo.data.stored_images import stored_image
 from flamingo.data.tables import FolderShards
@@ -95,7 +96,9 @@ def _caption(record: Record) -> str | Dropped:
         try:
             with open(path, "rb") as file:
                 value = file.read()
-        except OSError:
-            return NO_CAPTION
+        except OSError as error:
+            if says_of_file(error):
+                return NO_CAPTION
+            raise
     text = text_of(value)
     return MALFORMED if text is None else text
