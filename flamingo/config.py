@@ -200,6 +200,8 @@ class ModelConfig:
 class EasyVQASourceConfig(SourceConfig):
     """easy-VQA questions packed as demonstrations and a query; answers are learned."""
 
+    _key = "data.easy_vqa"
+
     pairs: int = 4
     """Images in a sequence, each with its questions and answers."""
     questions_per_image: int = 1
@@ -213,14 +215,16 @@ class EasyVQASourceConfig(SourceConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("pairs", "questions_per_image"):
-            require(getattr(self, name) >= 1, f"data.easy_vqa.{name}", ">= 1", getattr(self, name))
+            self._require(getattr(self, name) >= 1, name, ">= 1", getattr(self, name))
         rate = self.blank_rate
-        require(0 <= rate < 1, "data.easy_vqa.blank_rate", "in [0, 1)", rate)
+        self._require(0 <= rate < 1, "blank_rate", "in [0, 1)", rate)
 
 
 @dataclass(kw_only=True)
 class BindingSourceConfig(SourceConfig):
     """Concept-binding episodes: made-up words name concepts that only the context tells."""
+
+    _key = "data.binding"
 
     collection: Collection = Collection.twemoji
     path: str | None = None
@@ -236,15 +240,14 @@ class BindingSourceConfig(SourceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        name = "data.binding"
-        check_collection(name, self.collection, self.path, self.views, self.held_out)
-        require(
+        check_collection(self._key, self.collection, self.path, self.views, self.held_out)
+        self._require(
             2 <= self.min_ways <= self.max_ways,
-            "data.binding.min_ways, max_ways",
+            "min_ways, max_ways",
             "2 <= min_ways <= max_ways",
             (self.min_ways, self.max_ways),
         )
-        require(self.images > self.max_ways, "data.binding.images", "> max_ways", self.images)
+        self._require(self.images > self.max_ways, "images", "> max_ways", self.images)
 
 
 @dataclass(kw_only=True)

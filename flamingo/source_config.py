@@ -31,13 +31,21 @@ class SourceConfig:
     """Sequences of this source in every optimisation step, over all processes."""
     loss_weight: float = 1.0
 
+    _key = "data"
+    """The section that a source is configured in, for messages."""
+
     def __post_init__(self) -> None:
-        require(self.sequences >= 1, "sequences", ">= 1", self.sequences)
-        require(self.loss_weight > 0, "loss_weight", "> 0", self.loss_weight)
+        self._require(self.sequences >= 1, "sequences", ">= 1", self.sequences)
+        self._require(self.loss_weight > 0, "loss_weight", "> 0", self.loss_weight)
+
+    def _require(self, condition: bool, name: str, expected: str, actual: object) -> None:
+        """Raise ``ValueError`` naming the field with its section unless ``condition`` holds."""
+        require(condition, f"{self._key}.{name}", expected, actual)
 
     @property
     def has_unseen(self) -> bool:
-        """Whether it has sequences that are never trained on, for the validation loss."""
+        """Whether it has sequences for the validation loss: of a stream those of documents that are
+        never trained on, else new draws of the training questions, images and concepts."""
         return True
 
 
@@ -61,9 +69,9 @@ class StreamSourceConfig(SourceConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("lanes", "shuffle"):
-            require(getattr(self, name) >= 1, name, ">= 1", getattr(self, name))
+            self._require(getattr(self, name) >= 1, name, ">= 1", getattr(self, name))
         if self.max_tokens is not None:
-            require(self.max_tokens >= 2, "max_tokens", ">= 2", self.max_tokens)
+            self._require(self.max_tokens >= 2, "max_tokens", ">= 2", self.max_tokens)
 
     @property
     def has_unseen(self) -> bool:
@@ -80,7 +88,7 @@ class AnnotatedSourceConfig(StreamSourceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.held_out >= 0, "held_out", ">= 0", self.held_out)
+        self._require(self.held_out >= 0, "held_out", ">= 0", self.held_out)
 
     @property
     def has_unseen(self) -> bool:
@@ -107,13 +115,21 @@ class ShardsConfig:
     """Of the data set on the hub. Without one a run that is resumed may see another."""
     split: str = "train"
 
-    def check(self) -> None:
-        """Raises ``ValueError`` unless one place is given (for the section that holds this)."""
+    def check(self, key: str) -> None:
+        """Raises ``ValueError`` unless one place is given, and nothing that means nothing there.
+
+        ``key`` is the section that this is.
+        """
         if bool(self.files) == (self.hub is not None):
             raise ValueError(
-                "shards: expected exactly one of files and hub, "
+                f"{key}: expected exactly one of files and hub, "
                 f"got files={self.files!r}, hub={self.hub!r}"
             )
+        if self.files:  # all of them are read, whatever split they are of
+            for name in ("configuration", "revision", "split"):
+                default = getattr(ShardsConfig, name)
+                value = getattr(self, name)
+                require(value == default, f"{key}.{name}", f"{default!r} with files", value)
 
 
 @dataclass(kw_only=True)
@@ -127,7 +143,7 @@ class ShardsSourceConfig(StreamSourceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.shards.check()
+        self.shards.check(f"{self._key}.shards")
 
     @property
     def has_unseen(self) -> bool:
@@ -152,14 +168,14 @@ class PageSourceConfig(ShardsSourceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
+        self._require(
             1 <= self.min_images <= self.max_images,
             "min_images, max_images",
             "1 <= min_images <= max_images",
             (self.min_images, self.max_images),
         )
         rate = self.single_image_rejection
-        require(0 <= rate <= 1, "single_image_rejection", "in [0, 1]", rate)
+        self._require(0 <= rate <= 1, "single_image_rejection", "in [0, 1]", rate)
 
 
 @dataclass(kw_only=True)
@@ -168,6 +184,8 @@ class MMC4SourceConfig(PageSourceConfig):
 
     ``images`` is the folder of the files ``image_name``, where images are not in the records.
     """
+
+    _key = "data.mmc4"
 
     max_tokens: int | None = 256
     similarity: float = 0.24
@@ -178,8 +196,9 @@ class MMC4SourceConfig(PageSourceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(-1 <= self.similarity <= 1, "similarity", "in [-1, 1]", self.similarity)
-        require(self.min_image_bytes >= 0, "min_image_bytes", ">= 0", self.min_image_bytes)
+        self._require(-1 <= self.similarity <= 1, "similarity", "in [-1, 1]", self.similarity)
+        least = self.min_image_bytes
+        self._require(least >= 0, "min_image_bytes", ">= 0", least)
 
 
 @dataclass(kw_only=True)
@@ -190,12 +209,16 @@ class OBELICSSourceConfig(PageSourceConfig):
     could be fetched, named by the SHA-256 of the URL in hexadecimal, without a suffix.
     """
 
+    _key = "data.obelics"
+
     single_image_rejection: float = 0.0
 
 
 @dataclass(kw_only=True)
 class InterleavedSourceConfig(ShardsSourceConfig):
     """JSON lines of interleaved segments: the format for data of one's own."""
+
+    _key = "data.interleaved"
 
 
 # ---------------------------------------------------------------------------- captions
@@ -211,10 +234,10 @@ class CaptionedSourceConfig(StreamSourceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.min_words >= 1, "min_words", ">= 1", self.min_words)
-        if self.max_words is not None:
-            least = self.min_words
-            require(self.max_words >= least, "max_words", f">= min_words ({least})", self.max_words)
+        least, most = self.min_words, self.max_words
+        self._require(least >= 1, "min_words", ">= 1", least)
+        if most is not None:
+            self._require(most >= least, "max_words", f">= min_words ({least})", most)
 
 
 @dataclass(kw_only=True)
@@ -225,12 +248,16 @@ class CaptionShardsSourceConfig(CaptionedSourceConfig, ShardsSourceConfig):
     caption ``txt``, ``caption`` or ``text``, or else ``caption`` within ``json``.
     """
 
+    _key = "data.captions"
+
     max_tokens: int | None = 32
 
 
 @dataclass(kw_only=True)
 class COCOCaptionsSourceConfig(CaptionedSourceConfig, AnnotatedSourceConfig):
     """COCO captions (Chen et al. 2015): one of an image's captions, drawn anew each epoch."""
+
+    _key = "data.coco_captions"
 
     annotations: str = MISSING
     """``captions_train2014.json``."""
@@ -241,6 +268,8 @@ class COCOCaptionsSourceConfig(CaptionedSourceConfig, AnnotatedSourceConfig):
 @dataclass(kw_only=True)
 class ClipsSourceConfig(CaptionedSourceConfig):
     """Short clips as frames, with captions. ``shards`` or ``folder``, by ``storage``."""
+
+    _key = "data.clips"
 
     storage: ClipStorage = ClipStorage.shards
     shards: ShardsConfig = field(default_factory=ShardsConfig)
@@ -254,16 +283,17 @@ class ClipsSourceConfig(CaptionedSourceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.frames >= 1, "frames", ">= 1", self.frames)
+        self._require(self.frames >= 1, "frames", ">= 1", self.frames)
+        folder, shards = self.folder, self.shards
         match self.storage:
             case ClipStorage.shards:
-                self.shards.check()
-                require(self.folder is None, "folder", "null with storage=shards", self.folder)
+                shards.check(f"{self._key}.shards")
+                self._require(folder is None, "folder", "null with storage=shards", folder)
             case ClipStorage.folders:
-                given = self.folder is not None
-                require(given, "folder", "a folder with storage=folders", self.folder)
-                none = not self.shards.files and self.shards.hub is None
-                require(none, "shards", "none with storage=folders", self.shards)
+                given = folder is not None
+                self._require(given, "folder", "a folder with storage=folders", folder)
+                none = shards == ShardsConfig()
+                self._require(none, "shards", "none with storage=folders", shards)
 
     @property
     def has_unseen(self) -> bool:
@@ -276,6 +306,8 @@ class ClipsSourceConfig(CaptionedSourceConfig):
 @dataclass(kw_only=True)
 class VQASourceConfig(AnnotatedSourceConfig):
     """A set of visual questions as few-shot sequences."""
+
+    _key = "data.vqa"
 
     format: VQAFormat = MISSING
     questions: str = MISSING
@@ -295,11 +327,13 @@ class VQASourceConfig(AnnotatedSourceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.pairs >= 1, "pairs", ">= 1", self.pairs)
+        self._require(self.pairs >= 1, "pairs", ">= 1", self.pairs)
         fields = [name for _, name, _, _ in Formatter().parse(self.prompt) if name is not None]
-        require(fields == ["question"], "prompt", "a text with {question} once", self.prompt)
+        self._require(fields == ["question"], "prompt", "a text with {question} once", self.prompt)
+        bare = "<image>" not in self.prompt  # as OpenFlamingo's template is printed
+        self._require(bare, "prompt", "no <image> (it is put in front)", self.prompt)
         api = self.format is VQAFormat.vqa
         for name in ("annotations", "image_split"):
             value = getattr(self, name)
             wanted = "a value with format=vqa, else null"
-            require((value is not None) == api, name, wanted, value)
+            self._require((value is not None) == api, name, wanted, value)

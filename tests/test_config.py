@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from experiments.compare import CompareConfig
 from flamingo import choices
-from flamingo.choices import Collection, Condition, Pooling, ResamplerKind
+from flamingo.choices import ClipStorage, Collection, Condition, Pooling, ResamplerKind
 from flamingo.composition import CONF, as_typed, checked_overrides, compose
 from flamingo.config import (
     BindingSourceConfig,
@@ -32,7 +32,15 @@ from flamingo.evaluation_config import (
     EvaluationConfig,
     FolderBenchmarkConfig,
 )
-from flamingo.source_config import ClipsSourceConfig, ShardsConfig
+from flamingo.source_config import (
+    CaptionShardsSourceConfig,
+    ClipsSourceConfig,
+    COCOCaptionsSourceConfig,
+    InterleavedSourceConfig,
+    MMC4SourceConfig,
+    OBELICSSourceConfig,
+    ShardsConfig,
+)
 from flamingo.structured import (
     expected,
     field_type,
@@ -278,6 +286,7 @@ def _clips() -> DataConfig:
     return DataConfig(clips=clips, cache_features=False)
 
 
+PLACE = ShardsConfig(files=["x"])
 NONSENSE = {
     "resampler.depth": lambda: ResamplerConfig(depth=0),
     "resampler.latent_std": lambda: ResamplerConfig(latent_std=0.0),
@@ -290,8 +299,32 @@ NONSENSE = {
     "cross_attention.layers": lambda: CrossAttentionConfig(every=None, layers=[3, 2]),
     "cross_attention.layers: .*-1": lambda: CrossAttentionConfig(every=None, layers=[-1, 2]),
     r"cross_attention.layers: .*\[\]": lambda: CrossAttentionConfig(every=None, layers=[]),
-    "sequences": lambda: EasyVQASourceConfig(sequences=0),
-    "loss_weight": lambda: EasyVQASourceConfig(loss_weight=0.0),
+    "data.easy_vqa.sequences": lambda: EasyVQASourceConfig(sequences=0),
+    "data.binding.loss_weight": lambda: BindingSourceConfig(loss_weight=0.0),
+    "data.obelics.max_tokens: expected >= 2": lambda: OBELICSSourceConfig(
+        shards=PLACE, max_tokens=1
+    ),
+    "data.mmc4.lanes: expected >= 1": lambda: MMC4SourceConfig(shards=PLACE, lanes=0),
+    "data.captions.max_words: expected >= min_words .3., got 2": lambda: CaptionShardsSourceConfig(
+        shards=PLACE, min_words=3, max_words=2
+    ),
+    "data.clips.frames: expected >= 1": lambda: ClipsSourceConfig(shards=PLACE, frames=0),
+    "data.coco_captions.held_out: expected >= 0": lambda: COCOCaptionsSourceConfig(
+        annotations="a", images="b", held_out=-1
+    ),
+    "data.interleaved.shards: expected exactly one of files and hub": InterleavedSourceConfig,
+    "data.obelics.shards.split: expected 'train' with files, got 'validation'": lambda: (
+        OBELICSSourceConfig(shards=ShardsConfig(files=["x"], split="validation"))
+    ),
+    "data.mmc4.shards.revision: expected None with files, got 'main'": lambda: MMC4SourceConfig(
+        shards=ShardsConfig(files=["x"], revision="main")
+    ),
+    "data.clips.shards.configuration: expected None with files, got 'a'": lambda: ClipsSourceConfig(
+        shards=ShardsConfig(files=["x"], configuration="a")
+    ),
+    "data.clips.shards: expected none with storage=folders": lambda: ClipsSourceConfig(
+        storage=ClipStorage.folders, folder="x", shards=ShardsConfig(split="test")
+    ),
     "data.easy_vqa.pairs": lambda: EasyVQASourceConfig(pairs=0),
     "data.binding.path: .*path=None": lambda: _folder(),
     "data.binding.path: .*path='p'": lambda: BindingSourceConfig(path="p"),

@@ -25,7 +25,7 @@ from flamingo.source_config import (
     VQASourceConfig,
 )
 from flamingo.testing import synthetic_images
-from flamingo.types import InterleavedSequence, Media, Text
+from flamingo.types import IMAGE_TOKEN, InterleavedSequence, Media, Text
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "data" / "benchmarks"
 EOC = "<|endofchunk|>"
@@ -101,7 +101,11 @@ def test_questions_that_cannot_be_packed_are_refused():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"prompt": "Question:"}, "prompt: expected"),
+        ({"prompt": "Question:"}, "data.vqa.prompt: expected a text with {question} once"),
+        (
+            {"prompt": f"{IMAGE_TOKEN}Question:{{question}}"},
+            r"data.vqa.prompt: expected no <image>",
+        ),
         ({"prompt": "{question} {other}"}, "prompt: expected"),
         ({"image_split": "train2014"}, "image_split: expected a value with format=vqa"),
         ({"format": VQAFormat.vqa}, "annotations: expected a value with format=vqa"),
