@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils.memory import clear_device_cache
 
 from flamingo.backbones.precision import resolve_dtype
-from flamingo.build import Parts, build_parts, open_data, parameter_counts
+from flamingo.build import Parts, build_parts, open_data, parameter_counts, shards_of
 from flamingo.choices import Mixing
 from flamingo.command_line import entry_point
 from flamingo.config import RunConfig
@@ -84,11 +84,13 @@ def run(config: RunConfig, accelerator: Accelerator) -> TrainingResult:
             "none; experiment=quickstart has two"
         )
     directory = RunDirectory.open(config, write=False)
-    if directory.finished:
-        say(accelerator, f"{directory.path}: finished, {config.training.steps} steps are done.")
-        return TrainingResult(config.training.steps, finished=True)
+    if directory.finished and not directory.has_other_places:
+        return already_finished(directory, accelerator)
     allow_open_files(config.data, accelerator.num_processes)
     documents = open_data(config.data)  # before minutes of loading weights
+    directory.require_shards(shards_of(documents))
+    if directory.finished:  # its shards were moved
+        return already_finished(directory, accelerator)
     with directory.locked() if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             check_access(config.tracking)
@@ -127,6 +129,13 @@ def run(config: RunConfig, accelerator: Accelerator) -> TrainingResult:
     if result.finished:
         say(accelerator, f"{directory.path}: finished, {result.steps} steps are done.")
     return result
+
+
+def already_finished(directory: RunDirectory, accelerator: Accelerator) -> TrainingResult:
+    """Say so. What was trained on need not be there any more."""
+    steps = directory.config.training.steps
+    say(accelerator, f"{directory.path}: finished, {steps} steps are done.")
+    return TrainingResult(steps, finished=True)
 
 
 def say(accelerator: Accelerator, message: str) -> None:

@@ -118,6 +118,11 @@ def open_data(config: DataConfig) -> dict[str, Opened]:
     return open_streams(config, training_questions)
 
 
+def shards_of(documents: Mapping[str, Opened]) -> dict[str, Sequence[str]]:
+    """The names of the shards that each stream is trained on, of what :func:`open_data` gives."""
+    return {name: seen.shards for name, ((seen, _), _) in documents.items()}
+
+
 def build_mixture(
     config: RunConfig, processor: FlamingoProcessor, documents: Mapping[str, Opened]
 ) -> Mixture:

@@ -15,8 +15,8 @@ from flamingo.config import STREAMS, RunConfig
 from flamingo.structured import plain
 
 SHARDS = tuple(f"data.{name}.shards.files" for name in STREAMS)
-"""Where shards stand. That they are the same ones a stream sees for itself, by number and names;
-earlier versions held a run to them."""
+"""Where shards stand. Whether other places hold the same ones is told by number and names, from a
+checkpoint (``RunDirectory.require_shards``); earlier versions held a run to the places."""
 
 MAY_CHANGE = (
     "runs",  # where the directory stands
@@ -74,8 +74,11 @@ def _may_change(name: str) -> bool:
     return any(name == field or name.startswith(f"{field}.") for field in MAY_CHANGE)
 
 
-def differences(stored: RunConfig, given: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """Fields that make ``given`` another run than ``stored``, with both values.
+def differences(
+    stored: RunConfig, given: RunConfig, held_to: Collection[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """Fields that make ``given`` another run than ``stored``, with both values. Those of
+    ``held_to`` do so too, whether or not they may change.
 
     ``training.steps`` may grow under a constant learning rate: the longer run's first steps are
     the shorter run's. Under any other schedule they are not.
@@ -84,12 +87,19 @@ def differences(stored: RunConfig, given: RunConfig) -> dict[str, tuple[Any, Any
     differ = {
         name: (old.get(name, "absent"), new.get(name, "absent"))
         for name in sorted(old.keys() | new.keys())
-        if old.get(name, "absent") != new.get(name, "absent") and not _may_change(name)
+        if old.get(name, "absent") != new.get(name, "absent")
+        and (name in held_to or not _may_change(name))
     }
     constant = given.training.schedule is Schedule.constant
     if constant and given.training.steps > stored.training.steps:
         differ.pop("training.steps", None)
     return differ
+
+
+def other_places(stored: RunConfig, given: RunConfig) -> bool:
+    """Whether ``given`` has its shards in other places: moved ones, or others."""
+    old, new = flatten(plain(stored)), flatten(plain(given))
+    return any(old.get(name) != new.get(name) for name in SHARDS)
 
 
 def config_hash(config: RunConfig) -> str:

@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -30,9 +30,9 @@ from yaml import YAMLError
 
 from flamingo.config import RunConfig, config_from_yaml, config_to_yaml
 from flamingo.files import write_atomically
-from flamingo.identity import config_hash, differences, earlier_config_hash
+from flamingo.identity import config_hash, differences, earlier_config_hash, other_places
 from flamingo.provenance import circumstances, uncommitted_changes
-from flamingo.training.checkpoint import complete_checkpoints
+from flamingo.training.checkpoint import complete_checkpoints, latest_checkpoint
 
 
 def load_config(path: Path) -> RunConfig:
@@ -155,6 +155,29 @@ class RunDirectory:
         """Whether training is done: the checkpoint of the last step is there."""
         saved = complete_checkpoints(self.checkpoints)
         return bool(saved) and saved[-1].step >= self.config.training.steps
+
+    @property
+    def has_other_places(self) -> bool:
+        """Whether its ``config.yaml`` has the shards in other places than this configuration.
+
+        :meth:`require_shards` then tells moved ones from others.
+        """
+        return self.config_file.exists() and other_places(
+            load_config(self.config_file), self.config
+        )
+
+    def require_shards(self, shards: Mapping[str, Sequence[str]]) -> None:
+        """Raise ``ValueError`` if a stream was trained on other shards than it has in ``shards``
+        (names, by stream), by the newest checkpoint. Moved ones are the same."""
+        checkpoint = latest_checkpoint(self.checkpoints)
+        if checkpoint is None:
+            return
+        try:
+            checkpoint.require_shards(shards)
+        except ValueError as error:
+            raise ValueError(
+                f"{checkpoint.path}: data.{error}: give the run on these another name="
+            ) from error
 
     @classmethod
     def open(cls, config: RunConfig, *, write: bool = True) -> RunDirectory:

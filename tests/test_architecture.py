@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "evaluation_run": BASE
     | {"backbones", "model", "data", "training", "evaluation", "run_directory", "runs", "build"},
     "ablation": BASE
-    | {"composition", "identity", "run_directory", "runs", "training", "comparison"},
+    | {"composition", "identity", "run_directory", "runs", "training", "comparison", "build"},
     "asking": BASE | {"backbones", "data", "evaluation", "runs"},
     "demo": BASE | {"backbones", "model", "data", "evaluation", "asking", "plots"},
     "publication": BASE | {"model", "evaluation", "runs"},

@@ -3,11 +3,16 @@
 import json
 import logging
 import math
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
+from experiments.train import run as run_training
+from flamingo.ablation.progress import Stage, progress_of
 from flamingo.build import build_parts, open_data
 from flamingo.composition import compose
 from flamingo.config import DataConfig, RunConfig
@@ -15,9 +20,10 @@ from flamingo.run_directory import RunDirectory
 from flamingo.runs import load_run
 from flamingo.source_config import InterleavedSourceConfig, ShardsConfig
 from flamingo.testing import draw, save_tiny_language_model
+from flamingo.training.checkpoint import save_checkpoint
 from flamingo.training.loop import train
 from tests.tiny_world import save_classes, save_vision_encoder
-from tests.toy_stream import write_shards
+from tests.toy_stream import source, write_shards
 
 CPU = torch.device("cpu")
 
@@ -73,6 +79,48 @@ def test_a_stream_beside_another_source_trains_with_workers_and_validation(world
     losses = ["train/loss/interleaved", "validation/loss/binding", "validation/loss/interleaved"]
     assert all(math.isfinite(entry[name]) for name in losses)
     assert run.finished
+
+
+def begun(config: RunConfig, step: int) -> RunDirectory:
+    """The run of ``config`` with a checkpoint of ``step`` that tells its shards, and no weights."""
+    run = RunDirectory.open(config)
+    streams = {"interleaved": source(open_data(config.data)["interleaved"][0][0].shards).state({})}
+    save_checkpoint(
+        run.checkpoints,
+        step=step,
+        models=[],
+        state={"streams": streams},
+        config_hash=run.config_hash,
+        keep=1,
+    )
+    return run
+
+
+@pytest.mark.parametrize("step", [1, 3])  # of 3: to be continued, and finished
+def test_other_shards_are_refused_before_anything_is_written_or_said_to_be_done(
+    world, tmp_path, step
+):
+    run = begun(config_of(world, tmp_path), step)
+    before = sorted((path, path.stat().st_mtime_ns) for path in run.path.rglob("*"))
+    other = config_of(world, tmp_path, f"data.interleaved.shards.files=[{world / 'unseen'}]")
+    with pytest.raises(ValueError, match=r"step_\d: data.interleaved.shards: .*3 shards.* another"):
+        run_training(other, Accelerator())
+    with nullcontext() if step == 1 else pytest.raises(ValueError, match="got 1 shards"):
+        progress_of(other)
+    assert sorted((path, path.stat().st_mtime_ns) for path in run.path.rglob("*")) == before
+
+
+def test_a_finished_run_whose_shards_were_moved_or_are_gone_is_finished(world, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(world / "data", data)
+    own = config_of(world, tmp_path, f"data.interleaved.shards.files=[{data}]")
+    begun(own, 3)
+    moved = config_of(world, tmp_path, f"data.interleaved.shards.files=[{world / 'data'}/*.jsonl]")
+    shutil.rmtree(data)
+    for config in (own, moved):
+        assert run_training(config, Accelerator()).finished
+        assert "finished, 3 steps are done" in capsys.readouterr().out
+        assert progress_of(config).stage is Stage.trained
 
 
 def test_features_of_a_stream_are_standardised_by_its_first_images(world, tmp_path):

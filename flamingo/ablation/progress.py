@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from flamingo.ablation.sweep import Sweep, SweepRun
+from flamingo.build import open_data, shards_of
 from flamingo.composition import update_evaluation
 from flamingo.config import RunConfig
 from flamingo.evaluation_config import EvaluationConfig, recorded, settings_of
@@ -59,7 +60,8 @@ class Progress:
 def progress_of(config: RunConfig, overrides: Sequence[str] = ()) -> Progress:
     """How far the run of ``config`` is, if ``overrides`` say how it is to be evaluated.
 
-    Raises ``ValueError`` if its folder belongs to a run of another configuration.
+    Raises ``ValueError`` if its folder belongs to a run of another configuration, or of other
+    shards.
     """
     directory = RunDirectory.open(config, write=False)
     checkpoint = latest_checkpoint(directory.checkpoints)
@@ -68,6 +70,8 @@ def progress_of(config: RunConfig, overrides: Sequence[str] = ()) -> Progress:
     stage = Stage.begun if directory.metrics.exists() or step else Stage.waiting
     unlike: tuple[str, ...] = ()
     if directory.finished:
+        if directory.has_other_places:
+            directory.require_shards(shards_of(open_data(config.data)))
         stage = Stage.trained
         if results is not None and results["step"] == step:
             asked = _asked(load_config(directory.config_file), overrides)

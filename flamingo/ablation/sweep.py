@@ -20,7 +20,7 @@ from omegaconf import MISSING, OmegaConf
 
 from flamingo.composition import CONF, compose
 from flamingo.config import RunConfig
-from flamingo.identity import differences, flatten
+from flamingo.identity import SHARDS, differences, flatten
 from flamingo.structured import build, nearest, plain, require
 
 SWEEPS = CONF / "sweeps"
@@ -135,10 +135,13 @@ class Sweep:
 
 
 def changes(reference: RunConfig, arm: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """Keys of two configurations that differ, but for names and seeds, with both values."""
+    """Keys of two configurations that differ, but for names and seeds, with both values.
+
+    Shards in other places are other data: what an arm may be about.
+    """
     return {
         key: both
-        for key, both in differences(reference, arm).items()
+        for key, both in differences(reference, arm, held_to=SHARDS).items()
         if key not in ("name", "seed", "runs")
     }
 

@@ -95,28 +95,34 @@ class StreamSource:
 
     def state(self, lanes: Mapping[int, Cursor]) -> dict[str, Any]:
         """``lanes`` with what identifies the shards they are places in, for a checkpoint."""
-        return {"shards": self._fingerprint(), "lanes": to_plain(lanes)}
+        return {"shards": _fingerprint(self._stream.shards), "lanes": to_plain(lanes)}
 
     def resume(self, state: Mapping[str, Any]) -> dict[int, Cursor]:
         """Make the places of :meth:`state` known: rows after them are reached from there.
 
         Returns them. Raises ``ValueError`` if they are places in other shards than these.
         """
-        if state["shards"] != self._fingerprint():
-            raise ValueError(
-                f"{self.name}.shards: expected those of the checkpoint ({state['shards']}: number, "
-                f"and hash of the names), got {self._fingerprint()}; the rows that were seen "
-                "cannot be told in other shards"
-            )
+        require_same_shards(self.name, state, self._stream.shards)
         self._known = from_plain(state["lanes"])
         self._forget()
         return dict(self._known)
 
-    def _fingerprint(self) -> str:
-        """Names without folders: the data may stand elsewhere."""
-        names = [shard.rstrip("/").rsplit("/", 1)[-1] for shard in self._stream.shards]
-        digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
-        return f"{len(names)} shards, {digest}"
-
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": {}}  # another process opens its own
+
+
+def require_same_shards(name: str, state: Mapping[str, Any], shards: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless ``state``, of a stream in a checkpoint, is of ``shards``."""
+    if state["shards"] != _fingerprint(shards):
+        raise ValueError(
+            f"{name}.shards: expected those of the checkpoint ({state['shards']}: number, "
+            f"and hash of the names), got {_fingerprint(shards)}; the rows that were seen "
+            "cannot be told in other shards"
+        )
+
+
+def _fingerprint(shards: Sequence[str]) -> str:
+    """Names without folders: the data may stand elsewhere."""
+    names = [shard.rstrip("/").rsplit("/", 1)[-1] for shard in shards]
+    digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+    return f"{len(names)} shards, {digest}"

@@ -14,7 +14,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from flamingo.data.stream import require_same_shards
 from flamingo.files import UNFINISHED
 from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.model.persistence import load_trained_state
@@ -49,6 +50,15 @@ class Checkpoint:
     def state(self) -> dict[str, Any]:
         """What resuming needs beside the weights, on the CPU."""
         return torch.load(self.path / STATE_FILE, map_location="cpu", weights_only=True)
+
+    def require_shards(self, shards: Mapping[str, Sequence[str]]) -> None:
+        """Raise ``ValueError`` if one of its streams was trained on others than ``shards``, the
+        names by stream. What it does not tell (a version without streams) is passed over."""
+        # Mapped: of gigabytes of an optimiser only the little that is looked at is read.
+        state = torch.load(self.path / STATE_FILE, "cpu", weights_only=True, mmap=True)
+        for name, stream in state.get("streams", {}).items():
+            if name in shards:
+                require_same_shards(name, stream, shards[name])
 
 
 class CheckpointError(RuntimeError):

@@ -111,6 +111,19 @@ def test_a_sweep_that_would_say_nothing_is_refused(tmp_path: Path, arms: str, me
         compose_sweep(written(tmp_path, arms))
 
 
+def test_a_sweep_may_be_about_the_shards_that_are_trained_on(tmp_path: Path):
+    def of(first: str, second: str) -> str:
+        base = "data.cache_features=false"
+        arms = [f"'data.interleaved.shards.files=[/{name}/*.jsonl]'" for name in (first, second)]
+        return written(tmp_path, f"arms: {{a: [{base}, {arms[0]}], b: [{base}, {arms[1]}]}}")
+
+    found = compose_sweep(of("few", "many"), seeds=[0])
+    key = "data.interleaved.shards.files"
+    assert [found.changes(arm)[key][1] for arm in "ab"] == [["/few/*.jsonl"], ["/many/*.jsonl"]]
+    with pytest.raises(ValueError, match="got 'a' and 'b': the same"):
+        compose_sweep(of("few", "few"))
+
+
 def test_a_key_of_each_run_is_refused_by_its_own_name():
     with pytest.raises(ValueError, match=r"seed: expected none .*seeds=.* got 'seed=3'"):
         compose_sweep("ablation_media", ["seed=3"])
