@@ -21,7 +21,6 @@ from flamingo.build import Parts, build_parts, open_data, parameter_counts, shar
 from flamingo.choices import Mixing
 from flamingo.command_line import entry_point
 from flamingo.config import RunConfig
-from flamingo.data.mixture import source_configs
 from flamingo.data.open_files import allow_open_files
 from flamingo.launching import circumstances_of_launch, hand_over, in_launched_job, join_processes
 from flamingo.planning.utilisation import run_utilisation
@@ -78,7 +77,7 @@ def run(config: RunConfig, accelerator: Accelerator) -> TrainingResult:
     """Open the run, build its parts, say what will happen, and train."""
     check_distributed(accelerator)
     check_tracking(config.tracking)
-    if not source_configs(config.data):
+    if not config.data.sources:
         raise ValueError(
             "data: expected at least one source (such as data.easy_vqa or data.interleaved), got "
             "none; experiment=quickstart has two"
@@ -155,7 +154,7 @@ def summary(
     joint = " or " if config.data.mixing is Mixing.round_robin else ", "
     sources = joint.join(
         f"{source.sequences} {name}"
-        for name, source in zip(parts.mixture.names, source_configs(config.data), strict=True)
+        for name, source in zip(parts.mixture.names, config.data.sources, strict=True)
     )
     dtype = str(resolve_dtype(training.precision, accelerator.device)).removeprefix("torch.")
     start = f"continues after step {done}" if done else "starts"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
 from flamingo.choices import Sharding
 from flamingo.config import DataConfig, RunConfig
 from flamingo.data.features import FeatureStore, PixelLoader
-from flamingo.data.mixture import Mixture, build_sources, source_configs
+from flamingo.data.mixture import Mixture, build_sources
 from flamingo.data.sources.documents import Opened, open_streams
 from flamingo.evaluation.benchmarks.training import training_questions
 from flamingo.images import BLANK
@@ -31,6 +32,8 @@ from flamingo.types import ImageRef, MediaLoader
 
 logger = logging.getLogger(__name__)
 
+MANY_READERS = 64
+"""Lanes that read one shard before it is warned of."""
 STATISTICS_IMAGES = 512
 """Images that feature statistics are taken from when there is no cache of all of them."""
 
@@ -144,9 +147,24 @@ def build_mixture(
                 "its lanes would be faster, and give the same",
                 *(workers, name),
             )
-    configs = source_configs(config.data)
+        (seen, _), unseen = documents[name]
+        lanes = stream.lanes * stream.sequences
+        _warn_of_readers(f"data.{name}.shards", len(seen.shards), lanes, "lanes or sequences")
+        if unseen is not None:
+            place = f"data.{name}: what is held out"
+            _warn_of_readers(place, len(unseen[0].shards), stream.sequences, "sequences")
     data = config.data
-    return Mixture(sources, configs, processor.tokenizer, data.max_tokens, data.mixing)
+    return Mixture(sources, data.sources, processor.tokenizer, data.max_tokens, data.mixing)
+
+
+def _warn_of_readers(place: str, shards: int, lanes: int, fewer: str) -> None:
+    """Lanes that share a shard read all of it, each for its part."""
+    if lanes > MANY_READERS * shards:
+        logger.warning(
+            "%s: %d lanes read %d shards, each by %d of them, of which every one takes its part: "
+            "more shards, or fewer %s, would be faster",
+            *(place, lanes, shards, math.ceil(lanes / shards), fewer),
+        )
 
 
 def feature_cache(config: DataConfig) -> Path:

@@ -15,7 +15,6 @@ from flamingo.backbones.language import load_tokenizer
 from flamingo.build import build_parts
 from flamingo.composition import CONF, compose
 from flamingo.config import RunConfig
-from flamingo.data.mixture import source_configs
 from flamingo.evaluation.benchmarks import build_benchmarks
 from flamingo.model.conditioning import conditioned_layers
 from flamingo.run_directory import RunDirectory
@@ -26,7 +25,7 @@ from tests.tiny_world import save_cache, save_classes, save_vision_encoder
 from tests.written_shards import in_base64, png, write_tar
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-TRAINED = [e for e in EXPERIMENTS if source_configs(compose([f"experiment={e}"]).data)]
+TRAINED = [e for e in EXPERIMENTS if compose([f"experiment={e}"]).data.sources]
 """Those with data. The others are published models' architectures: test_open_flamingo_configs.py
 builds them, and their benchmarks are what the user has on disk."""
 EVALUATED = [e for e in TRAINED if not e.startswith("openflamingo_")]

@@ -201,6 +201,17 @@ def test_workers_that_share_lanes_are_warned_of(world, tmp_path, caplog):
     assert "data.workers: 3 workers read one another's lanes" in caplog.text
 
 
+def test_many_lanes_of_few_shards_are_warned_of(world, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("flamingo.build.MANY_READERS", 4)
+    unseen = f"data.interleaved.validation={world / 'unseen'}"
+    with caplog.at_level(logging.WARNING):
+        build_parts(config_of(world, tmp_path, unseen), CPU)
+        assert not caplog.text  # 12 lanes of 3 shards, and 3 of 1
+        build_parts(config_of(world, tmp_path, unseen, "data.interleaved.sequences=5"), CPU)
+    assert "data.interleaved.shards: 20 lanes read 3 shards, each by 7 of them" in caplog.text
+    assert "data.interleaved: what is held out: 5 lanes read 1 shards, each by 5" in caplog.text
+
+
 def test_the_sources_of_a_configuration_are_in_the_mixtures_order():
     stream = InterleavedSourceConfig(shards=ShardsConfig(files=["somewhere"]))
     config = DataConfig(interleaved=stream, cache_features=False)

@@ -15,7 +15,7 @@ import pytest
 
 from flamingo.composition import compose
 from flamingo.config import DataConfig
-from flamingo.data.mixture import UNSEEN, Mixture, build_sources, source_configs
+from flamingo.data.mixture import UNSEEN, Mixture, build_sources
 from flamingo.data.sources.documents import open_streams
 from flamingo.evaluation.benchmarks.training import training_questions
 from flamingo.identity import MAY_CHANGE
@@ -145,7 +145,7 @@ def mixture_of(tokenizer, name: str, *overrides: str) -> Mixture:
 
     documents = open_streams(config.data, training_questions)
     sources = build_sources(config.data, 0, tokenizer, unused, unused, documents)
-    return Mixture(sources, source_configs(config.data), tokenizer, config.data.max_tokens)
+    return Mixture(sources, config.data.sources, tokenizer, config.data.max_tokens)
 
 
 def number_of(row: TokenizedSequence, tokenizer, frames: int) -> int:

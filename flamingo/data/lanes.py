@@ -8,9 +8,10 @@ data, the seed, the lane and n: not on who reads it, from where, or how many oth
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from zlib import crc32
@@ -59,6 +60,17 @@ class Share:
     every: int = 1
 
 
+@dataclass(slots=True)
+class _Known:
+    """What this process has found out about the shards of a stream. It spares reading, and changes
+    nothing of what a lane gives."""
+
+    records: dict[int, int] = field(default_factory=dict)
+    """How many, of shards that were read to their end."""
+    has_documents: bool = False
+    """Whether one could be given."""
+
+
 @dataclass(frozen=True)
 class Stream:
     """A data set in shards, and how its documents are spread over lanes and shuffled.
@@ -82,12 +94,13 @@ class Stream:
     seed: int
     lanes: int
     shuffle: int
+    known: _Known = field(default_factory=_Known, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for field, least in (("lanes", 1), ("shuffle", 1), ("seed", 0)):
-            if getattr(self, field) < least:
+        for key, least in (("lanes", 1), ("shuffle", 1), ("seed", 0)):
+            if getattr(self, key) < least:
                 raise ValueError(
-                    f"{self.name}.{field}: expected >= {least}, got {getattr(self, field)}"
+                    f"{self.name}.{key}: expected >= {least}, got {getattr(self, key)}"
                 )
         if not self.shards:
             raise ValueError(f"{self.name}.shards: expected at least one, got none")
@@ -110,6 +123,16 @@ class Stream:
             shares.append(Share(rest[slot], role // len(rest), sharing))
         return shares
 
+    def next_epoch(self, lane: int, epoch: int) -> int:
+        """The first epoch from ``epoch`` on in which ``lane`` has a record, as far as is known."""
+        shards, known = len(self.shards), self.known.records
+        if shards >= self.lanes or len(known) < shards:
+            return epoch
+        # All shards are shared, each by role // shards; of these the first ones alone have records.
+        role = (lane + epoch) % self.lanes
+        is_empty = role // shards >= max(known.values())
+        return epoch + self.lanes - role if is_empty else epoch
+
     def documents(
         self, shares: Sequence[Share], epoch: int, shard: int = 0, record: int = 0
     ) -> Iterator[tuple[tuple[int, int], InterleavedSequence | Dropped]]:
@@ -121,6 +144,10 @@ class Stream:
         for place in range(shard, len(shares)):
             share = shares[place]
             start = record if place == shard else 0
+            # One of those that share a shard reads it all the same: it speaks for a broken one.
+            if share.first and share.first >= self.known.records.get(share.shard, math.inf):
+                continue
+            number = -1
             try:
                 for number, row in enumerate(self.read(self.shards[share.shard])):
                     if number >= start and number % share.every == share.first:
@@ -130,6 +157,7 @@ class Stream:
                             where = f"record {number} of {self.shards[share.shard]}"
                             tell_first(self.name, made.reason, where)
                         yield (place, number + 1), made
+                self.known.records[share.shard] = number + 1
             except BrokenShard as error:
                 if share.first == 0:  # one of those that share it speaks for all
                     tell_once(
@@ -149,6 +177,7 @@ class Stream:
         for _, made in self.documents([Share(s) for s in range(len(self.shards))], epoch):
             made = made if isinstance(made, Dropped) else opened(made)
             if not isinstance(made, Dropped):
+                self.known.has_documents = True
                 return
             dropped[made.reason] += 1
             if made.what:
@@ -188,25 +217,33 @@ class Lane:
         at_start = cursor.shard == cursor.record == cursor.place == 0
         whole = cursor.epoch if at_start else cursor.epoch + 1  # the first one read from its start
         broken: Counter[str] = Counter()
+        lost = False  # whether something of this epoch was dropped
         while True:
             if self._waiting is None:
+                self._pass_over_empty_epochs()
                 self._waiting, dropped = self._read_block()
                 self._count(dropped)
+                lost |= bool(dropped)
             row = opened(self._waiting.popleft()) if self._waiting else None
             if row is not None:
                 self.cursor = replace(self.cursor, place=self.cursor.place + 1)
             if isinstance(row, Dropped):
                 self._count({row.reason: 1})
+                lost = True
                 tell_first(self._stream.name, row.reason, row.what)
                 broken[row.reason] += 1
                 self._warn_of(broken)
             elif row is not None:
                 self.cursor = replace(self.cursor, given=self.cursor.given + 1)
+                self._stream.known.has_documents = True
             turned = not self._waiting and self._leave_block()
             if isinstance(row, InterleavedSequence):
                 return row
-            if turned and self.cursor.epoch > whole:  # a whole epoch gave this lane nothing
+            # A whole epoch gave this lane nothing. If it had nothing in it, others may have.
+            in_doubt = lost or not self._stream.known.has_documents
+            if turned and self.cursor.epoch > whole and in_doubt:
                 self._stream.require_documents(self.cursor.epoch - 1)
+            lost = lost and not turned
 
     def _open_epoch(self) -> None:
         epoch = self.cursor.epoch
@@ -214,6 +251,15 @@ class Lane:
         self._documents = self._stream.documents(
             shares, epoch, self.cursor.shard, self.cursor.record
         )
+
+    def _pass_over_empty_epochs(self) -> None:
+        """Of few records many lanes have none for most epochs: not to be found out one by one."""
+        cursor = self.cursor
+        if cursor.shard == cursor.record == 0:
+            epoch = self._stream.next_epoch(self._number, cursor.epoch)
+            if epoch > cursor.epoch:
+                self.cursor = replace(cursor, epoch=epoch)
+                self._open_epoch()
 
     def _read_block(self) -> tuple[deque[InterleavedSequence], Counter[str]]:
         """The block at the cursor, shuffled, and what was dropped on the way."""

@@ -25,11 +25,6 @@ UNSEEN = 2**31
 """Index of the first validation step, far beyond any training step and the same for every run."""
 
 
-def source_configs(config: DataConfig) -> list[SourceConfig]:
-    """The configured sources, in the order of :func:`build_sources`."""
-    return config.sources
-
-
 def build_sources(
     config: DataConfig,
     seed: int,
@@ -70,8 +65,8 @@ class Mixture:
 
     Step ``s`` holds sequences ``s * n`` to ``(s + 1) * n - 1`` of each source, ``n`` its
     ``sequences``: a pure function of ``s``, so that training resumes at any step. Steps from
-    :data:`UNSEEN` on serve as validation: for a stream, which has no such rows, they are made of
-    its held-out shards, or lack it.
+    :data:`UNSEEN` on serve as validation: new draws of a source's training data. For a stream,
+    which has no such rows, they are made of its held-out shards, or lack it.
 
     With ``mixing=round_robin`` a step has the sequences of one source alone, of S sources the
     ``s % S``-th: S steps in a row hold what one does otherwise. Validation has all of them.

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from flamingo.choices import Mixing
 from flamingo.config import BindingSourceConfig, DataConfig, EasyVQASourceConfig, SourceConfig
 from flamingo.data.collate import collate
-from flamingo.data.mixture import UNSEEN, Mixture, build_sources, source_configs
+from flamingo.data.mixture import UNSEEN, Mixture, build_sources
 from flamingo.testing import SyntheticSource, synthetic_images
 from flamingo.types import Media, TokenizedSequence
 
@@ -93,7 +93,7 @@ def test_sources_follow_the_configuration(
         binding=BindingSourceConfig(held_out=2, max_ways=3, views=2, sequences=1),
     )
     sources = build_sources(config, 0, tokenizer, lambda: easy_vqa, lambda: twemoji, {})
-    mixture = Mixture(sources, source_configs(config), tokenizer, 512)
+    mixture = Mixture(sources, config.sources, tokenizer, 512)
     assert mixture.names == ("easy_vqa", "binding")
     assert len(mixture.images()) == 5 + 6 * 2
     used = {

@@ -309,6 +309,36 @@ def test_more_lanes_than_documents_are_no_error(tmp_path):
     assert Counter(names(toy, range(64))).keys() == {"0-0", "0-1", "1-0"}
 
 
+@pytest.mark.parametrize("shuffle", [1, 3])
+@pytest.mark.parametrize("sizes", [[20], [3, 9, 0]])
+def test_more_lanes_than_documents_read_a_shard_a_few_times_each(tmp_path, sizes, shuffle):
+    shards, lanes = write_shards(tmp_path, sizes), 60
+    opened: list[str] = []
+
+    def read(shard: str) -> Iterator[Record]:
+        opened.append(shard)
+        return read_lines(shard)
+
+    toy = source(shards, lanes=lanes, shuffle=shuffle, read=read)
+    rows = names(toy, range(2 * lanes))
+    assert len(opened) <= 8 * lanes
+    # A lane that does not know how many records there are goes through every epoch.
+    for lane in range(0, lanes, 7):
+        stream = stream_of(shards, lanes=lanes, shuffle=shuffle)
+        found, epoch = [], 0
+        while len(found) < 2:
+            made = stream.documents(stream.shares(lane, epoch), epoch)
+            block = Lane(stream, lane, Cursor(epoch=epoch))
+            found += [(epoch, name_of(block.next())) for _ in made]
+            epoch += 1
+        assert [name for _, name in found[:2]] == rows[lane::lanes]
+        own = source(shards, lanes=lanes, shuffle=shuffle)
+        assert [own.after(lane), own.after(lane + lanes)] == [
+            toy.after(lane),
+            toy.after(lane + lanes),
+        ]
+
+
 def test_a_disk_that_fails_is_not_a_broken_image(shards, monkeypatch):
     def fails(path: str) -> None:
         raise OSError(5, "Input/output error")
