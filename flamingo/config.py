@@ -352,7 +352,7 @@ class TrainingConfig:
     """How long a process waits for the others before it gives up."""
     log_every: int = 10
     eval_every: int = 0
-    """Steps between validation losses on unseen sequences; 0: never."""
+    """Steps between validation losses; 0: never."""
     eval_batches: int = 4
     checkpoint_every: int = 100
     keep_checkpoints: int = 2

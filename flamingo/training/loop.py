@@ -122,8 +122,8 @@ def train(
     """Train ``model`` from the run's newest checkpoint, or from its weights as they are.
 
     ``callback(step, model)`` is called on every process each ``training.eval_every`` steps, in
-    evaluation mode without gradients; what it returns is logged. By default it is the loss on
-    unseen sequences, with and without images. ``beside`` is saved into each checkpoint with the
+    evaluation mode without gradients; what it returns is logged. By default it is the
+    validation loss, with and without images. ``beside`` is saved into each checkpoint with the
     model (a processor). With ``utilisation`` operations a second and MFU are logged.
 
     SIGTERM, SIGUSR1, SIGUSR2 or Ctrl-C, to any process, end it on all of them after the running

@@ -1,5 +1,9 @@
-"""The default callback of the loop: loss and perplexity on sequences that training never sees, and
-how much of it the images are good for."""
+"""The default callback of the loop: loss and perplexity on sequences that are not training's steps,
+and how much of it the images are good for.
+
+Of a stream they are documents that are never trained on; of easy-VQA and binding they are new draws
+of the questions, images and concepts that are.
+"""
 
 from __future__ import annotations
 
