@@ -85,7 +85,7 @@ def run(config: RunConfig, accelerator: Accelerator) -> TrainingResult:
     directory = RunDirectory.open(config, write=False)
     if directory.finished and not directory.has_other_places:
         return already_finished(directory, accelerator)
-    allow_open_files(config.data, accelerator.num_processes)
+    allow_open_files(config, accelerator.num_processes)
     documents = open_data(config.data)  # before minutes of loading weights
     directory.require_shards(shards_of(documents))
     if directory.finished:  # its shards were moved
