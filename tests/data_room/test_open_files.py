@@ -60,18 +60,18 @@ def test_each_worker_of_each_process_has_its_share_of_the_lanes():
     assert files_of_lanes(DataConfig(), 1) == 0
 
 
-def mixture_of(config: DataConfig) -> Mixture:
+def mixture_of(config: DataConfig, tokenizer) -> Mixture:
     """Of lanes that nothing is read from."""
     sources = [
         source(["x"], name, lanes=own.lanes * own.sequences) for name, own in config.streams.items()
     ]
-    return Mixture(sources, config.sources, None, 9, config.mixing)  # type: ignore[arg-type]
+    return Mixture(sources, config.sources, tokenizer, 9, config.mixing)
 
 
 @pytest.mark.parametrize("mixing", Mixing)
 @pytest.mark.parametrize("workers", [0, 1, 2, 3, 4, 6, 8])
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_no_worker_meets_more_lanes_than_are_reckoned(mixing, workers, processes):
+def test_no_worker_meets_more_lanes_than_are_reckoned(tokenizer, mixing, workers, processes):
     config = DataConfig(
         mmc4=MMC4SourceConfig(shards=PLACE, sequences=6, lanes=4),
         captions=CaptionShardsSourceConfig(shards=PLACE, sequences=13, lanes=6),
@@ -79,7 +79,7 @@ def test_no_worker_meets_more_lanes_than_are_reckoned(mixing, workers, processes
         mixing=mixing,
         cache_features=False,
     )
-    mixture, each = mixture_of(config), max(1, workers)
+    mixture, each = mixture_of(config, tokenizer), max(1, workers)
     most = 0
     for rank in range(processes):
         for worker in range(each):
@@ -171,4 +171,7 @@ def test_workers_get_along_with_what_is_reckoned(tmp_path, tokenizer, monkeypatc
     resource.setrlimit(resource.RLIMIT_NOFILE, (100, soft_limit[1]))
     allow_open_files(run_of(data, micro_batches=30), 1)
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 1024
-    assert len(list(steps.iterate(range(12), data.workers))) == 12
+    done = 0
+    for _ in steps.iterate(range(12), data.workers):  # each let go when the next one comes
+        done += 1
+    assert done == 12
