@@ -37,6 +37,7 @@ from flamingo.model.media import (
     check_media_counts,
     checked_cache,
 )
+from flamingo.model.reading import Reading
 from flamingo.model.resampler import build_resampler
 from flamingo.model.saving import FlamingoSaving
 from flamingo.model.sharded import whole
@@ -345,18 +346,14 @@ class FlamingoForConditionalGeneration(
                 features of another width; a cache that is not a ``FlamingoCache``; ``documents``
                 with a cache, or with an LM that cannot keep them apart (BLOOM, Mamba).
         """
-        if documents is not None and use_cache is None:
-            use_cache = False
-        cache = self._cache(past_key_values, use_cache)
+        cache = self._cache(past_key_values, use_cache, packed=documents is not None)
         is_image = self.is_image_token(input_ids, attention_mask)
         counts = is_image.sum(dim=1)
         given = (projected_media, pixel_values, vision_features, media_latents)
         state = MediaState.so_far(cache, input_ids).for_text_rows(len(input_ids))
         state = self.with_new_media(state, counts, *given)
         check_media_counts(state.seen + counts, state.available_by_text_row)
-        before = None if documents is None else media_before(is_image, documents)
-        time = text_time(is_image, state.seen, attention_mask)
-        reading = state.reading(time, self.visibility, before)
+        reading = self._reading(state, is_image, attention_mask, documents)
         call = ConditionedCall(self.conditioning, state.keys_values, reading)
         position_ids, attention_mask = self._positions_and_mask(
             position_ids, attention_mask, documents, input_ids.shape[1], cached=cache is not None
@@ -404,10 +401,24 @@ class FlamingoForConditionalGeneration(
             position_ids = lm.explicit_positions(self.language_model, attention_mask, tokens)
         return position_ids, attention_mask
 
-    def _cache(self, past_key_values: Cache | None, use_cache: bool | None) -> FlamingoCache | None:
+    def _reading(
+        self,
+        state: MediaState,
+        is_image: Bool[Tensor, "row token"],
+        attention_mask: Int[Tensor, "row all"] | None,
+        documents: Int[Tensor, "row token"] | None,
+    ) -> Reading | None:
+        before = None if documents is None else media_before(is_image, documents)
+        time = text_time(is_image, state.seen, attention_mask)
+        return state.reading(time, self.visibility, before)
+
+    def _cache(
+        self, past_key_values: Cache | None, use_cache: bool | None, *, packed: bool
+    ) -> FlamingoCache | None:
         cache = checked_cache(past_key_values)
-        if use_cache is None:  # as the bare LM would, but never while training
-            use_cache = not self.training and getattr(self.config.text_config, "use_cache", False)
+        if use_cache is None:  # as the bare LM would, but never while training or of packed rows
+            asked = getattr(self.config.text_config, "use_cache", False)
+            use_cache = asked and not self.training and not packed
         if cache is None and use_cache:
             return FlamingoCache(config=self.language_model.config)
         return cache
