@@ -86,7 +86,9 @@ def _panel(panel: Axes, rows: Sequence[Mapping[str, Any]], arms: Sequence[str]) 
     panel.set_yticks(range(len(arms)), arms)
     panel.set_ylim(len(arms) - 0.5, -0.5)
     panel.set_xlim(-1.05 * widest, 1.05 * widest)
-    panel.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.0f}" if value else "0")
+    panel.xaxis.set_major_formatter(
+        lambda value, _: f"{round(100 * value, 3):+g}" if value else "0"
+    )
     tidy(panel)
     panel.grid(visible=False, axis="y")
     panel.grid(axis="x", color="#dddddd", linewidth=0.6)

@@ -70,7 +70,7 @@ def plot_groups(
     if any(len(set(own)) > 1 for own in sizes):
         panel.set_xlabel("n: queries of the first bar (of the others)", fontsize=8)
     panel.set_ylabel(words.scale, fontsize=9)
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}"))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{round(100 * value, 3):g}"))
     panel.set_title(f"{told[benchmark]['title']}, {shots} shots", fontsize=10, loc="left")
     tidy(panel)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)

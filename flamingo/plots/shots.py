@@ -69,5 +69,5 @@ def _panel(panel: Axes, results: Mapping[str, Any], benchmark: Row) -> None:
     panel.set_xlim(-0.3, len(shots) - 0.7)
     panel.set_ylabel(words.scale, fontsize=9)
     panel.set_ylim(0, 1.02 if words.share else None)
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}"))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{round(100 * value, 3):g}"))
     tidy(panel)

@@ -303,6 +303,12 @@ def test_the_table_says_what_was_asked_and_found(results: dict) -> None:
     assert csv(difference_table(results)).count("\n") == 1 + 2 * 3
 
 
+def test_the_ticks_of_the_forest_are_written_as_they_are(results: dict) -> None:
+    written = plot_forest(results).axes[0].xaxis.get_major_formatter()
+    ticks = [written(place, None) for place in (-0.075, 0.0, 0.025, 0.1)]
+    assert ticks == ["-7.5", "0", "+2.5", "+10"]
+
+
 def test_the_forest_shows_each_tested_difference_with_its_interval(results: dict) -> None:
     figure = plot_forest(results)
     (panel,) = figure.axes

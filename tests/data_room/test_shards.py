@@ -83,7 +83,9 @@ def test_no_shards_and_shards_of_several_kinds_are_refused(tmp_path):
 
 def test_a_place_is_files_or_a_hub_name():
     for config in (ShardsConfig(), ShardsConfig(files=["a"], hub="b")):
-        with pytest.raises(ValueError, match=r"data\.mmc4\.shards: expected exactly one of files and hub"):
+        with pytest.raises(
+            ValueError, match=r"data\.mmc4\.shards: expected exactly one of files and hub"
+        ):
             config.check("data.mmc4.shards")
 
 
