@@ -32,7 +32,6 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
@@ -147,7 +146,7 @@ def evaluate(
     with run.directory.locked_for_evaluation() if processes.main else nullcontext():
         results = evaluate_run(run, parts, commands(run, overrides))
         if results is not None and done is not None:
-            shutil.rmtree(done)  # it is the newest again
+            archive.forget_remade(run.path, done)
     if results is None:
         return ""
     said = [f"{results['timing']['new_predictions']} new predictions."]

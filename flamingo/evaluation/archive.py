@@ -7,12 +7,13 @@
 
 ``predictions/`` are shared by all: ``cells.jsonl`` says which of them are counted. They hold the
 scores and groups of whatever evaluation judged them last; so an earlier one that is asked for again
-is made again from them, and takes the place of what it was.
+is made again from them, and stays where it found something else (of other annotations).
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -64,6 +65,17 @@ def keep_earlier(run: Path, settings: Mapping[str, Any]) -> Path | None:
         if (run / name).exists():
             (run / name).rename(place / name)
     return place
+
+
+def forget_remade(run: Path, earlier: Path) -> None:
+    """Remove an earlier evaluation that is the newest again, unless its results were others."""
+    if _found(run) == _found(earlier):
+        shutil.rmtree(earlier)
+
+
+def _found(folder: Path) -> dict[str, Any]:
+    """All results but how long they took."""
+    return {**json.loads((folder / "results.json").read_text()), "timing": None}
 
 
 def _settings(folder: Path) -> Mapping[str, Any] | None:

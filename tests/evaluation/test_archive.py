@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flamingo.evaluation.archive import find, keep_earlier
+from flamingo.evaluation.archive import find, forget_remade, keep_earlier
 
 FINISHED = 1_700_000_000.0
 
@@ -83,3 +83,17 @@ def test_killed_between_two_moves_it_goes_on(tmp_path, monkeypatch) -> None:
     assert place is not None
     assert find(tmp_path, {"shots": 1}) == place
     assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize(("score", "kept"), [(0.5, False), (0.75, True)])
+def test_an_evaluation_made_again_replaces_the_earlier_one_that_found_the_same(
+    tmp_path: Path, score: float, kept: bool
+) -> None:
+    earlier = tmp_path / "evaluations" / "2026-01-01"
+    earlier.mkdir(parents=True)
+    for folder, seconds, own in ((tmp_path, 1.0, 0.5), (earlier, 9.0, score)):
+        found = {"settings": {}, "model": [{"mean": own}], "timing": {"seconds": seconds}}
+        (folder / "results.json").write_text(json.dumps(found))
+    forget_remade(tmp_path, earlier)
+    assert (earlier / "results.json").exists() == kept
+    assert (tmp_path / "results.json").exists()
