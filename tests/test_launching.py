@@ -1,11 +1,13 @@
 """What a process learns from its launcher, and the jobs of a sweep before and after they run."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -356,6 +358,11 @@ def test_a_slurm_job_of_two_processes_is_preempted_queued_again_and_continues(wo
     assert [entry["step"] for entry in metrics(folder)] == list(range(1, 41))
 
 
+def rounded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With each float to six digits."""
+    return json.loads(json.dumps(rows), parse_float=lambda number: round(float(number), 6))
+
+
 @pytest.mark.slow
 def test_slurms_tasks_evaluate_a_run_together(world, tmp_path):
     settings = (
@@ -386,5 +393,7 @@ def test_slurms_tasks_evaluate_a_run_together(world, tmp_path):
         _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said
     alone, together = (load_run(folder) for folder in folders)
-    assert together.results["model"] == alone.results["model"]
+    # Batches are put together otherwise: probabilities agree but for rounding.
+    scores, others = (rounded(one.results["model"]) for one in (alone, together))
+    assert scores == others
     assert together.results["timing"]["new_predictions"] == len(together.predictions())
