@@ -80,10 +80,12 @@ def _show_growth(process: subprocess.Popen[bytes], folder: Path, wheel: Wheel) -
 
 
 def _largest_file(folder: Path) -> int:
+    """Its size. What pip moves or removes meanwhile is passed over, folders too."""
     largest = 0
-    for path in folder.rglob("*"):
-        try:
-            largest = max(largest, path.stat().st_size)
-        except FileNotFoundError:  # pip moved it meanwhile
-            continue
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                largest = max(largest, os.stat(os.path.join(place, name)).st_size)
+            except FileNotFoundError:
+                continue
     return largest

