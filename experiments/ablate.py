@@ -27,7 +27,12 @@ from pathlib import Path
 
 import torch
 
-from flamingo.ablation.outcome import compare_finished, progress_of_all, write_comparison
+from flamingo.ablation.outcome import (
+    compare_finished,
+    comparison_text,
+    progress_of_all,
+    write_comparison,
+)
 from flamingo.ablation.progress import Progress, Stage, check_asked, duration, seconds_left
 from flamingo.ablation.sweep import SWEEPS, Sweep, SweepRun, compose_sweep
 from flamingo.ablation.work import Outcome, Place, Workers, places
@@ -35,7 +40,7 @@ from flamingo.backbones.precision import available_device
 from flamingo.command_line import entry_point
 from flamingo.comparison.output import Output
 from flamingo.comparison.sweep import read_results, results_text
-from flamingo.comparison.sweep_table import Results, sweep_markdown
+from flamingo.comparison.sweep_table import Results
 from flamingo.files import write_atomically
 from flamingo.structured import known_keys, require
 
@@ -229,11 +234,8 @@ def finish(sweep: Sweep, folder: Path, path: Path) -> str:
     write_comparison(results, Output.claim(folder / "comparison"))
     check_complete(path, results)
     write_atomically(path, results_text(results))
-    lines = ["", sweep_markdown(results)]
-    lines += (
-        [f"Without a finished seed of the reference's: {', '.join(missing)}."] if missing else []
-    )
-    return "\n".join([*lines, f"Results: {path}; tables and plot: {folder / 'comparison'}"])
+    where = f"Results: {path}; tables and plot: {folder / 'comparison'}"
+    return f"\n{comparison_text(results, missing)}\n{where}"
 
 
 LAUNCH = ("launcher=", "hydra.launcher.")

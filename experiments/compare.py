@@ -28,7 +28,12 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING
 
-from flamingo.ablation.outcome import compare_finished, progress_of_all, write_comparison
+from flamingo.ablation.outcome import (
+    compare_finished,
+    comparison_text,
+    progress_of_all,
+    write_comparison,
+)
 from flamingo.ablation.sweep import compose_sweep
 from flamingo.backbones import assets
 from flamingo.choices import Condition
@@ -39,7 +44,6 @@ from flamingo.comparison.output import Output
 from flamingo.comparison.pictures import Data
 from flamingo.comparison.published import chosen, load_published
 from flamingo.comparison.sweep import read_results
-from flamingo.comparison.sweep_table import sweep_markdown
 from flamingo.evaluation.corrections import Correction
 from flamingo.runs import load_run
 from flamingo.structured import require
@@ -126,11 +130,7 @@ def compare_arms(sweep: str, config: CompareConfig) -> str:
         results, missing = compare_finished(composed, progress_of_all(composed))
     output = Output.claim(Path(config.out))
     write_comparison(results, output)
-    lines = [sweep_markdown(results)]
-    lines += (
-        [f"Without a finished seed of the reference's: {', '.join(missing)}."] if missing else []
-    )
-    return "\n".join([*lines, f"Files: {output.folder}"])
+    return f"{comparison_text(results, missing)}\nFiles: {output.folder}"
 
 
 def compare(config: CompareConfig, command: str) -> str:

@@ -12,7 +12,7 @@ from flamingo.comparison.forest import plot_forest
 from flamingo.comparison.formats import csv, latex, markdown
 from flamingo.comparison.output import Output
 from flamingo.comparison.sweep import SweepArm, compare_sweep, results_text
-from flamingo.comparison.sweep_table import Results, sweep_tables
+from flamingo.comparison.sweep_table import Results, sweep_markdown, sweep_tables
 from flamingo.runs import load_run
 
 DPI = 150
@@ -53,6 +53,12 @@ def compare_finished(
     ]
     results = compare_sweep(sweep.title, sweep.config.question, arms, shots=sweep.config.shots)
     return results, [arm for arm in sweep.arms if arm not in usable]
+
+
+def comparison_text(results: Results, missing: Sequence[str]) -> str:
+    """The tables, and the arms that are ``missing`` in them."""
+    left = f"\nWithout a finished seed of the reference's: {', '.join(missing)}." if missing else ""
+    return sweep_markdown(results) + left
 
 
 def write_comparison(results: Results, output: Output) -> None:

@@ -17,8 +17,9 @@ OTHERS = 512
 """Files that a process has open beside these: libraries, sockets, what is being written."""
 _TENSORS = 6
 """Of a micro-batch, at most."""
-_AHEAD = 2
-"""Steps that each data worker prepares ahead (torch's ``prefetch_factor``)."""
+AHEAD = 1
+"""Steps that each data worker prepares ahead. One may be a gigabyte of images, and lies in /dev/shm
+until it is taken."""
 
 
 def files_of_lanes(config: DataConfig, processes: int) -> int:
@@ -49,7 +50,7 @@ def files_of_process(config: RunConfig, processes: int) -> int:
         return lanes + unseen
     step = _tensors_of_step(config, processes)
     # A process may have to wait for one worker with all that the others prepared.
-    return max(lanes + _AHEAD * step, unseen + (_AHEAD * data.workers + 1) * step)
+    return max(lanes + AHEAD * step, unseen + (AHEAD * data.workers + 1) * step)
 
 
 def _tensors_of_step(config: RunConfig, processes: int) -> int:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from flamingo.config import TrainingConfig
 from flamingo.data.cursor import Cursors
 from flamingo.data.division import Division
+from flamingo.data.open_files import AHEAD
 from flamingo.data.packing import Collate, Rows, collate_packed
 from flamingo.training.interrupt import SIGNALS
 from flamingo.training.loss import learned_tokens
@@ -96,8 +97,7 @@ class Steps(Dataset[Step]):
             batch_size=None,
             sampler=indices,
             num_workers=workers,
-            # A step may be a gigabyte of images, and lies in /dev/shm until it is taken.
-            prefetch_factor=1,
+            prefetch_factor=AHEAD,
             worker_init_fn=_ignore_signals,
             # Its own generator: the loader draws a seed, and must not move the global one.
             generator=torch.Generator(),

@@ -103,7 +103,7 @@ def test_what_is_in_memory_or_a_file_of_its_own_keeps_none_open():
 
 def test_held_out_lanes_are_open_in_the_process_itself():
     captions = CaptionShardsSourceConfig(shards=PLACE, validation="y.tar", sequences=30, lanes=2)
-    for workers, without, expected in ((0, 60, 60 + 30), (2, 30 + 2 * STEP, 30 + 5 * STEP)):
+    for workers, without, expected in ((0, 60, 60 + 30), (2, 30 + STEP, 30 + 3 * STEP)):
         data = DataConfig(captions=captions, workers=workers, cache_features=False)
         assert files_of_process(run_of(data), 1) == without
         assert files_of_process(run_of(data, eval_every=1), 1) == expected
@@ -111,9 +111,9 @@ def test_held_out_lanes_are_open_in_the_process_itself():
 
 def test_tensors_on_their_way_are_counted_by_micro_batches():
     data = DataConfig(easy_vqa=EasyVQASourceConfig(sequences=40), workers=3)
-    assert files_of_process(run_of(data), 1) == 7 * STEP
-    assert files_of_process(run_of(data, micro_batches=8), 1) == 7 * (6 * 8 + 1)
-    assert files_of_process(run_of(data, micro_batch_tokens=1024), 2) == 7 * (6 * 10 + 1)
+    assert files_of_process(run_of(data), 1) == 4 * STEP
+    assert files_of_process(run_of(data, micro_batches=8), 1) == 4 * (6 * 8 + 1)
+    assert files_of_process(run_of(data, micro_batch_tokens=1024), 2) == 4 * (6 * 10 + 1)
 
 
 # ---------------------------------------------------------------------------- the limit
@@ -121,9 +121,9 @@ def test_tensors_on_their_way_are_counted_by_micro_batches():
 
 def test_the_soft_limit_is_raised_as_far_as_needed(limits):
     allow_open_files(run_of(streams()), 1)
-    assert limits == [4096 + 2 * STEP + OTHERS, 1 << 20]
+    assert limits == [4096 + STEP + OTHERS, 1 << 20]
     allow_open_files(run_of(streams()), 8)
-    assert limits == [4096 + 2 * STEP + OTHERS, 1 << 20], "never lowered"
+    assert limits == [4096 + STEP + OTHERS, 1 << 20], "never lowered"
 
 
 def test_without_streams_it_stays(limits):
@@ -133,7 +133,7 @@ def test_without_streams_it_stays(limits):
 
 def test_a_hard_limit_below_is_refused_at_once(limits):
     limits[1] = 4096
-    with pytest.raises(ValueError, match=r"expected leave to have 4,622 files open .* got 4,096"):
+    with pytest.raises(ValueError, match=r"expected leave to have 4,615 files open .* got 4,096"):
         allow_open_files(run_of(streams()), 1)
     assert limits == [1024, 4096]
 
@@ -143,7 +143,7 @@ def test_no_limit_is_no_limit(limits):
     allow_open_files(run_of(streams()), 1)
     limits[0] = 1024
     allow_open_files(run_of(streams()), 1)
-    assert limits == [4096 + 2 * STEP + OTHERS, resource.RLIM_INFINITY]
+    assert limits == [4096 + STEP + OTHERS, resource.RLIM_INFINITY]
 
 
 def collated(rows, sources) -> Batch:
