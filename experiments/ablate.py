@@ -83,7 +83,7 @@ def main(config: AblateConfig) -> None:
     """Run what is left of the sweep, compare, or end with a message."""
     if not config.sweep:
         known = ", ".join(sorted(file.stem for file in SWEEPS.glob("*.yaml")))
-        raise ValueError(f"experiment: expected a sweep ({known}) or a file of one, got none")
+        raise ValueError(f"sweep: expected one of conf/sweeps ({known}) or a file of one, got none")
     sweep = compose_sweep(
         config.sweep,
         config.overrides,

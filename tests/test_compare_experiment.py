@@ -191,6 +191,13 @@ def test_a_key_that_would_be_passed_over_is_refused(compared, key, value) -> Non
         compare.CompareConfig(out="x", **compared, **{key: value})
 
 
+def test_a_sweep_that_is_not_there_is_told_by_the_key_and_the_nearest(tmp_path: Path) -> None:
+    settings = compare.CompareConfig(sweep="ablation_medai", out=str(tmp_path / "out"))
+    with pytest.raises(ValueError, match=r"^sweep: expected one of .*did you mean ablation_media"):
+        compare.compare_arms("ablation_medai", settings)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_sweep_without_finished_runs_is_named(tmp_path: Path) -> None:
     name = "ablation_media"
     settings = compare.CompareConfig(sweep=name, out=str(tmp_path / "out"), root=str(tmp_path))

@@ -67,7 +67,7 @@ def load_sweep(name: str) -> SweepConfig:
     if not path.is_file():
         known = sorted(file.stem for file in SWEEPS.glob("*.yaml"))
         raise ValueError(
-            f"experiment: expected a sweep ({', '.join(known)}) or a file of one, "
+            f"sweep: expected one of conf/sweeps ({', '.join(known)}) or a file of one, "
             f"got {name!r}{nearest(name, known)}"
         )
     try:
