@@ -20,7 +20,7 @@ from flamingo.backbones import language as lm
 from flamingo.model.configuration import FlamingoConfig
 
 if TYPE_CHECKING:
-    from flamingo.model.flamingo import FlamingoForConditionalGeneration
+    from flamingo.model.generation import FlamingoGeneration
 
 
 class Assistant:
@@ -32,7 +32,7 @@ class Assistant:
     def __init__(
         self,
         model: PreTrainedModel,
-        main: FlamingoForConditionalGeneration,
+        main: FlamingoGeneration,
         media: dict[str, Tensor],
     ) -> None:
         self._model = model
@@ -51,7 +51,7 @@ class Assistant:
     def of(
         cls,
         model: PreTrainedModel,
-        main: FlamingoForConditionalGeneration,
+        main: FlamingoGeneration,
         media: dict[str, Tensor | None],
     ) -> Assistant:
         """``model`` drafting for ``main``. Raises ``ValueError`` for one that reads other ids."""

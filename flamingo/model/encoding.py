@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from flamingo.backbones.vision import VisionEncoder
+from flamingo.model.configuration import FlamingoConfig
+from flamingo.model.cross_attention import GatedCrossAttentionBlock
 from flamingo.model.media import MediaState, ProjectedMedia, check_media_counts, check_projected
 from flamingo.model.reading import KeysValues
 
-if TYPE_CHECKING:
-    from flamingo.model.flamingo import FlamingoForConditionalGeneration
 
-
-class FlamingoMedia:
+class FlamingoMedia(PreTrainedModel):
     """A model's media in their three forms (pixels, features, latents), encoded and projected."""
 
+    config_class = FlamingoConfig
+    config: FlamingoConfig
+    vision_encoder: VisionEncoder | None
+    resampler: nn.Module
+    cross_attention: nn.ModuleDict
+
+    @property
+    def blocks(self) -> dict[int, GatedCrossAttentionBlock]:
+        """The gated blocks by the decoder layer that each stands before."""
+        return {int(i): block for i, block in self.cross_attention.items()}  # type: ignore[misc]
+
+    def is_image_token(
+        self, input_ids: Int[Tensor, "row token"], attention_mask: Int[Tensor, "row all"] | None
+    ) -> Bool[Tensor, "row token"]:
+        """Where a medium stands: ``<image>`` tokens, except those among padding.
+
+        ``attention_mask`` may cover a cached prefix before ``input_ids``.
+        """
+        is_image = input_ids == self.config.image_token_id
+        if attention_mask is not None:
+            is_image = is_image & attention_mask[:, -input_ids.shape[1] :].bool()
+        return is_image
+
     def encode_media(
-        self: FlamingoForConditionalGeneration,  # type: ignore[misc]
+        self,
         *,
         vision_features: Float[Tensor, "batch image frame patch dim"] | None = None,
         pixel_values: Float[Tensor, "batch image frame 3 height width"] | None = None,
@@ -32,12 +54,7 @@ class FlamingoMedia:
         flat = self._encode(media.flatten(0, 1), are_pixels=vision_features is None)
         return flat.unflatten(0, tuple(media.shape[:2]))
 
-    def _encode(
-        self: FlamingoForConditionalGeneration,  # type: ignore[misc]
-        media: Tensor,
-        *,
-        are_pixels: bool,
-    ) -> Float[Tensor, "medium latent dim"]:
+    def _encode(self, media: Tensor, *, are_pixels: bool) -> Float[Tensor, "medium latent dim"]:
         media = self.encode_pixels(media) if are_pixels else media
         if media.shape[-1] != self.config.vision_dim:
             raise ValueError(
@@ -46,8 +63,7 @@ class FlamingoMedia:
         return self.resampler(media)
 
     def encode_pixels(
-        self: FlamingoForConditionalGeneration,  # type: ignore[misc]
-        pixels: Float[Tensor, "medium frame 3 height width"],
+        self, pixels: Float[Tensor, "medium frame 3 height width"]
     ) -> Float[Tensor, "medium frame patch dim"]:
         """The vision features of media. Raises ``ValueError`` for a model without an encoder."""
         if self.vision_encoder is None:
@@ -59,19 +75,16 @@ class FlamingoMedia:
         return rearrange(patches, "(m f) p d -> m f p d", m=len(pixels))
 
     @torch.no_grad()
-    def project_media(
-        self: FlamingoForConditionalGeneration,  # type: ignore[misc]
-        latents: Float[Tensor, "medium latent dim"],
-    ) -> dict[int, KeysValues]:
+    def project_media(self, latents: Float[Tensor, "medium latent dim"]) -> dict[int, KeysValues]:
         """Keys and values of media for every gated block, by its decoder layer.
 
         For media that are read again and again: as ``projected_media``
         (:class:`flamingo.model.media.ProjectedMedia`) they are neither encoded nor projected again.
         """
-        return {index: block.project_media(latents) for index, block in self._blocks.items()}
+        return {index: block.project_media(latents) for index, block in self.blocks.items()}
 
     def with_new_media(
-        self: FlamingoForConditionalGeneration,  # type: ignore[misc]
+        self,
         state: MediaState,
         counts: Int[Tensor, " row"],
         projected: ProjectedMedia | None,
@@ -86,10 +99,10 @@ class FlamingoMedia:
             check_projected(projected, counts, media)
             return state.append_projected(projected)
         new = self.real_media(counts, *media)
-        return state if new is None else state.append(*new, self._blocks)
+        return state if new is None else state.append(*new, self.blocks)
 
     def real_media(
-        self: FlamingoForConditionalGeneration,  # type: ignore[misc]
+        self,
         counts: Int[Tensor, " row"],
         pixel_values: Tensor | None,
         vision_features: Tensor | None,

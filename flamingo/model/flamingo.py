@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -26,7 +26,6 @@ from flamingo.model.conditioning import ConditionedCall, Conditioning, condition
 from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
 from flamingo.model.embedding import NewTokenEmbedding, check_new_token_ids
-from flamingo.model.encoding import FlamingoMedia
 from flamingo.model.generation import FlamingoGeneration, default_generation_config
 from flamingo.model.loss import next_token_loss, weighted_loss
 from flamingo.model.masking import document_positions, media_before, text_time
@@ -45,9 +44,7 @@ from flamingo.structured import plain
 from flamingo.types import IGNORE_INDEX
 
 
-class FlamingoForConditionalGeneration(
-    FlamingoMedia, FlamingoSaving, FlamingoGeneration, PreTrainedModel, GenerationMixin
-):
+class FlamingoForConditionalGeneration(FlamingoSaving, FlamingoGeneration):
     """Flamingo (Alayrac et al. 2022): ``p(text | interleaved media)`` with a frozen LM.
 
     Before chosen layers of the LM a gated block lets every text token attend to the latents of the
@@ -63,7 +60,6 @@ class FlamingoForConditionalGeneration(
     The LM keeps its dropout off (eval mode) in training too: a frozen model is a function.
     """
 
-    config_class = FlamingoConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
@@ -72,9 +68,6 @@ class FlamingoForConditionalGeneration(
     _supports_attention_backend = True
     accepts_loss_kwargs = False  # ours are means: Trainer divides them by its accumulation steps
 
-    language_model: PreTrainedModel
-    vision_encoder: VisionEncoder | None
-
     def __init__(
         self,
         config: FlamingoConfig,
@@ -82,7 +75,12 @@ class FlamingoForConditionalGeneration(
         language_model: nn.Module | None = None,
         vision_encoder: VisionEncoder | None = None,
     ) -> None:
-        """Assemble from ``config``; a language model that is not given is random, of its config."""
+        """Assemble from ``config``; a language model that is not given is random, of its config.
+
+        Raises ``ValueError`` for a config without ``image_token_id``.
+        """
+        if config.image_token_id is None:
+            raise ValueError("config.image_token_id: expected the id of <image>, got none")
         super().__init__(config)
         if language_model is None:
             drawn = AutoModelForCausalLM.from_config(deepcopy(config.text_config))
@@ -108,7 +106,7 @@ class FlamingoForConditionalGeneration(
             }
         )
         if options.language_model_norms:
-            for index, block in self._blocks.items():
+            for index, block in self.blocks.items():
                 block.set_stream_scale(lm.stream_scale(layers[index]))
         new_ids = config.new_token_ids or ()
         check_new_token_ids(
@@ -128,7 +126,7 @@ class FlamingoForConditionalGeneration(
                 for token in new_ids
             ],
         )
-        self.conditioning = Conditioning(layers, self._blocks, passes_keywords=path.passes_keywords)
+        self.conditioning = Conditioning(layers, self.blocks, passes_keywords=path.passes_keywords)
         self.visibility = options.media
         self.generation_config = default_generation_config(
             language_model.config, config.end_of_chunk_token_id
@@ -233,7 +231,7 @@ class FlamingoForConditionalGeneration(
         """``tanh`` of every gate, by layer and branch; of a gate by channels, their mean. Empty for
         a model without gates. Of a sharded model every process must ask."""
         values = {}
-        for index, block in self._blocks.items():
+        for index, block in self.blocks.items():
             gates = {"attention": block.attention_gate, "feed_forward": block.feed_forward_gate}
             for branch, gate in gates.items():
                 if gate is not None:
@@ -278,25 +276,7 @@ class FlamingoForConditionalGeneration(
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
 
-    # ------------------------------------------------------------------ blocks
-
-    @property
-    def _blocks(self) -> dict[int, GatedCrossAttentionBlock]:
-        return {int(i): block for i, block in self.cross_attention.items()}  # type: ignore[misc]
-
     # ------------------------------------------------------------------ forward
-
-    def is_image_token(
-        self, input_ids: Int[Tensor, "row token"], attention_mask: Int[Tensor, "row all"] | None
-    ) -> Bool[Tensor, "row token"]:
-        """Where a medium stands: ``<image>`` tokens, except those among padding.
-
-        ``attention_mask`` may cover a cached prefix before ``input_ids``.
-        """
-        is_image = input_ids == self.config.image_token_id
-        if attention_mask is not None:
-            is_image = is_image & attention_mask[:, -input_ids.shape[1] :].bool()
-        return is_image
 
     @can_return_tuple  # which takes return_dict, as it does for transformers' own models
     def forward(

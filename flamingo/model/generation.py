@@ -3,49 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
 from flamingo.model.assistance import Assistant
+from flamingo.model.encoding import FlamingoMedia
 from flamingo.model.media import FlamingoCache, MediaState, checked_cache
-
-if TYPE_CHECKING:
-    from flamingo.model.flamingo import FlamingoForConditionalGeneration
 
 MEDIA_INPUTS = ("pixel_values", "vision_features", "media_latents")
 
 
-class FlamingoGeneration:
+class FlamingoGeneration(FlamingoMedia, GenerationMixin):
     """``generate`` for prompts with media.
 
     Media are encoded and projected before the first token, once per prompt whatever the number of
     beams, and live in the cache from then on. A new token belongs to the last medium of the
     prompt; ``<image>`` itself is never generated. Sequences end at the end-of-chunk token or at
     the LM's own end unless ``eos_token_id`` says otherwise.
-
-    Stands before transformers' ``GenerationMixin`` among the model's bases.
     """
 
+    language_model: PreTrainedModel
+    generation_config: GenerationConfig
+
     @property
-    def never_generated(self: FlamingoForConditionalGeneration) -> list[int]:  # type: ignore[misc]
+    def never_generated(self) -> list[int]:
         """``<image>``, and what the model's own generation config suppresses."""
         return self._suppressed(self.generation_config.suppress_tokens)
 
-    def _suppressed(
-        self: FlamingoForConditionalGeneration,  # type: ignore[misc]
-        tokens: Sequence[int] | None,
-    ) -> list[int]:
-        return sorted({*(tokens or ()), self.config.image_token_id})
+    def _suppressed(self, tokens: Sequence[int] | None) -> list[int]:
+        return sorted({*(tokens or ()), cast(int, self.config.image_token_id)})
 
-    def _option(
-        self: FlamingoForConditionalGeneration,  # type: ignore[misc]
-        name: str,
-        given: GenerationConfig | None,
-        kwargs: Mapping[str, Any],
-    ) -> Any:
+    def _option(self, name: str, given: GenerationConfig | None, kwargs: Mapping[str, Any]) -> Any:
         """As transformers merges them: the argument, the given config, the model's own."""
         if name in kwargs:
             return kwargs[name]
@@ -54,7 +45,7 @@ class FlamingoGeneration:
 
     @torch.no_grad()
     def generate(  # type: ignore[override]
-        self: FlamingoForConditionalGeneration,  # type: ignore[misc]
+        self,
         inputs: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         **kwargs: Any,
@@ -93,10 +84,7 @@ class FlamingoGeneration:
             raise
 
     def _read_media(
-        self: FlamingoForConditionalGeneration,  # type: ignore[misc]
-        input_ids: Tensor,
-        cache: FlamingoCache | None,
-        kwargs: dict[str, Any],
+        self, input_ids: Tensor, cache: FlamingoCache | None, kwargs: dict[str, Any]
     ) -> None:
         """Put the media in ``kwargs`` into ``cache``, which takes their place in there.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from copy import deepcopy
 
 import pytest
 import torch
@@ -163,6 +164,13 @@ def test_pixels_without_an_encoder_are_an_error(build: Build):
     model = build()
     with pytest.raises(ValueError, match="without a vision encoder"):
         model(prompt(model, 5, [1], seed=0), pixel_values=torch.zeros(1, 1, 1, 3, 8, 8))
+
+
+def test_a_model_of_a_configuration_without_an_image_token_is_refused(build: Build):
+    config = deepcopy(build().config)
+    config.image_token_id = None
+    with pytest.raises(ValueError, match=r"config\.image_token_id: expected .* got none"):
+        FlamingoForConditionalGeneration(config)
 
 
 def test_a_clip_is_one_medium(build: Build):
