@@ -221,8 +221,7 @@ def summary(results: dict[str, Any], run: Run, what: str) -> str:
 
 def not_run(own: Mapping[str, Any]) -> str:
     """What of ``left_out`` is told."""
-    condition = own.get("condition", "real")  # which earlier versions did not write
-    kind = "" if condition == "real" else f", {condition}"
+    kind = "" if own["condition"] == "real" else f", {own['condition']}"
     return f"{own['benchmark']} at {own['shots']} shots{kind}: {own['reason']}"
 
 

@@ -16,7 +16,7 @@ from flamingo.structured import plain
 
 SHARDS = tuple(f"data.{name}.shards.files" for name in STREAMS)
 """Where shards stand. Whether other places hold the same ones is told by number and names, from a
-checkpoint (``RunDirectory.require_shards``); earlier versions held a run to the places."""
+checkpoint (``RunDirectory.require_shards``)."""
 
 MAY_CHANGE = (
     "runs",  # where the directory stands
@@ -104,17 +104,8 @@ def other_places(stored: RunConfig, given: RunConfig) -> bool:
 
 def config_hash(config: RunConfig) -> str:
     """Identifies a run: equal for configs that may continue one another."""
-    return _hash(config)
-
-
-def earlier_config_hash(config: RunConfig) -> str:
-    """:func:`config_hash` of versions that held a run to the place of its shards."""
-    return _hash(config, held_to=SHARDS)
-
-
-def _hash(config: RunConfig, held_to: Collection[str] = ()) -> str:
     every = flatten(plain(config))
-    values = {n: v for n, v in every.items() if n in held_to or not _may_change(n)}
+    values = {name: value for name, value in every.items() if not _may_change(name)}
     defaults = flatten(plain(RunConfig(name="any")))
     for name in ADDED_LATER:
         if name in values and values[name] == defaults[name]:  # a section that is set has fields

@@ -30,7 +30,7 @@ from yaml import YAMLError
 
 from flamingo.config import RunConfig, config_from_yaml, config_to_yaml
 from flamingo.files import write_atomically
-from flamingo.identity import config_hash, differences, earlier_config_hash, other_places
+from flamingo.identity import config_hash, differences, other_places
 from flamingo.provenance import circumstances, uncommitted_changes
 from flamingo.training.checkpoint import complete_checkpoints, latest_checkpoint
 
@@ -145,10 +145,6 @@ class RunDirectory:
     @property
     def config_hash(self) -> str:
         return config_hash(self.config)
-
-    def is_of_this_run(self, hashed: str) -> bool:
-        """Whether a checkpoint with this ``config_hash``, of any version, continues the run."""
-        return hashed in (self.config_hash, earlier_config_hash(self.config))
 
     @property
     def finished(self) -> bool:

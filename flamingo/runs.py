@@ -21,8 +21,7 @@ from flamingo.backbones.vision import VisionEncoder
 from flamingo.choices import Condition
 from flamingo.config import RunConfig
 from flamingo.evaluation.loading import load_tokenizer
-from flamingo.evaluation.predictions import Prediction, prediction_from
-from flamingo.evaluation.statistics import is_zero
+from flamingo.evaluation.predictions import Prediction
 from flamingo.model.auto import FlamingoForConditionalGeneration, FlamingoProcessor
 from flamingo.naming import ALL
 from flamingo.run_checks import check_backbones, check_device, choose, of_group
@@ -176,10 +175,7 @@ class Run:
         Where all differences are equal there is no interval: nothing tells how far another could
         be.
         """
-        rows = self._rows("differences", group)
-        alike = rows["standard_error"].map(is_zero).astype(bool)
-        # Earlier versions wrote intervals of no width.
-        return rows.assign(**{end: rows[end].mask(alike) for end in ("low", "high")})
+        return self._rows("differences", group)
 
     def _rows(self, part: str, group: str | None) -> pd.DataFrame:
         results = self.results
@@ -201,7 +197,7 @@ class Run:
         if not self.directory.cells.exists():
             raise ValueError(
                 f"{self.directory.cells}: expected the keys of the predictions that results.json "
-                "counts, found no such file (an earlier version wrote none): evaluate the run again"
+                "counts, found no such file: evaluate the run again"
             )
         return read_entries(self.directory.cells)
 
@@ -237,14 +233,13 @@ class Run:
         Columns: :data:`flamingo.run_episodes.COLUMNS`, behind ``condition`` the ``seed`` if
         ``counted``. ``question`` and ``references`` (all right answers) are the query's;
         ``demonstrations`` (ids), ``demonstration_questions`` and ``demonstration_answers`` are
-        tuples in the order of the prompt, as the model saw them under the condition. Texts are None
-        where a prediction of an earlier version does not tell them. Raises as :meth:`predictions`,
-        and for a line that is no prediction.
+        tuples in the order of the prompt, as the model saw them under the condition. Raises as
+        :meth:`predictions`, and for a line that is no prediction.
         """
         lines = self._lines(benchmark, condition, counted)
         labels = ("benchmark", "condition", *(["seed"] if counted else []))
         read = ((own, _prediction(own, row, self.path)) for own, row in lines)
-        return episode_table(read, self._templates(), labels)
+        return episode_table(read, labels)
 
     def images(self, data: Data | None = None) -> RunImages:
         """Finds the images of a prediction again: ``run.images()(row).query`` is one of PIL.
@@ -275,7 +270,7 @@ class Run:
             if benchmark in (None, name) and condition in (None, file.stem):
                 labels = {"benchmark": name, "condition": file.stem}
                 # One that was judged again has a further line, which replaces the one before.
-                rows = {row.get("key", i): row for i, row in enumerate(read_entries(file))}
+                rows = {row["key"]: row for row in read_entries(file)}
                 yield from ((labels, row) for row in rows.values())
 
     def _check_names(self, benchmark: str | None, condition: str | None) -> None:
@@ -306,15 +301,10 @@ class Run:
         files = [self.directory.results] if self.evaluated else []
         return [(file, _read_json(file)) for file in (*files, *earlier)]
 
-    def _templates(self) -> dict[str, str]:
-        """The text of a demonstration by benchmark, as the newest evaluation asked it."""
-        told = [own for _, results in reversed(self._evaluations()) for own in _told(results)]
-        return {own["name"]: own["prompt"] for own in told if "prompt" in own}
-
     def _settings(self) -> list[Settings]:
         """What is known of the evaluations that made the predictions, the likeliest first."""
-        told = [(file, results.get("settings", {})) for file, results in self._evaluations()]
-        finished = [(file, own["evaluation"]) for file, own in told if "evaluation" in own]
+        told = [(file, results["settings"]) for file, results in self._evaluations()]
+        finished = [(file, own["evaluation"]) for file, own in told]
         return [*finished, (self.directory.config_file, plain(self.config)["evaluation"])]
 
 
@@ -332,7 +322,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _prediction(labels: Mapping[str, Any], row: dict[str, Any], path: Path) -> Prediction:
     try:
-        return prediction_from(row)
+        return Prediction(**row)
     except TypeError as error:
         raise ValueError(
             f"{path}: {labels['benchmark']}, {labels['condition']}: expected a prediction, got "

@@ -25,8 +25,9 @@ def moved(tmp_path):
     for benchmark, condition in (("easy_vqa", "shots=0"), ("binding/2", "shots=4")):
         folder = run.predictions / benchmark
         folder.mkdir(parents=True)
-        (folder / f"{condition}.jsonl").write_text('{"query": "q1", "score": 1.0}\n{"query": "q')
-    run.results.write_text('{"accuracy": 0.5}')
+        lines = '{"key": "a", "query": "q1", "score": 1.0}\n{"key'
+        (folder / f"{condition}.jsonl").write_text(lines)
+    run.results.write_text('{"step": 10, "settings": {"evaluation": {}}}')
     shutil.copytree(run.path, tmp_path / "here")
     shutil.rmtree(tmp_path / "there")
     return load_run(tmp_path / "here")
@@ -38,7 +39,7 @@ def test_a_copied_run_opens_with_all_it_holds(moved):
     assert moved.checkpoint().step == 10 and moved.checkpoint(9).step == 9
     assert moved.metrics["train/loss"].to_dict() == {5: 2.0, 10: 1.0}
     assert moved.metrics["validation/loss"].isna().tolist() == [True, False]
-    assert moved.results == {"accuracy": 0.5}
+    assert moved.results["step"] == 10
 
 
 def test_predictions_come_as_one_table_labelled_by_benchmark_and_condition(moved):
@@ -46,6 +47,7 @@ def test_predictions_come_as_one_table_labelled_by_benchmark_and_condition(moved
         {
             "benchmark": ["binding/2", "easy_vqa"],
             "condition": ["shots=4", "shots=0"],
+            "key": ["a", "a"],
             "query": ["q1", "q1"],
             "score": [1.0, 1.0],
         }
@@ -173,7 +175,7 @@ def test_a_line_that_is_being_written_is_left_out_until_it_is_whole(moved):
 
 
 def test_a_file_that_was_copied_by_half_is_named(moved):
-    moved.directory.results.write_text('{"accuracy": 0.')
+    moved.directory.results.write_text('{"step": 10, ')
     with pytest.raises(ValueError, match=r"results.json: expected a whole JSON file"):
         _ = moved.results
     with pytest.raises(ValueError, match=r"easy_vqa, shots=0: expected a prediction, got"):

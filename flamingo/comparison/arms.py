@@ -35,18 +35,12 @@ class Arm:
 
     @property
     def benchmarks(self) -> dict[str, Facts]:
-        """By name. Raises ``ValueError`` for results of a version that did not note the metric."""
-        rows = self.results["benchmarks"]
-        if missing := [row["name"] for row in rows if "metric" not in row]:
-            raise ValueError(
-                f"{self.run.directory.results}: expected the metric of each benchmark, found none "
-                f"of {missing}: evaluate the run again with this version"
-            )
+        """By name."""
         return {
             row["name"]: Facts(
                 row["name"], row["title"], row["unit"], Metric(row["metric"]), row["seed"]
             )
-            for row in rows
+            for row in self.results["benchmarks"]
         }
 
     @property

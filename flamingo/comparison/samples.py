@@ -98,7 +98,7 @@ def read_samples(arm: Arm, facts: Facts) -> list[Sample]:
     """The predictions behind the numbers of ``results.json`` on a benchmark, by rising shots.
 
     The draws of each are in the order of their seeds. Raises ``ValueError`` naming the file if it
-    is not known which predictions these are, or if one is missing or without references.
+    is not known which predictions these are, or if one is missing.
     """
     counted = sorted(shots for name, shots in arm.cells if name == facts.name)
     if not counted:
@@ -116,12 +116,6 @@ def read_samples(arm: Arm, facts: Facts) -> list[Sample]:
             raise ValueError(
                 f"{directory.cells}: expected a cell of {facts.name}, {arm.condition.value} at "
                 f"{shots} shots, which results.json has, found none"
-            )
-        if bare := [p.key for own in by_seed.values() for p in own if not p.references]:
-            raise ValueError(
-                f"{path}: expected the references of each prediction, found none with key "
-                f"{bare[0]!r} (an earlier version wrote none): remove the file and results.json, "
-                "and evaluate the run again"
             )
     return [
         Sample(arm, facts, shots, [by_seed[seed] for seed in sorted(by_seed)])

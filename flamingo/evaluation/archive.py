@@ -23,7 +23,7 @@ KEPT = ("plans", "submissions", "report", "cells.jsonl", "results.json")
 """What belongs to one evaluation. The results are moved last: they say that all is there."""
 
 ALWAYS = ("plans", "report/index.html", "cells.jsonl", "results.json")
-"""What every evaluation writes; one without some of it (of an earlier version) is done again."""
+"""What every evaluation writes; one without some of it is done again."""
 
 
 def find(run: Path, settings: Mapping[str, Any]) -> Path | None:

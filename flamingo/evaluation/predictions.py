@@ -6,10 +6,9 @@ import errno
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
@@ -23,11 +22,9 @@ class Prediction:
 
     ``target`` is the reference that a demonstration would show, ``references`` are all of them,
     none where the annotation is missing. ``score`` is None there, and where it depends on the other
-    answers (CIDEr). ``probability`` is rounded to 6 digits where an earlier version wrote it: sure
-    answers tie there. ``question`` is the query's, ``shown`` are question and answer of each
-    demonstration as the model saw them, in the order of the prompt. ``contents`` is a digest of
-    what its images show, "" where they are drawn. Earlier versions wrote none of these: then
-    ``question`` is None.
+    answers (CIDEr). ``question`` is the query's (None where another harness asks), ``shown`` are
+    question and answer of each demonstration as the model saw them, in the order of the prompt.
+    ``contents`` is a digest of what its images show, "" where they are drawn.
     """
 
     key: str
@@ -73,18 +70,7 @@ def prediction_key(
 
 def read_prediction(line: str | bytes) -> Prediction:
     """The prediction of a line. Raises ``ValueError`` or ``TypeError`` if it holds none."""
-    return prediction_from(json.loads(line))
-
-
-def prediction_from(values: dict[str, Any]) -> Prediction:
-    """The prediction of a line's values. Raises ``TypeError`` if they are none.
-
-    Before ``references`` were written only queries of one right answer, ``target``, were scored.
-    """
-    prediction = Prediction(**values)
-    if prediction.score is not None and not prediction.references:
-        return replace(prediction, references=[prediction.target])
-    return prediction
+    return Prediction(**json.loads(line))
 
 
 class PredictionFile:

@@ -53,7 +53,7 @@ class Checkpoint:
 
     def require_shards(self, shards: Mapping[str, Sequence[str]]) -> None:
         """Raise ``ValueError`` if one of its streams was trained on others than ``shards``, the
-        names by stream. What it does not tell (a version without streams) is passed over."""
+        names by stream. What it does not tell (a converted run's) is passed over."""
         # Mapped: of gigabytes of an optimiser only the little that is looked at is read.
         state = torch.load(self.path / STATE_FILE, "cpu", weights_only=True, mmap=True)
         for name, stream in state.get("streams", {}).items():

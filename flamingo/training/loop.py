@@ -90,7 +90,6 @@ class RunFiles(Protocol):
     def checkpoints(self) -> Path: ...
     @property
     def config_hash(self) -> str: ...
-    def is_of_this_run(self, hashed: str) -> bool: ...
 
 
 class NonFiniteLossError(RuntimeError):
@@ -219,7 +218,7 @@ class _Loop:
             started = self.model.trainable_parameters().values()
             broadcast_parameters(list(started), self.accelerator)
             return None
-        if not self.run.is_of_this_run(checkpoint.config_hash):
+        if checkpoint.config_hash != self.run.config_hash:
             raise ValueError(
                 f"{checkpoint.path}: expected a checkpoint of this run's config "
                 f"({self.run.config_hash}), got one of another ({checkpoint.config_hash})"
@@ -231,7 +230,7 @@ class _Loop:
         state = checkpoint.state()
         load_optimizer_state(self.optimizer, state["optimizer"])
         self.window.restore(state["window"])
-        self.positions.restore(state.get("streams", {}))  # earlier versions had no streams
+        self.positions.restore(state["streams"])
         if self.accelerator.process_index < len(state["random"]):
             restore_random_state(state["random"][self.accelerator.process_index])
         self.done = self.saved = checkpoint.step

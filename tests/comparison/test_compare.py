@@ -264,15 +264,6 @@ def test_a_run_without_results_is_refused(runs: list[Run], tmp_path: Path) -> No
         read([*runs, run], REAL)
 
 
-def test_results_that_do_not_name_the_metric_are_refused(tmp_path: Path) -> None:
-    run = write_run(tmp_path, "c", {("vqav2", "real"): [vqa("11")]})
-    results = run.results
-    del results["benchmarks"][0]["metric"]
-    run.directory.results.write_text(json.dumps(results))
-    with pytest.raises(ValueError, match="evaluate the run again with this version"):
-        read([run], REAL)
-
-
 def test_one_benchmark_under_two_metrics_is_refused(runs: list[Run], tmp_path: Path) -> None:
     metrics = {"vqav2": Metric.vqa_accuracy_always}
     run = write_run(tmp_path, "c", {("vqav2", "real"): [vqa("1111")]}, metrics=metrics)

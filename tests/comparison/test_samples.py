@@ -117,21 +117,6 @@ def test_results_without_their_cell_are_refused(tmp_path: Path) -> None:
         samples(run)
 
 
-def test_a_prediction_of_before_there_were_references_has_its_target(tmp_path: Path) -> None:
-    old = [replace(p, references=[], score=1.0) for p in answers("110", target="no")]
-    run = write_run(tmp_path, "a", {REAL: [old]})
-    (sample,) = samples(run)
-    assert sample.means.tolist() == [1, 1, 0]
-    assert [p.references for p in sample.draws[0]] == [["no"]] * 3
-
-
-def test_a_prediction_without_references_or_score_is_refused(tmp_path: Path) -> None:
-    bare = [replace(p, references=[]) for p in answers("110")]
-    run = write_run(tmp_path, "a", {REAL: [bare]}, metrics={"bench": Metric.cider})
-    with pytest.raises(ValueError, match=rf"none with key '{bare[0].key}'"):
-        samples(run)
-
-
 def test_arms_meet_on_their_common_queries(tmp_path: Path) -> None:
     first = samples(write_run(tmp_path, "a", {REAL: [answers("1101")]}))[0]
     second = samples(write_run(tmp_path, "b", {REAL: [answers("000111")[2:]]}))[0]

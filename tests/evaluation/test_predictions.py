@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import random
 import threading
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from flamingo.evaluation.predictions import BLOCK, Prediction, PredictionFile, read_prediction
+from flamingo.evaluation.predictions import BLOCK, Prediction, PredictionFile
 
 
 def prediction(number: int, prompt: str = "<image>what is it?") -> Prediction:
@@ -54,15 +53,6 @@ def test_what_was_appended_is_read_back(tmp_path) -> None:
     assert file.read_on() == 0
     assert list(file.by_key.values()) == ALL[:3]
     assert list(PredictionFile(file.path).by_key.values()) == ALL[:3]
-
-
-def test_before_there_were_references_the_target_was_the_only_one() -> None:
-    line = asdict(ALL[0])
-    del line["references"]
-    assert read_prediction(json.dumps(line)).references == ["red"]
-    assert read_prediction(json.dumps(line | {"score": None})).references == [], "not annotated"
-    two = json.dumps(line | {"references": ["crimson", "red"]})
-    assert read_prediction(two).references == ["crimson", "red"]
 
 
 def offsets(content: bytes) -> list[int]:

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from test_loop import assert_same_run, metrics_of, train_and_stop
-from tiny_run import tiny_config, tiny_parts, tiny_train
 from tiny_stream_run import KILLED, save_data, stream_config, stream_train, tiny_mixture
 
-from flamingo.choices import Mixing, Schedule
+from flamingo.choices import Mixing
 from flamingo.data.cursor import furthest
 from flamingo.data.division import Division
 from flamingo.data.mixture import UNSEEN
@@ -23,8 +22,6 @@ from flamingo.testing import VOCABULARY, tiny_tokenizer
 from flamingo.training.batches import Steps
 from flamingo.training.checkpoint import (
     latest_checkpoint,
-    load_trained_weights,
-    save_checkpoint,
 )
 from flamingo.types import Batch
 
@@ -182,26 +179,6 @@ def test_sources_in_turn_continue_bit_for_bit(tmp_path, data, stop_after):
     given = latest_checkpoint(runs[0].checkpoints).state()["streams"]
     counts = {n: sum(c["given"] for c in s["lanes"].values()) for n, s in given.items()}
     assert counts == {"a": 4 * 4, "b": 4 * 2}
-
-
-def test_a_checkpoint_of_a_version_without_streams_is_continued(tmp_path):
-    config = tiny_config(tmp_path, steps=3, schedule=Schedule.constant)
-    _, run = tiny_train(config)
-    saved = latest_checkpoint(run.checkpoints)
-    state = saved.state()
-    assert state.pop("streams") == {}
-    model, *_ = tiny_parts(config)
-    load_trained_weights(model, saved)
-    save_checkpoint(
-        run.checkpoints,
-        step=3,
-        models=[model],
-        state=state,
-        config_hash=run.config_hash,
-        keep=1,
-    )
-    longer = tiny_config(tmp_path, steps=5, schedule=Schedule.constant)
-    assert tiny_train(longer)[0].steps == 5
 
 
 @pytest.mark.slow
