@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, NotRequired
 
@@ -165,7 +165,7 @@ def read_plans(
             plan = Plan.from_json(line)
             _check(plan, benchmark, queries, pool)
             # Two lines that differ in their demonstrations alone contradict each other.
-            same = _without_demonstrations(plan)
+            same = replace(plan, demonstrations=(), ranks=())
             if same in seen:
                 raise ValueError(
                     f"query: expected each once, got {plan.query!r} again (line {seen[same]})"
@@ -199,18 +199,3 @@ def check_pool(plan: Plan, pool: Container[str]) -> None:
                 f"demonstrations: expected ids of the pool of {plan.benchmark}, "
                 f"got {demonstration!r}"
             )
-
-
-def _without_demonstrations(plan: Plan) -> Plan:
-    return Plan(
-        plan.seed,
-        plan.benchmark,
-        plan.query,
-        plan.strategy,
-        (),
-        plan.order,
-        plan.order_seed,
-        plan.exclusion,
-        (),
-        plan.parameters,
-    )

@@ -1,4 +1,4 @@
-"""How small a difference an evaluation can show, and how many queries a difference needs.
+"""How small a difference an evaluation can show.
 
 The minimum detectable effect is the true difference that a two-sided test at level ``alpha`` finds
 with probability ``power`` (Bloom 1995; Miller 2024, "Adding Error Bars to Evals", section 5):
@@ -37,47 +37,6 @@ def minimum_detectable_effect(
     if not standard_error >= 0:
         raise ValueError(f"standard_error: expected at least 0, got {standard_error}")
     return _multiplier(alpha, power, degrees_of_freedom) * standard_error
-
-
-def planned_standard_error(deviation: float, n: int, design_effect: float = 1.0) -> float:
-    """Of a mean over ``n`` queries of this standard deviation: ``deviation sqrt(deff / n)``.
-
-    ``deviation`` is at most ``sqrt(p (1 - p))`` for scores in [0, 1] of mean ``p``. Raises
-    ``ValueError`` for ``n`` below 1.
-    """
-    if n < 1:
-        raise ValueError(f"n: expected at least 1 query, got {n}")
-    return deviation * math.sqrt(design_effect / n)
-
-
-def difference_deviation(first: float, second: float, correlation: float = 0.0) -> float:
-    """Standard deviation of the difference of two scores of one query, from those of the two.
-
-    ``correlation`` is that of the two runs' scores over queries, 0 for unpaired samples of one
-    size. Raises ``ValueError`` for one outside [-1, 1].
-    """
-    if not -1 <= correlation <= 1:
-        raise ValueError(f"correlation: expected one between -1 and 1, got {correlation}")
-    return math.sqrt(max(0.0, first**2 + second**2 - 2 * correlation * first * second))
-
-
-def queries_needed(
-    effect: float,
-    deviation: float,
-    design_effect: float = 1.0,
-    *,
-    alpha: float = 0.05,
-    power: float = 0.8,
-) -> int:
-    """The fewest queries (of each run) whose minimum detectable effect is ``effect`` or smaller.
-
-    ``deviation`` is that of the difference on one query. Raises ``ValueError`` for an ``effect``
-    that is not positive.
-    """
-    if not effect > 0:
-        raise ValueError(f"effect: expected above 0, got {effect}")
-    multiplier = _multiplier(alpha, power, math.inf)
-    return max(1, math.ceil((multiplier * deviation / effect) ** 2 * design_effect))
 
 
 def design_effect(scores: Sequence[float], clusters: Sequence[Hashable]) -> float:

@@ -21,11 +21,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flamingo.choices import Pooling, Similarity
-from flamingo.data.features import content_hash
 from flamingo.evaluation.benchmarks.files import image_file
 from flamingo.evaluation.draws import generator
 from flamingo.evaluation.latents import media_key
 from flamingo.evaluation.planning import Similar
+from flamingo.evaluation.pool import by_content
 from flamingo.evaluation.prompts import Item
 from flamingo.evaluation.retrieval import Index, mix
 from flamingo.evaluation.retrieval_features import HiddenStates, image_features, text_features
@@ -157,7 +157,7 @@ def _identity(image: ImageRef, known: dict[str, str]) -> str:
     if image.key not in known:
         path = image_file(image)
         if path is None:
-            known[image.key] = content_hash(image.open().convert("RGB")).hex()
+            known[image.key] = by_content(image)
         else:
             found = os.stat(path)
             known[image.key] = f"{os.path.abspath(path)} {found.st_size} {found.st_mtime_ns}"

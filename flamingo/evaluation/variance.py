@@ -57,22 +57,6 @@ class Decomposition:
     n: int
     clusters: int
 
-    def planned_error(self, seeds: int, clusters: int) -> float:
-        """Standard error to expect of a mean over so many seeds and images (new ones both).
-
-        With as many queries an image as here. Negative variances count as zero; NaN if there is no
-        second seed or image to tell from. Raises ``ValueError`` for less than one of either.
-        """
-        for field, value in (("seeds", seeds), ("clusters", clusters)):
-            if value < 1:
-                raise ValueError(f"{field}: expected at least 1, got {value}")
-        if math.isnan(self.seed):
-            return math.nan
-        share = self.clusters / clusters
-        between = max(0.0, self.seed) / seeds
-        within = max(0.0, self.sampling) + max(0.0, self.interaction) / seeds
-        return math.sqrt(between + share * within)
-
 
 def decompose(scores: Sequence[Sequence[float]], clusters: Sequence[Hashable]) -> Decomposition:
     """Seed variance, sampling variance and their interaction of ``scores`` (seed, query).

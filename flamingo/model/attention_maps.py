@@ -24,7 +24,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, cast
 
 import torch
@@ -46,17 +45,6 @@ from flamingo.model.resampler import (
 )
 
 
-class LatentOrigin(Enum):
-    """How the patches that a perceiver's latent stands for are told."""
-
-    last_layer = "last_layer"
-    """What it attends to in the last layer. What it attends to among the latents is left out."""
-    rollout = "rollout"
-    """Attention rollout (Abnar and Zuidema 2020, arXiv:2005.00928) through all layers: in each,
-    half of a latent is what it was (the residual), half what it attends to, patches and latents;
-    a learned latent stands for no patch."""
-
-
 @dataclass(frozen=True, eq=False)
 class AttentionMaps:
     """Attention of some tokens of one prompt; float32, on the CPU."""
@@ -70,7 +58,8 @@ class AttentionMaps:
     weights: Float[Tensor, "token layer head medium latent"]
     """Sums to 1 over all the media a token may see; 0 for those that it may not."""
     origins: Float[Tensor, "medium latent frame height width"]
-    """The share of each patch in each latent; sums to at most 1 over the patches."""
+    """The share of each patch in each latent; sums to at most 1 over the patches. Of a perceiver
+    what its last layer attends to; what that attends to among the latents is left out."""
 
     def over_patches(
         self, token: int, *, medium: int | None = None, frame: int = 0
@@ -106,7 +95,6 @@ def attention_maps(
     pixel_values: Float[Tensor, "media_row image frame 3 height width"] | None = None,
     vision_features: Float[Tensor, "media_row image frame patch dim"] | None = None,
     grid: tuple[int, int] | None = None,
-    origin: LatentOrigin = LatentOrigin.last_layer,
 ) -> AttentionMaps:
     """Run one prompt (one row) and say where the text at ``tokens`` looks, block by block.
 
@@ -120,7 +108,6 @@ def attention_maps(
             are left out.
         grid: rows and columns of patches; default: a square. Tokens before the grid (CLS) are read
             by latents too, but are no place in the image: their share is missing in the maps.
-        origin: which patches a perceiver's latent stands for.
 
     Raises:
         ValueError: for other than one row, tokens that see no medium, neither or both forms of
@@ -158,7 +145,7 @@ def attention_maps(
         text, media, _ = seen[attention]
         weights.append(_cross_attention(attention, text, media, visible, tokens))
     latents = [_latent_attention(reader, *seen[reader]) for reader in readers]
-    shares = _origins(model.resampler, latents, features[0], origin)
+    shares = _origins(model.resampler, latents, features[0])
     on_grid = shares.unflatten(-1, tuple(features.shape[2:4]))[..., -height * width :]
     return AttentionMaps(
         tokens=tuple(tokens),
@@ -207,19 +194,13 @@ def _origins(
     resampler: nn.Module,
     layers: Sequence[Float[Tensor, "medium latent place_or_latent"]],
     features: Float[Tensor, "medium frame patch dim"],
-    origin: LatentOrigin,
 ) -> Float[Tensor, "medium latent place"]:
     """The share of each place (tokens of all frames, flat) in each latent; ``layers``: a
     perceiver's attention."""
     media, places = len(features), features.shape[1] * features.shape[2]
     match resampler:
         case PerceiverResampler():
-            if origin is LatentOrigin.last_layer:
-                return layers[-1][..., :places]
-            share = torch.zeros_like(layers[0][..., :places])
-            for weights in layers:
-                share = (share + weights[..., :places] + weights[..., places:] @ share) / 2
-            return share
+            return layers[-1][..., :places]
         case MLPResampler() | IdentityResampler():
             return torch.eye(places, device=features.device).expand(media, -1, -1)
         case PoolingResampler():

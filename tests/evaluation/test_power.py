@@ -9,10 +9,7 @@ import pytest
 
 from flamingo.evaluation.power import (
     design_effect,
-    difference_deviation,
     minimum_detectable_effect,
-    planned_standard_error,
-    queries_needed,
     sensitivity,
 )
 from flamingo.evaluation.statistics import Z95, paired_difference
@@ -20,10 +17,8 @@ from flamingo.evaluation.statistics import Z95, paired_difference
 
 def test_a_difference_of_three_points_takes_969_questions() -> None:
     # Miller 2024, section 5: a paired difference of variance 1/9, level 5 %, power 80 %.
-    assert queries_needed(0.03, 1 / 3) == 969
-    error = planned_standard_error(1 / 3, 969)
-    assert minimum_detectable_effect(error) == pytest.approx(0.03, rel=1e-4)
-    assert minimum_detectable_effect(planned_standard_error(1 / 3, 968)) > 0.03
+    effects = [minimum_detectable_effect(math.sqrt(1 / 9 / n)) for n in (968, 969)]
+    assert effects[0] > 0.03 >= effects[1]
 
 
 def test_the_multipliers_are_those_of_the_tables() -> None:
@@ -33,17 +28,6 @@ def test_the_multipliers_are_those_of_the_tables() -> None:
     assert minimum_detectable_effect(1.0, power=0.9) == pytest.approx(3.24, abs=0.005)
     few = minimum_detectable_effect(1.0, degrees_of_freedom=10.0)
     assert few == pytest.approx(2.228139 + 0.879058, abs=1e-5)
-
-
-def test_pairing_takes_off_twice_the_covariance() -> None:
-    draw = np.random.default_rng(0)
-    first = draw.normal(size=500)
-    second = 0.6 * first + draw.normal(size=500)
-    correlation = float(np.corrcoef(first, second)[0, 1])
-    deviation = difference_deviation(float(first.std()), float(second.std()), correlation)
-    assert deviation == pytest.approx((first - second).std())
-    assert difference_deviation(0.3, 0.4) == pytest.approx(0.5)
-    assert difference_deviation(0.3, 0.3, 1.0) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_copies_of_a_query_are_worth_one() -> None:
@@ -130,9 +114,3 @@ def test_impossible_demands_are_errors() -> None:
         minimum_detectable_effect(1.0, power=0.01)
     with pytest.raises(ValueError, match="standard_error: expected at least 0, got nan"):
         minimum_detectable_effect(math.nan)
-    with pytest.raises(ValueError, match="effect: expected above 0, got 0"):
-        queries_needed(0.0, 0.5)
-    with pytest.raises(ValueError, match="n: expected at least 1 query, got 0"):
-        planned_standard_error(0.5, 0)
-    with pytest.raises(ValueError, match="correlation: expected one between -1 and 1"):
-        difference_deviation(1.0, 1.0, 1.5)

@@ -137,7 +137,7 @@ def test_one_seed_gives_the_clustered_error_and_nothing_about_seeds() -> None:
     result = decompose([scores], images)
     assert result.error_new_images == pytest.approx(clustered_standard_error(scores, images))
     unknown = (result.seed, result.sampling, result.interaction, result.error_new_seeds)
-    unknown += (result.standard_error, result.low, result.high, result.planned_error(3, 100))
+    unknown += (result.standard_error, result.low, result.high)
     assert all(math.isnan(value) for value in unknown)
 
 
@@ -158,21 +158,6 @@ def test_two_seeds_and_two_images_leave_one_degree_of_freedom() -> None:
 def test_scores_without_any_spread_have_no_error() -> None:
     result = decompose([[1.0, 1.0]] * 3, "ab")
     assert (result.standard_error, result.low, result.high) == (0.0, 1.0, 1.0)
-
-
-def test_the_plan_for_the_same_experiment_is_its_own_error() -> None:
-    result = simulated(1, between_seeds=0.2)
-    assert result.seed > 0
-    assert result.sampling > 0
-    assert result.planned_error(4, 40) == pytest.approx(result.standard_error)
-
-
-def test_more_seeds_do_not_replace_more_images() -> None:
-    result = simulated(1, between_seeds=0.2)
-    assert result.planned_error(10**9, 40) == pytest.approx(math.sqrt(result.sampling), rel=1e-3)
-    assert result.planned_error(4, 10**9) == pytest.approx(math.sqrt(result.seed / 4), rel=1e-3)
-    with pytest.raises(ValueError, match="seeds: expected at least 1, got 0"):
-        result.planned_error(0, 40)
 
 
 def test_rows_that_do_not_fit_are_named() -> None:

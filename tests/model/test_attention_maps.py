@@ -11,7 +11,7 @@ import torch
 from flamingo import FlamingoForConditionalGeneration
 from flamingo.choices import MediaVisibility, ResamplerKind
 from flamingo.config import CrossAttentionConfig, ResamplerConfig
-from flamingo.model.attention_maps import AttentionMaps, LatentOrigin, attention_maps
+from flamingo.model.attention_maps import AttentionMaps, attention_maps
 from flamingo.testing import tiny_language_model, tiny_vision_encoder
 from tests.model.conftest import VISION_DIM, features, prompt
 
@@ -133,27 +133,6 @@ def test_queries_and_keys_that_are_normed_give_other_weights():
     ids, media = prompt(plain, 5, [0], seed=0), features(1, 1)
     maps = [attention_maps(m, ids, tokens=[4], vision_features=media) for m in (plain, normed)]
     assert not torch.allclose(maps[0].weights, maps[1].weights)
-
-
-@torch.no_grad()
-def test_rollout_halves_one_layer_and_mixes_two():
-    model = one_block()
-    ids, media = prompt(model, 5, [0], seed=0), features(1, 1)
-    (last, rolled) = (
-        attention_maps(model, ids, tokens=[4], vision_features=media, origin=origin).origins
-        for origin in (LatentOrigin.last_layer, LatentOrigin.rollout)
-    )
-    torch.testing.assert_close(rolled, last / 2)
-
-    model = one_block(depth=2)
-    for layer in model.resampler.layers:  # uniform: 9 patches and 3 latents get 1/12 each
-        layer.attention.to_q.weight.zero_()
-    rolled = attention_maps(
-        model, ids, tokens=[4], vision_features=media, origin=LatentOrigin.rollout
-    ).origins
-    # First 1/24 a patch; then half of it, half of 1/12 + 3/12 of the first.
-    expected = 0.5 / 24 + 0.5 * (1 / 12 + 3 / 12 / 24)
-    torch.testing.assert_close(rolled, torch.full((1, 3, 1, 3, 3), expected))
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ from flamingo.evaluation.benchmarks.image_folder import (
 from flamingo.evaluation.benchmarks.open_mi import OpenMIBenchmark
 from flamingo.evaluation.benchmarks.pope import read_pope
 from flamingo.evaluation.benchmarks.submissions import of_answers, of_probabilities
-from flamingo.evaluation.benchmarks.textvqa import read_textvqa, write_textvqa_submission
+from flamingo.evaluation.benchmarks.textvqa import read_textvqa
 from flamingo.evaluation.benchmarks.vizwiz import read_vizwiz, write_vizwiz_submission
 from flamingo.evaluation.benchmarks.vl_icl import VLICL, read_vl_icl
 from flamingo.evaluation.benchmarks.vqa import read_vqa, write_vqa_submission
@@ -79,7 +79,7 @@ def dataset_benchmarks(
         built.append(make(config.vizwiz, "vizwiz", "VizWiz", Kind.vqa, test, train, submit=submit))
     if config.textvqa is not None:
         test, train = _pair(read_textvqa, config.textvqa.test, config.textvqa.train)
-        submit, kind = of_answers(write_textvqa_submission, test), Kind.text_vqa
+        submit, kind = of_answers(write_vqa_submission, test), Kind.text_vqa
         built.append(make(config.textvqa, "textvqa", "TextVQA", kind, test, train, submit=submit))
     if config.gqa is not None:
         built.append(_gqa(make, config.gqa))

@@ -5,7 +5,6 @@ Singh et al. 2019, "Towards VQA Models That Can Read" (textvqa.org). Images are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +13,7 @@ from flamingo.evaluation.benchmarks.files import (
     Records,
     check_unique,
     image_ref,
-    pair_answers,
     read_json,
-    write_json,
 )
 
 
@@ -53,17 +50,3 @@ def read_textvqa(annotations: Path, images: Path) -> list[Example]:
             )
         )
     return check_unique(examples, annotations)
-
-
-def write_textvqa_submission(
-    path: Path, examples: Sequence[Example], answers: Mapping[str, str]
-) -> None:
-    """``[{"question_id": 1, "answer": "..."}]``, as the server wants it.
-
-    Raises ``ValueError`` unless there is exactly one answer, by id, for each example.
-    """
-    rows = [
-        {"question_id": int(example.id), "answer": answer}
-        for example, answer in pair_answers(examples, answers)
-    ]
-    write_json(path, rows)

@@ -129,7 +129,7 @@ def _group(annotation: _Annotation, group: VQAGroup) -> str:
 def write_vqa_submission(
     path: Path, examples: Sequence[Example], answers: Mapping[str, str]
 ) -> None:
-    """``[{"question_id": 1, "answer": "..."}]``, the VQA API's result format.
+    """``[{"question_id": 1, "answer": "..."}]``, the VQA API's result format, and TextVQA's.
 
     VQAv2's server wants all questions of ``test2015``, also when only test-dev is scored. Raises
     ``ValueError`` unless there is exactly one answer, by id, for each example.

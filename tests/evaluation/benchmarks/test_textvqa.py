@@ -9,7 +9,8 @@ import pytest
 
 from flamingo.evaluation.benchmarks.examples import Example
 from flamingo.evaluation.benchmarks.files import check_images
-from flamingo.evaluation.benchmarks.textvqa import read_textvqa, write_textvqa_submission
+from flamingo.evaluation.benchmarks.textvqa import read_textvqa
+from flamingo.evaluation.benchmarks.vqa import write_vqa_submission
 from tests.evaluation.benchmarks.fixtures import DATA, GREEN, RED, colour, edited, ref
 
 FOLDER = DATA / "textvqa"
@@ -53,7 +54,7 @@ def test_the_test_split_has_no_answers_and_a_submission(tmp_path: Path) -> None:
     ]
     assert colour(examples[0]) == GREEN
     path = tmp_path / "submission.json"
-    write_textvqa_submission(path, examples, {"39602": "12:15"})
+    write_vqa_submission(path, examples, {"39602": "12:15"})
     assert json.loads(path.read_text()) == [{"question_id": 39602, "answer": "12:15"}]
 
 
