@@ -101,7 +101,7 @@ def test_equal_arms_have_nothing_to_detect(tmp_path: Path) -> None:
 
 
 def test_roc_auc_is_compared_as_a_whole(tmp_path: Path) -> None:
-    # a: 3 of the 4 pairs (hateful, not) are in order; b: all. Of 16 exchanges by hand below.
+    # a: 3 of the 4 pairs (hateful, not) are in order; b: all.
     first = memes(tmp_path, "a", [0.9, 0.3, 0.4, 0.1])
     second = memes(tmp_path, "b", [0.9, 0.8, 0.4, 0.1])
     (found,) = differences(paired(first, second), Correction.none, draws=FEW)
@@ -109,6 +109,15 @@ def test_roc_auc_is_compared_as_a_whole(tmp_path: Path) -> None:
     # Only meme 1 differs, and its exchange turns the sign alone: all arrangements are as extreme.
     assert found.permutation_p == 1
     assert found.bootstrap_p > 0.05
+
+
+def test_predictions_are_exchanged_meme_by_meme(tmp_path: Path) -> None:
+    # a has every pair in the wrong order, b in the right one: of the 16 exchanges only none and all
+    # leave them as far apart.
+    first = memes(tmp_path, "a", [0.2, 0.3, 0.8, 0.9])
+    second = memes(tmp_path, "b", [0.95, 0.85, 0.15, 0.05])
+    (found,) = differences(paired(first, second), Correction.none, draws=FEW)
+    assert (found.value, found.permutation_p) == (1.0, 2 / 16)
 
 
 def test_an_undefined_metric_is_not_tested(tmp_path: Path) -> None:
@@ -133,6 +142,14 @@ def test_a_mean_has_its_interval_for_all_and_by_group(tmp_path: Path) -> None:
     assert (even.group, even.mean) == ("even", 0.5)
     assert (odd.group, odd.mean) == ("odd", 1.0)
     assert odd.low < 1 == odd.high
+
+
+def test_answers_about_one_image_are_no_independent_evidence(tmp_path: Path) -> None:
+    pairs = [predicted(i, "yes" if i < 2 else "no", "yes", image=i // 2) for i in range(4)]
+    (own,) = sample(tmp_path, "a", pairs)
+    every = measured(own)[0]
+    # Residuals add up to 1 and -1 for the two images: 2 / 1 * (1 + 1) / 4^2 = 0.25.
+    assert (every.n, every.clusters, every.standard_error) == (4, 2, pytest.approx(0.5))
 
 
 def test_an_interval_over_draws_stays_among_possible_values(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from flamingo.evaluation.resampling import paired_bootstrap
 from flamingo.evaluation.statistics import student_p_value, student_quantile
 from flamingo.runs import Run
 
-from .written import answers, default, write_run
+from .written import answers, default, predicted, write_run
 
 # ---------------------------------------------------------------------------- statistics
 
@@ -175,6 +175,17 @@ def test_a_difference_is_paired_by_seed_and_query(tmp_path: Path) -> None:
     assert row["difference"] == pytest.approx(1 / 6, abs=1e-6)
 
 
+def test_answers_about_one_image_count_together(tmp_path: Path) -> None:
+    def arm(name: str, right: str) -> SweepArm:
+        own = [predicted(i, "yes" if r == "1" else "no", image=i // 2) for i, r in enumerate(right)]
+        return SweepArm(name, [write_run(tmp_path, name, {("bench", "real"): [own]})])
+
+    found = compare_sweep("s", "?", [arm("a", "0000"), arm("b", "1100")])
+    # Residuals add up to 1 and -1 for the two images: 2 / 1 * (1 + 1) / 4^2 = 0.25.
+    for row in (found["cells"][1], *found["differences"]):
+        assert (row["n"], row["images"], row["standard_error"]) == (4, 2, 0.5)
+
+
 def test_arms_are_tested_at_the_most_shots_allowed_and_corrected_together(results: dict) -> None:
     tested = [row for row in results["differences"] if row["tested"]]
     assert [(row["arm"], row["shots"]) for row in tested] == [("better", 2), ("worse", 2)]
@@ -286,7 +297,9 @@ def test_results_are_read_as_they_were_written(results: dict, tmp_path: Path) ->
 
 
 def test_results_that_are_kept_with_the_code_can_be_read_and_drawn() -> None:
-    for file in sorted((Path(__file__).parents[2] / "experiments" / "results").glob("*.json")):
+    files = sorted((Path(__file__).parents[2] / "experiments" / "results").glob("*.json"))
+    assert files
+    for file in files:
         kept = read_results(file)
         assert kept["sweep"] == file.stem
         assert all(arm["name"] in sweep_markdown(kept) for arm in kept["arms"])
