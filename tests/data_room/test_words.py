@@ -51,3 +51,11 @@ def test_the_split_belongs_to_the_word_and_not_to_the_tokenizer(
     assert {"baf", "dop"} <= set(again.seen + again.held_out)
     assert not set(words.seen) & set(again.held_out)
     assert not set(words.held_out) & set(again.seen)
+
+
+def test_which_words_are_held_out_never_changes(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Models trained before are evaluated on words that they were not trained on."""
+    tokenizer.add_tokens([" baf", " dop", " lub", " vop"])
+    words = made_up_words(tokenizer)
+    assert {"baf", "dop"} <= set(words.seen)
+    assert {"lub", "vop"} <= set(words.held_out)

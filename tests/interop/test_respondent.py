@@ -107,6 +107,15 @@ def test_sampled_answers_depend_on_seed_request_and_draw_alone(reader, tmp_path)
     assert texts(other, ask(other), [sampled] * 6) != together
 
 
+@pytest.mark.parametrize("narrow", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-5}], ids=str)
+def test_sampling_among_the_likeliest_alone_is_greedy(reader, tmp_path, narrow) -> None:
+    own = respondent(reader, tmp_path)
+    greedy = texts(own, ask(own), [Options.of({"max_new_tokens": 8}, 9)] * 6)
+    wide = {"max_new_tokens": 8, "temperature": 2.0}
+    assert texts(own, ask(own), [Options.of(wide | narrow, 9)] * 6) == greedy
+    assert texts(own, ask(own), [Options.of(wide, 9)] * 6) != greedy
+
+
 def test_likelihoods_are_those_of_forward_passes_and_greedy_what_is_generated(
     reader, tmp_path
 ) -> None:
