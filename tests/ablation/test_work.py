@@ -21,8 +21,8 @@ from flamingo.ablation.progress import (
     seconds_left,
     step_seconds,
 )
-from flamingo.ablation.sweep import Sweep, compose_sweep
-from flamingo.ablation.work import Outcome, Workers, commands, places
+from flamingo.ablation.sweep import Sweep, SweepRun, compose_sweep
+from flamingo.ablation.work import Outcome, Place, Workers, commands, places
 from flamingo.config import RunConfig
 from flamingo.run_directory import RunDirectory
 from tests.test_runs import save
@@ -80,12 +80,32 @@ def test_a_run_that_fails_leaves_the_others_and_is_told_with_its_last_words(
     assert evaluated[0][1:] == [f"run={folder}", "evaluation.control_queries=0"]
 
 
-def test_each_place_has_one_run_at_a_time(sweep: Sweep, tmp_path: Path):
+def test_runs_are_at_work_at_every_place(sweep: Sweep, tmp_path: Path):
     devices = places(2, {})
     assert devices == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
     Workers(sweep, devices, tmp_path / "logs").run(sweep.runs, lambda _: None)
     used = [entry[2] for entry in seen(tmp_path) if entry[0] == "train"]
     assert len(used) == 5 and set(used) == {"0", "1"}
+
+
+def test_each_place_has_one_run_at_a_time(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """While one place is taken by a long run, all others are done at the other place."""
+    used: list[str] = []
+    others_done = threading.Event()
+
+    def at_work(self: Workers, run: SweepRun, place: Place) -> Outcome:
+        used.append(place["CUDA_VISIBLE_DEVICES"])
+        if run is sweep.runs[0]:
+            assert others_done.wait(60)
+        elif len(used) == len(sweep.runs):
+            others_done.set()
+        return Outcome(run, 0.0, tmp_path)
+
+    monkeypatch.setattr(Workers, "_run", at_work)
+    Workers(sweep, places(2, {}), tmp_path / "logs").run(sweep.runs, lambda _: None)
+    assert sorted(used.count(device) for device in "01") == [1, 4]
 
 
 def test_places_are_the_gpus_that_may_be_seen():
@@ -168,6 +188,8 @@ def test_a_run_goes_from_not_begun_to_finished(tmp_path: Path):
     assert progress_of(config) == Progress(Stage.begun, 20, 2.0, None)
     save(directory, 40)
     assert progress_of(config).stage is Stage.trained
+    directory.results.write_text(results(config).replace('"step": 40', '"step": 20'))
+    assert progress_of(config).stage is Stage.trained, "what is evaluated is an earlier step"
     directory.results.write_text(results(config))
     assert progress_of(config) == Progress(Stage.finished, 40, 2.0, 50.0)
     asked = ["evaluation.control_queries=7"]

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from threading import Semaphore
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,9 @@ from flamingo.data.features import EncodingLoader, FeatureStore, PixelLoader, co
 from flamingo.images import open_image
 from flamingo.testing import synthetic_images, tiny_vision_encoder
 from flamingo.types import ImageRef, Media
+
+ROW_BYTES = 16 * 24 * 2
+"""Of an image's features by the tiny encoder."""
 
 
 class Counting:
@@ -147,7 +151,7 @@ def test_half_written_rows_are_cut_off_and_encoded_again(
             file.write(os.urandom(extra))
     images = synthetic_images(6)
     store = FeatureStore.build(images, encoder, tmp_path)
-    assert (folder / "rows.f16").stat().st_size == 6 * 16 * 24 * 2
+    assert (folder / "rows.f16").stat().st_size == 6 * ROW_BYTES
     assert (folder / "index.bin").stat().st_size == 6 * 32
     assert torch.equal(store.load(_media(6)), EncodingLoader(encoder)(_media(6)))
 
@@ -184,6 +188,17 @@ def test_no_space_left_is_said_and_nothing_is_damaged(
     assert {name: (folder / name).read_bytes() for name in before} == before
     store = FeatureStore.build(synthetic_images(6), encoder, tmp_path)
     assert torch.equal(store.load(_media(6)), EncodingLoader(encoder)(_media(6)))
+
+
+def test_some_of_the_disk_is_left_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = SimpleNamespace(free=feature_file.KEEP_FREE + 4 * ROW_BYTES - 1)
+    monkeypatch.setattr(feature_file.shutil, "disk_usage", lambda _: free)
+    with pytest.raises(OSError, match=r"no space left for vision features \(64 MiB free\)"):
+        FeatureStore.build(synthetic_images(4), tiny_vision_encoder(), tmp_path)
+    free.free += 1
+    assert len(FeatureStore.build(synthetic_images(4), tiny_vision_encoder(), tmp_path).rows) == 4
 
 
 def test_features_beyond_half_precision_are_an_error(tmp_path: Path) -> None:
