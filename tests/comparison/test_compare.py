@@ -21,7 +21,6 @@ from flamingo.comparison.pictures import Data, Thumbnails
 from flamingo.comparison.published import chosen, load_published
 from flamingo.comparison.samples import Sample
 from flamingo.config import TrainingConfig
-from flamingo.plots.style import arm_line
 from flamingo.runs import Run
 from flamingo.types import ImageRef
 
@@ -91,11 +90,6 @@ def test_published_zero_shot_stands_under_text_only(comparison: Comparison) -> N
     assert ([0], [51.8]) in lines, "not joined with the numbers of true shots"
     assert ([2, 3, 4, 5], [56.3, 58.0, 59.4, 60.4]) in lines
     assert [50.0, 75.0] in [y for _, y in lines]
-
-
-def test_styles_of_arms_differ_in_more_than_colour() -> None:
-    styles = [arm_line(i) for i in range(8)]
-    assert len({(line.marker, line.dash) for line in styles}) == 8
 
 
 def test_files_hold_the_same_numbers(comparison: Comparison, tmp_path: Path) -> None:
