@@ -15,6 +15,7 @@ from flamingo.evaluation.metrics.scores import expected_scores
 from flamingo.evaluation.metrics.vqa import vqa_accuracy
 from flamingo.evaluation.points import points
 from flamingo.evaluation.pool_answers import PoolAnswers
+from flamingo.evaluation.statistics import clustered_standard_error
 
 from . import tiny, toys
 
@@ -40,6 +41,9 @@ def test_vqa_s_baselines_are_worth_their_vqa_accuracy() -> None:
         for e in benchmark.episodes(2, 0)
     ]
     assert rows["last", 2]["mean"] == pytest.approx(sum(copied) / 24)
+    images = [episode.cluster for episode in benchmark.episodes(2, 0)]
+    expected_error = clustered_standard_error(copied, images)
+    assert rows["last", 2]["standard_error"] == pytest.approx(expected_error)
     assert ("majority", 0) not in rows and ("last", 0) not in rows
     # All questions are among the pool's: its nearest question is the question itself.
     for shots in (0, 2, 4):

@@ -86,6 +86,16 @@ def predictions(outcome, shots: int, condition: Condition):
     )
 
 
+def test_a_difference_has_the_error_of_pairs_clustered_by_image() -> None:
+    results, outcome = collected(toys.vqa(shots=[2]))
+    (_, real), (_, blank) = (predictions(outcome, 2, c) for c in CONDITIONS[:2])
+    differences = [a.score - b.score for a, b in zip(real, blank, strict=True)]
+    row = next(r for r in results["differences"] if r["condition"] == "real - blank_query")
+    expected = clustered_standard_error(differences, [p.cluster for p in blank])
+    assert (row["n"], row["clusters"]) == (24, 12), "two questions an image"
+    assert row["standard_error"] == pytest.approx(expected)
+
+
 def test_a_difference_of_roc_auc_is_that_of_the_areas() -> None:
     results, outcome = collected(toys.yes_no(shots=[2], metric=None), control_queries=9)
     areas = []

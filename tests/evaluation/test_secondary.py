@@ -14,6 +14,7 @@ from flamingo.evaluation.metrics.classification import f1, precision_recall, roc
 from flamingo.evaluation.metrics.vqa import vqa_accuracy
 from flamingo.evaluation.points import Point, points
 from flamingo.evaluation.secondary import SECONDARY_LABELS, calibration_bins, secondary
+from flamingo.evaluation.statistics import clustered_standard_error
 
 from . import toys
 
@@ -59,6 +60,33 @@ def test_over_several_draws_they_are_means_over_draws() -> None:
     ]  # fmt: skip
     assert len(set(each)) > 1
     assert found["f1"]["mean"] == pytest.approx(sum(each) / 3)
+
+    point = points_of(toys.captions((0, 1, 2), shots=[2]))[0]
+    each = [
+        bleu_4({p.query: p.answer for p in draw.predictions},
+               {p.query: p.references for p in draw.predictions})[0]
+        for draw in point.draws
+    ]  # fmt: skip
+    assert len(set(each)) > 1
+    found = secondary(point, every(point))
+    assert found["bleu_4"]["mean"] == pytest.approx(sum(each) / 3)
+
+
+def test_intervals_are_clustered_by_image() -> None:
+    (point,) = points_of(toys.yes_no(shots=[2]))
+    (draw,) = point.draws
+    own = [replace(p, cluster=f"image {i // 3}") for i, p in enumerate(draw.predictions)]
+    found = secondary(replace(point, draws=[replace(draw, predictions=own)]), every(point))
+    right = [float(p.answer == p.target) for p in own]
+    expected = clustered_standard_error(right, [p.cluster for p in own])
+    assert found["accuracy"]["standard_error"] == pytest.approx(expected)
+
+    (point,) = points_of(toys.vqa(shots=[0]))
+    (draw,) = point.draws
+    assert draw.scores is not None and len(set(draw.clusters)) == len(draw.scores) / 2
+    expected = clustered_standard_error(draw.scores, draw.clusters)
+    found = secondary(point, every(point))
+    assert found["vqa_accuracy"]["standard_error"] == pytest.approx(expected)
 
 
 def test_captions_have_bleu_and_rouge_and_no_calibration() -> None:
