@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from flamingo.backbones.open_clip import read_open_clip_config
 from flamingo.backbones.vision import load_vision_encoder, save_vision_encoder
 from flamingo.config import VisionConfig
 
@@ -113,6 +114,15 @@ def test_tokens_are_those_of_open_clips_steps(tmp_path: Path, file: str, quick: 
     torch.testing.assert_close(encoder(images()), expected[:, 1:], rtol=1e-4, atol=1e-5)
     other = reference(weights(), images(), quick=not quick)
     assert not torch.allclose(encoder(images()), other[:, 1:], atol=1e-2)
+
+
+def test_heads_are_64_wide_where_nothing_is_said(tmp_path: Path):
+    """As in ViT-L/14's file. The weights would load with any number of heads."""
+    vision = {"image_size": 224, "layers": 24, "width": 1024, "patch_size": 14}
+    values = {"model_cfg": {"embed_dim": 768, "quick_gelu": True, "vision_cfg": vision}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(values))
+    config = read_open_clip_config(tmp_path)
+    assert (config.num_attention_heads, config.intermediate_size) == (16, 4096)
 
 
 @torch.no_grad()

@@ -78,10 +78,10 @@ def test_open_flamingo_decoding_by_benchmark() -> None:
         assert (decoding.beams, decoding.length_penalty) == (3, 0.0)
         assert decoding.max_new_tokens == tokens
     classes = task(Kind.classification, Protocol.open_flamingo)
-    assert classes.decoding.normalize_by_length
+    assert classes.decoding.normalize_by_length and not classes.decoding.end_of_chunk
     assert classes.ensemble.permutations == 6
     memes = task(Kind.hateful_memes, Protocol.open_flamingo)
-    assert not memes.decoding.normalize_by_length
+    assert not memes.decoding.normalize_by_length and not memes.decoding.end_of_chunk
     assert memes.ensemble.permutations == 6
 
 
