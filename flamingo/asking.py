@@ -15,7 +15,7 @@ import torch
 
 from flamingo.backbones.precision import available_device
 from flamingo.backbones.vision import VisionEncoder, load_vision_encoder
-from flamingo.data.features import EncodingLoader
+from flamingo.data.features import uncached_loader
 from flamingo.data.sequence import tokenize
 from flamingo.evaluation.decoding import Decoding
 from flamingo.evaluation.generation import generate_answers
@@ -61,7 +61,8 @@ def open_respondent(
     tokenizer = load_tokenizer(checkpoint)
     encoder = load_vision_encoder(run.config.vision).to(device)
     model = load_model(checkpoint, run.config, encoder, device)
-    latents = MediaLatents(model, EncodingLoader(encoder))
+    media = uncached_loader(encoder, cache_features=run.config.data.cache_features)
+    latents = MediaLatents(model, media)
     reader = Reader(model, tokenizer, latents, compute_dtype(run.config, device))
     evaluation = run.config.evaluation
     decoding = decoding_of(evaluation, max_new_tokens)

@@ -241,3 +241,8 @@ class PixelLoader:
         pixels = {key: self.transform(reference.open()) for key, reference in references.items()}
         stacked = torch.stack([pixels[frame.key] for frame in frames])
         return stacked.reshape(len(media), -1, *stacked.shape[1:])
+
+
+def uncached_loader(encoder: FeatureEncoder, *, cache_features: bool) -> MediaLoader:
+    """Without a cache the numbers that a run with (or without) ``data.cache_features`` sees."""
+    return EncodingLoader(encoder) if cache_features else PixelLoader(encoder.transform)

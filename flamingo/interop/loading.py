@@ -10,7 +10,7 @@ import torch
 from flamingo.backbones.precision import resolve_dtype
 from flamingo.backbones.vision import load_vision_encoder
 from flamingo.choices import Precision
-from flamingo.data.features import EncodingLoader, PixelLoader
+from flamingo.data.features import PixelLoader, uncached_loader
 from flamingo.evaluation.latents import MediaLatents
 from flamingo.evaluation.loading import compute_dtype, load_model
 from flamingo.evaluation.scoring import Reader
@@ -32,8 +32,7 @@ def load_reader(pretrained: str, precision: Precision | None, device: torch.devi
         encoder = load_vision_encoder(config.vision).to(device)
         model = load_model(folder, config, encoder, device)
         dtype = compute_dtype(config, device)
-        cached = config.data.cache_features
-        media = EncodingLoader(encoder) if cached else PixelLoader(encoder.transform)
+        media = uncached_loader(encoder, cache_features=config.data.cache_features)
     else:
         folder, dtype = pretrained, resolve_dtype(precision or Precision.auto, device)
         whole = None if dtype is torch.float32 else dtype

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from flamingo import FlamingoForConditionalGeneration
+from flamingo.asking import open_respondent
 from flamingo.build import build_model
 from flamingo.choices import Precision
 from flamingo.composition import compose
@@ -15,6 +17,7 @@ from flamingo.data.features import EncodingLoader, PixelLoader
 from flamingo.interop.loading import load_reader
 from flamingo.model.processor import prepare_tokenizer
 from flamingo.run_directory import RunDirectory
+from flamingo.runs import load_run
 from flamingo.testing import VOCABULARY, save_tiny_language_model, tiny_tokenizer
 from flamingo.training.checkpoint import save_checkpoint
 from tests.tiny_world import save_vision_encoder
@@ -55,6 +58,15 @@ def test_a_run_reads_in_its_own_precision_and_encodes_as_in_training(run) -> Non
     assert isinstance(reader.latents._load, EncodingLoader)
     exact = load_reader(str(run), Precision.fp32, CPU)
     assert exact.dtype is torch.float32 is exact.model.language_model.dtype
+
+
+def test_a_run_that_caches_no_features_is_asked_with_pixels(run, tmp_path) -> None:
+    shutil.copytree(run, own := tmp_path / "seed=0")
+    config = own / "config.yaml"
+    config.write_text(config.read_text().replace("cache_features: true", "cache_features: false"))
+    for reader in (load_reader(str(own), None, CPU), open_respondent(load_run(own)).reader):
+        assert isinstance(reader.latents._load, PixelLoader)
+    assert isinstance(open_respondent(load_run(run)).reader.latents._load, EncodingLoader)
 
 
 def test_a_saved_folder_is_read_in_the_precision_that_is_asked_for(run) -> None:
