@@ -6,12 +6,14 @@ before anything is computed; what comes back is text and images that were drawn 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from html import escape
 from typing import Any, NoReturn
 
 import gradio as gr
-from gradio import processing_utils
+from fastapi import Depends, HTTPException, Request
+from gradio import processing_utils, routes
 from PIL import Image
 
 from flamingo.demo.answering import Alternative, Answered, Shown
@@ -28,6 +30,12 @@ LOOKED_SECONDS = 60
 """How often gradio looks for files that are older."""
 WAITING = 16
 """Questions that may wait while one is answered."""
+ASKED_FOR = re.compile(
+    r"/|/config|/theme\.css|/favicon\.ico|/manifest\.json|/(assets|static)/.+|/gradio_api/"
+    r"(startup-events|app_id|info|upload|upload_progress|queue/join|queue/data|file=.+)"
+)
+"""What the page asks its server for. gradio serves more: it gives what is posted as a recording to
+ffmpeg, keeps what was typed as a link, and so on."""
 
 
 def build_page(
@@ -173,11 +181,10 @@ def serve(page: gr.Blocks, *, host: str, port: int, limits: Limits) -> str:
     """Serve ``page`` in the background, and say where. It ends with the process or ``close()``.
 
     No public link, no API for programs, no files but uploads and drawn images, nothing sent
-    elsewhere or fetched from there. Raises ``ValueError`` for a port that is taken or a host that
-    is not ours.
+    elsewhere or fetched from there. Raises ``ValueError`` for a port that is taken, a host that is
+    not ours, or a gradio that we cannot keep from fetching.
     """
-    # gradio fetches an address that stands where an upload should, of any size, before we see it.
-    processing_utils.async_ssrf_protected_download = _refuse_address
+    _fetch_nothing()
     page.queue(api_open=False, max_size=WAITING, default_concurrency_limit=1)
     try:
         _, url, _ = page.launch(
@@ -198,6 +205,7 @@ def serve(page: gr.Blocks, *, host: str, port: int, limits: Limits) -> str:
             ssr_mode=False,
             pwa=False,
             mcp_server=False,
+            app_kwargs={"dependencies": [Depends(_only_what_is_asked_for)]},
             theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         )
     except OSError as error:
@@ -208,6 +216,31 @@ def serve(page: gr.Blocks, *, host: str, port: int, limits: Limits) -> str:
     return url
 
 
-async def _refuse_address(url: str, cache_dir: str) -> NoReturn:
-    """In place of gradio's download."""
+def _fetch_nothing() -> None:
+    """Refuse where gradio fetches an address that a visitor names, of any size, before we see it.
+
+    Raises ``ValueError`` if gradio has no such function: it may then fetch by another.
+    """
+    for module, name, refuse in (
+        (processing_utils, "async_ssrf_protected_download", _refuse_as_upload),
+        (routes, "secure_url_stream_response", _refuse_as_file),
+    ):
+        if not hasattr(module, name):
+            raise ValueError(
+                f"demo: expected {module.__name__}.{name}, to replace it, got none in gradio "
+                f"{gr.__version__}: make install brings one that has it"
+            )
+        setattr(module, name, refuse)
+
+
+async def _refuse_as_upload(url: str, cache_dir: str) -> NoReturn:
     raise gr.Error("image: expected an upload, got an address", print_exception=False)
+
+
+async def _refuse_as_file(url: str, request: Request) -> NoReturn:
+    raise HTTPException(403, "file: expected an upload, got an address")
+
+
+async def _only_what_is_asked_for(request: Request) -> None:
+    if not ASKED_FOR.fullmatch(request.scope["path"]):
+        raise HTTPException(404)

@@ -19,6 +19,7 @@ import pytest
 
 from flamingo.asking import open_respondent
 from flamingo.demo.answering import Shown, answer
+from flamingo.demo.form import Limits
 from flamingo.runs import load_run
 from flamingo.testing import draw
 from tests.ports import reserved_port
@@ -26,8 +27,12 @@ from tests.tiny_world import save_untrained_run, save_world
 
 pytestmark = pytest.mark.slow
 
-pytest.importorskip("gradio", reason="needs gradio: make install")
+gradio = pytest.importorskip("gradio", reason="needs gradio: make install")
 ROOT = Path(__file__).resolve().parents[2]
+FETCHING = (
+    "gradio.processing_utils.async_ssrf_protected_download",
+    "gradio.routes.secure_url_stream_response",
+)
 QUESTION = "what colour is it?"
 SECONDS = 60_000  # in milliseconds, as playwright counts
 
@@ -188,6 +193,41 @@ def form(content: bytes) -> tuple[bytes, dict[str, str]]:
 def test_no_file_of_the_machine_is_served(url: str, run: Path) -> None:
     for path in ("/etc/passwd", str(run / "config.yaml"), "../../../etc/passwd", "file:///etc"):
         assert status(f"{url}/gradio_api/file={path}")[0] in (403, 404), path
+
+
+def test_an_address_in_place_of_a_file_is_not_fetched(url: str) -> None:
+    for scheme in ("http", "https"):
+        code, said = status(f"{url}/gradio_api/file={scheme}://93.184.216.34/big.bin")
+        assert code == 403 and b"expected an upload, got an address" in said, (code, said)
+
+
+@pytest.mark.parametrize("name", FETCHING)
+def test_a_gradio_that_fetches_by_another_name_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from flamingo.demo.page import serve
+
+    for own in FETCHING:
+        monkeypatch.setattr(own, None)  # they are as they were once the test is over
+    monkeypatch.delattr(name)
+    with pytest.raises(ValueError, match=f"expected {name}, to replace it, got none"):
+        serve(gradio.Blocks(), host="127.0.0.1", port=1, limits=Limits())
+
+
+def test_what_the_page_does_not_ask_for_is_not_served(url: str) -> None:
+    data, headers = form(b"no video")
+    posted = data.replace(b'"files"', b'"video"')
+    assert status(f"{url}/gradio_api/process_recording", posted, **headers)[0] == 404
+    for path in (
+        "deep_link?session_hash=own0",
+        "file/http://93.184.216.34/",
+        "openapi.json",
+        "proxy=https://a.hf.space/",
+        "queue/status",
+        "user",
+    ):
+        assert status(f"{url}/gradio_api/{path}")[0] == 404, path
+    assert status(f"{url}/monitoring")[0] == 404
 
 
 def test_an_upload_above_the_limit_is_refused(url: str) -> None:
