@@ -19,14 +19,16 @@ def require_gradio() -> None:
 def gradio_settings(environment: Mapping[str, str], uploads: Path) -> dict[str, str]:
     """``environment`` without any setting of gradio's but ours.
 
-    Uploads and drawn images go to ``uploads``, and nothing is reported to gradio's makers. Settings
+    Uploads and drawn images go to ``uploads``, and nothing is reported to gradio's makers. gradio
+    serves the folder of cached examples too: it is not the one in the working directory. Settings
     such as ``GRADIO_ALLOWED_PATHS`` or ``GRADIO_SHARE`` would widen what is served behind the back
     of our configuration. Proxies are not asked for what this machine serves (gradio looks whether
     its own page is there).
     """
     kept = {name: value for name, value in environment.items() if not name.startswith("GRADIO_")}
     local = {name: _with_loopback(kept.get(name, "")) for name in ("no_proxy", "NO_PROXY")}
-    return kept | local | {"GRADIO_TEMP_DIR": str(uploads), "GRADIO_ANALYTICS_ENABLED": "False"}
+    folders = dict.fromkeys(("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE"), str(uploads))
+    return kept | local | folders | {"GRADIO_ANALYTICS_ENABLED": "False"}
 
 
 def _with_loopback(hosts: str) -> str:

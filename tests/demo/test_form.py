@@ -119,6 +119,7 @@ def test_the_environment_cannot_widen_what_is_served(tmp_path: Path) -> None:
     assert gradio_settings(given, tmp_path) == {
         "PATH": "/bin",
         "GRADIO_TEMP_DIR": str(tmp_path),
+        "GRADIO_EXAMPLES_CACHE": str(tmp_path),
         "GRADIO_ANALYTICS_ENABLED": "False",
         "no_proxy": "a,127.0.0.1,localhost",
         "NO_PROXY": "127.0.0.1,localhost",

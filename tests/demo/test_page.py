@@ -190,8 +190,12 @@ def form(content: bytes) -> tuple[bytes, dict[str, str]]:
     return head + content + b"\r\n--x--\r\n", {"Content-Type": "multipart/form-data; boundary=x"}
 
 
-def test_no_file_of_the_machine_is_served(url: str, run: Path) -> None:
-    for path in ("/etc/passwd", str(run / "config.yaml"), "../../../etc/passwd", "file:///etc"):
+def test_no_file_of_the_machine_is_served(url: str, world: Path, run: Path) -> None:
+    example = world / ".gradio" / "cached_examples" / "log.csv"  # gradio's, of another page
+    example.parent.mkdir(parents=True)
+    example.write_text("a,b")
+    ours = (str(run / "config.yaml"), str(example))
+    for path in ("/etc/passwd", *ours, "../../../etc/passwd", "file:///etc"):
         assert status(f"{url}/gradio_api/file={path}")[0] in (403, 404), path
 
 
