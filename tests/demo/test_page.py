@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -15,11 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from flamingo.asking import open_respondent
+from flamingo.backbones.seen import seen_image
 from flamingo.demo.answering import Shown, answer
 from flamingo.demo.form import Limits
+from flamingo.plots.attention import attention_scale, in_even_spreads, overlay
 from flamingo.runs import load_run
 from flamingo.testing import draw
 from tests.ports import reserved_port
@@ -121,6 +126,15 @@ def answered(page) -> str:
     return page.locator("#answer textarea, #answer input").first.input_value()
 
 
+def pictures(page) -> list[np.ndarray]:
+    """What is shown of where it looked, in its order."""
+    sources = [own.get_attribute("src") for own in page.locator("#attention img").all()]
+    return [
+        np.asarray(Image.open(io.BytesIO(page.request.get(own).body())).convert("RGB"), float)
+        for own in sources
+    ]
+
+
 def test_it_is_filled_in_and_answers_as_the_model_does(page, url, world, run) -> None:
     upload(page, "#demonstration-1", world / "red.png")
     page.wait_for_selector("#demonstration-2")
@@ -130,8 +144,9 @@ def test_it_is_filled_in_and_answers_as_the_model_does(page, url, world, run) ->
     page.get_by_label("Question about it").fill(QUESTION)
     page.get_by_label("Candidates").fill("red, green, blue")
     said = answered(page)
+    respondent = open_respondent(load_run(run))
     expected = answer(
-        open_respondent(load_run(run)),
+        respondent,
         [Shown(draw("red", "circle", 0), QUESTION, "red")],
         Shown(draw("green", "square", 1), QUESTION),
         candidates=("red", "green", "blue"),
@@ -140,7 +155,11 @@ def test_it_is_filled_in_and_answers_as_the_model_does(page, url, world, run) ->
     shown = page.locator("#alternatives").inner_text()
     for own in expected.alternatives:
         assert re.search(rf"{own.text}\s*{round(100 * own.probability)}%", shown), shown
-    assert page.locator("#attention img").count() == 1 + len(expected.layers)
+    layers = in_even_spreads(expected.attention.numpy())
+    asked = seen_image(respondent.encoder, draw("green", "square", 1))
+    for own, heat in zip(pictures(page), [layers.mean(axis=0), *layers], strict=True):
+        drawn = np.asarray(overlay(asked, heat, attention_scale([heat]), own.shape[0]), float)
+        assert np.abs(own - drawn).max() <= 8, "over the image asked about; 8: what rounding does"
     if folder := os.environ.get("FLAMINGO_SCREENSHOTS"):
         page.screenshot(path=f"{folder}/demo.png", full_page=True)
     strangers = [own for own in page.requested if not own.startswith((url, "data:", "blob:"))]
