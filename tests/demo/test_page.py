@@ -13,6 +13,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,11 @@ def environment(world: Path) -> dict[str, str]:
     return os.environ | ours | {"CUDA_VISIBLE_DEVICES": "", "GRADIO_ALLOWED_PATHS": "/"}
 
 
-@pytest.fixture(scope="module")
-def url(world: Path, run: Path) -> Iterator[str]:
+@contextmanager
+def served(world: Path, *arguments: str) -> Iterator[str]:
     with reserved_port() as port:
-        arguments = (f"run={run}", f"port={port}", "limits.demonstrations=2")
         server = subprocess.Popen(
-            command(*arguments, "limits.upload_megabytes=1", "alternatives=3", "max_new_tokens=3"),
+            command(*arguments, f"port={port}"),
             env=environment(world),
             cwd=world,
             stdout=subprocess.PIPE,
@@ -81,12 +81,22 @@ def url(world: Path, run: Path) -> Iterator[str]:
         )
         assert server.stdout is not None
         said = server.stdout.readline()
-    found = re.search(r"Open (http://127\.0\.0\.1:\d+)", said)
+    found = re.search(r"Open (http://[\d.]+:\d+)", said)
     assert found, f"{said!r}, status {server.poll()}"
-    assert list(world.glob("flamingo-demo-*")), "uploads go to a folder of their own"
-    yield found[1]
-    server.send_signal(signal.SIGINT)
-    assert server.wait(timeout=120) == 0
+    try:
+        yield found[1]
+    finally:
+        server.send_signal(signal.SIGINT)
+        status = server.wait(timeout=120)
+    assert status == 0
+
+
+@pytest.fixture(scope="module")
+def url(world: Path, run: Path) -> Iterator[str]:
+    limits = ("limits.demonstrations=2", "limits.upload_megabytes=1")
+    with served(world, f"run={run}", *limits, "alternatives=3", "max_new_tokens=3") as found:
+        assert list(world.glob("flamingo-demo-*")), "uploads go to a folder of their own"
+        yield found
     assert not list(world.glob("flamingo-demo-*")), "which goes with the server"
 
 
@@ -285,18 +295,26 @@ def test_programs_find_no_endpoint(url: str) -> None:
     assert status(f"{url}/gradio_api/mcp/sse")[0] == 404
 
 
-def test_only_this_machine_reaches_it(url: str) -> None:
-    port = int(url.rpartition(":")[2])
-    listening = [
-        line.split()[1]
-        for table in ("/proc/net/tcp", "/proc/net/tcp6")
-        if Path(table).exists()
-        for line in Path(table).read_text().splitlines()[1:]
-        if line.split()[3] == "0A" and int(line.split()[1].split(":")[1], 16) == port
-    ]
-    if not listening:
+def listening(port: int) -> list[str]:
+    """The addresses, as in /proc (hexadecimal, low byte first), that are served at ``port``."""
+    tables = [own for own in map(Path, ("/proc/net/tcp", "/proc/net/tcp6")) if own.exists()]
+    if not tables:
         pytest.skip("needs /proc/net/tcp")
-    assert listening == [f"0100007F:{port:04X}"], "127.0.0.1, low byte first"
+    rows = [line.split() for own in tables for line in own.read_text().splitlines()[1:]]
+    served = (row[1].split(":") for row in rows if row[3] == "0A")
+    return [address for address, own in served if int(own, 16) == port]
+
+
+def test_only_this_machine_reaches_it(url: str) -> None:
+    assert listening(int(url.rpartition(":")[2])) == ["0100007F"], "127.0.0.1"
+
+
+def test_it_is_served_where_it_is_told_to_and_nowhere_else(world: Path, run: Path) -> None:
+    if not Path("/proc/net/tcp").exists():
+        pytest.skip("needs /proc/net/tcp, and Linux's further loopback addresses")
+    with served(world, f"run={run}", "host=127.0.0.2") as found:
+        assert found.startswith("http://127.0.0.2:")
+        assert listening(int(found.rpartition(":")[2])) == ["0200007F"], "127.0.0.2"
 
 
 # ---------------------------------------------------------------------------- the command
