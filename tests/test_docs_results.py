@@ -39,9 +39,15 @@ def test_the_docs_have_the_tables_of_each_sweep_that_was_run(path: Path):
 def test_results_are_of_the_sweep_as_it_is_today(path: Path):
     results = json.loads(path.read_text())
     sweep = compose_sweep(results["sweep"])
-    assert [arm["name"] for arm in results["arms"]] == sweep.arms
+    arms = [arm["name"] for arm in results["arms"]]
+    assert arms[0] == sweep.config.reference
+    assert arms == [arm for arm in sweep.arms if arm in arms], "all of its arms, in its order"
     assert all(arm["seeds"] == sweep.config.seeds for arm in results["arms"])
     assert results["steps"] == sweep.runs[0].config.training.steps
+    section = DOCS.split(f"\n### {sweep.config.question}\n")[1].split("\n### ")[0]
+    not_run = [line for line in section.splitlines() if "not run" in line]
+    for arm in set(sweep.arms) - set(arms):
+        assert any(f"`{arm}`" in line for line in not_run), f"{arm}: has no results, nor says why"
 
 
 def test_the_first_table_of_the_readme_is_the_reference_of_a_sweep():

@@ -60,9 +60,17 @@ def test_the_reference_is_the_experiment_itself_so_that_sweeps_share_its_runs(na
 
 
 def test_arms_without_demonstrations_see_as_many_questions():
-    for run in sweep("ablation_demonstrations").runs:
-        source = run.config.data.easy_vqa
-        assert source is not None and source.sequences * source.pairs == 32
+    sources = {run.arm: run.config.data.easy_vqa for run in sweep("ablation_demonstrations").runs}
+    questions = {
+        arm: (source.pairs, source.sequences * source.pairs)
+        for arm, source in sources.items()
+        if source is not None
+    }
+    assert questions == {
+        "4 pairs, and binding": (4, 32),
+        "4 pairs alone": (4, 32),
+        "1 pair, and binding": (1, 32),
+    }
 
 
 def test_the_words_of_a_run_are_what_trains_it():
