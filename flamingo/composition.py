@@ -137,7 +137,10 @@ def explain_composition(error: Exception, schema: type) -> str:
                 return (
                     f"launcher: expected submitit's plugin (pip install -e '.[slurm]'), no {name}"
                 )
-            return f"{group}: expected one of {listed}, got {name!r}{nearest(name, known)}"
+            hint = nearest(name, known)
+            if group == "experiment" and (CONF / "sweeps" / f"{name}.yaml").is_file():
+                hint = "; it is a sweep, which experiments/ablate.py runs"
+            return f"{group}: expected one of {listed}, got {name!r}{hint}"
         case (OmegaConfBaseException() as refused, _) | (_, OmegaConfBaseException() as refused):
             return explain(refused, schema)
         case _:

@@ -212,6 +212,11 @@ def test_optional_sections_and_keys_are_read_from_the_schema():
             f"experiment: expected one of {', '.join(EXPERIMENTS)}, got 'quickstar'; "
             "did you mean quickstart?",
         ),
+        (
+            "experiment=ablation_media",
+            f"experiment: expected one of {', '.join(EXPERIMENTS)}, got 'ablation_media'; "
+            "it is a sweep, which experiments/ablate.py runs",
+        ),
         ("vision=5", "vision: expected an option of conf/vision, got 5"),
         ("training", "training: expected key=value, got no '='"),
     ],
