@@ -30,6 +30,7 @@ from flamingo.composition import CONF, compose
 from flamingo.run_directory import RunDirectory
 from flamingo.runs import load_run
 from flamingo.training.tracking import read_metrics
+from tests.fake_slurm import fake_slurm
 from tests.tiny_world import save_untrained_run, save_world
 
 ROOT = CONF.parent
@@ -51,22 +52,28 @@ def world(tmp_path_factory) -> Path:
     return folder
 
 
-def command(world: Path, *words: str) -> list[str]:
+def command(world: Path, *words: str, sweep: str = "mine.yaml") -> list[str]:
     return [
-        *(sys.executable, str(ROOT / "experiments" / "ablate.py"), "experiment=mine.yaml"),
+        *(sys.executable, str(ROOT / "experiments" / "ablate.py"), f"experiment={sweep}"),
         *("name=tiny", f"vision.name={world / 'vision'}", f"language.name={world / 'language'}"),
         *("model.cross_attention.layers=[1,3]", "training.precision=fp32", *words),
     ]
 
 
-def environment(world: Path) -> dict[str, str]:
+def environment(world: Path, **more: str) -> dict[str, str]:
     own = {"FLAMINGO_CACHE": str(world / "cache"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return os.environ | own | {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+    return os.environ | own | {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"} | more
 
 
-def start(world: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def start(
+    world: Path, *words: str, sweep: str = "mine.yaml", **more: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(world, *words), env=environment(world), cwd=world, capture_output=True, text=True
+        command(world, *words, sweep=sweep),
+        env=environment(world, **more),
+        cwd=world,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -143,6 +150,39 @@ def test_a_sweep_that_is_stopped_is_continued_by_the_same_command(world: Path) -
     assert (first["from_step"], second["from_step"]) == (0, step)
     results = json.loads((world / "of_60_steps/mine-tiny.json").read_text())
     assert results["steps"] == 60
+
+
+@pytest.mark.slow
+def test_the_runs_of_a_sweep_are_slurm_jobs_and_passed_over_when_they_are_finished(
+    world: Path, tmp_path: Path
+) -> None:
+    sound = tmp_path / "sound.yaml"
+    sound.write_text(SWEEP.partition("  broken")[0])
+    words = (
+        "runs=launched",
+        f"results={tmp_path}",
+        "launcher=slurm",
+        "hydra.launcher.partition=gpu",
+    )
+    cluster = fake_slurm(tmp_path / "cluster")
+    done = start(world, *words, sweep=str(sound), **cluster)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "2 runs of 12 steps, 0 finished; 2 at a time" in done.stdout
+    assert "| easy-VQA | wide open (1) |" in done.stdout
+    jobs = sorted(tmp_path.glob("cluster/*/job.sh"))
+    assert len(jobs) == 4, "training and evaluation of two runs"
+    assert all("#SBATCH --partition=gpu\n" in job.read_text() for job in jobs)
+    trained = {
+        launch["slurm_job"]
+        for name in ("tiny", "tiny-wide_open")
+        for launch in load_run(world / "launched" / name / "seed=0").provenance["launches"]
+    }
+    assert len(trained) == 2 and trained < {job.parent.name for job in jobs}
+
+    again = start(world, *words, sweep=str(sound), **cluster)
+    assert again.returncode == 0, again.stderr
+    assert "2 runs of 12 steps, 2 finished" in again.stdout
+    assert sorted(tmp_path.glob("cluster/*/job.sh")) == jobs
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from flamingo.launching import circumstances_of_launch, first_host, process_envi
 from flamingo.runs import load_run
 from flamingo.sweeps import check_folders, compose_jobs
 from flamingo.training.tracking import VARYING, read_metrics
+from tests.fake_slurm import fake_slurm
 from tests.tiny_world import save_world
 
 ROOT = Path(__file__).parents[1]
@@ -270,62 +271,10 @@ def test_two_processes_equal_one_whoever_starts_them(world, tmp_path):
         assert (launch["processes"], launch["launcher"]) == (2, name)
 
 
-SCRIPTS = {
-    # Two tasks, as srun starts them; their ids are where the test finds them.
-    "srun": """
-while [[ $1 == --* ]]; do
-  case $1 in --output) out=$2; shift 2;; --error) err=$2; shift 2;; *) shift;; esac
-done
-export SLURM_JOB_NUM_NODES=1 SLURM_NTASKS=2 SLURM_JOB_NODELIST=localhost SLURM_NODEID=0
-export SLURM_STEP_NUM_NODES=1 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_NODELIST=localhost
-out=${out//%j/$SLURM_JOB_ID} err=${err//%j/$SLURM_JOB_ID}
-for k in 0 1; do
-  SLURM_PROCID=$k SLURM_LOCALID=$k "$@" >> ${out//%t/$k} 2>> ${err//%t/$k} &
-  echo $! >> $FAKE_SLURM/tasks
-done
-wait
-""",
-    "sbatch": """
-cp "${@: -1}" $FAKE_SLURM/job.sh
-SLURM_JOB_ID=$FAKE_JOB bash $FAKE_SLURM/job.sh > $FAKE_SLURM/log 2>&1 &
-echo Submitted batch job $FAKE_JOB
-""",
-    # As with a real one, the job waits for what is left of it, and inherits nothing from who asks.
-    "scontrol": """
-echo "$@" >> $FAKE_SLURM/requeued
-unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT
-export SLURM_RESTART_COUNT=1
-again() {
-  for task in $(cat $FAKE_SLURM/tasks); do
-    while kill -0 $task 2> /dev/null; do sleep 0.2; done
-  done
-  exec bash $FAKE_SLURM/job.sh
-}
-again > $FAKE_SLURM/log 2>&1 &
-""",
-    "sacct": "echo 'JobID|State|NodeList'; echo $FAKE_JOB'|RUNNING|localhost'",
-}
-"""A cluster of one node that runs one job."""
-
-
-def fake_slurm(folder: Path) -> dict[str, str]:
-    """The environment of somebody with such a cluster."""
-    for name, script in SCRIPTS.items():
-        (folder / name).write_text(f"#!/bin/bash\n{script}")
-        (folder / name).chmod(0o755)
-    job = str(os.getpid())  # torch's port comes of it
-    return {
-        "FAKE_SLURM": str(folder),
-        "FAKE_JOB": job,
-        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
-    }
-
-
 @pytest.mark.slow
 def test_a_slurm_job_of_two_processes_is_preempted_queued_again_and_continues(world, tmp_path):
     longer = ("training.steps=40", "training.checkpoint_every=1000", "training.schedule=constant")
-    cluster = tmp_path / "cluster"
-    cluster.mkdir()
+    cluster, number = tmp_path / "cluster", str(os.getpid())
     slurm = ("launcher=slurm", "hydra.launcher.gpus_per_node=2", "hydra.launcher.partition=gpu")
     job = subprocess.Popen(
         command(world, tmp_path, "name=slurm", *slurm, *longer),
@@ -338,12 +287,12 @@ def test_a_slurm_job_of_two_processes_is_preempted_queued_again_and_continues(wo
     while len(read_metrics(folder / "metrics.jsonl")) < 5:
         time.sleep(0.05)
         assert job.poll() is None, job.stderr and job.stderr.read()
-    for task in (cluster / "tasks").read_text().split():
+    for task in (cluster / number / "tasks").read_text().split():
         os.kill(int(task), signal.SIGTERM)
     _, said = job.communicate(timeout=300)
     assert job.returncode == 0, said
-    assert (cluster / "requeued").read_text() == f"requeue {os.getpid()}\n"
-    header = (cluster / "job.sh").read_text()
+    assert (cluster / "requeued").read_text() == f"requeue {number}\n"
+    header = (cluster / number / "job.sh").read_text()
     for line in (
         "--gpus-per-node=2",
         "--ntasks-per-node=2",
@@ -353,7 +302,7 @@ def test_a_slurm_job_of_two_processes_is_preempted_queued_again_and_continues(wo
         assert f"#SBATCH {line}\n" in header
     first, second = load_run(folder).provenance["launches"]
     assert (first["processes"], second["slurm_restarts"]) == (2, "1")
-    assert first["slurm_job"] == second["slurm_job"] == str(os.getpid())
+    assert first["slurm_job"] == second["slurm_job"] == number
     assert 5 <= second["from_step"] < 40
     assert [entry["step"] for entry in metrics(folder)] == list(range(1, 41))
 
