@@ -20,6 +20,7 @@ checkpoints; only Slurm jobs that were launched go on (squeue, scancel).
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,12 +38,12 @@ from flamingo.ablation.progress import Progress, Stage, check_asked, duration, s
 from flamingo.ablation.sweep import SWEEPS, Sweep, SweepRun, compose_sweep
 from flamingo.ablation.work import Outcome, Place, Workers, places
 from flamingo.backbones.precision import available_device
-from flamingo.command_line import entry_point
+from flamingo.command_line import entry_point, in_lists
 from flamingo.comparison.output import Output
 from flamingo.comparison.sweep import read_results, results_text
 from flamingo.comparison.sweep_table import Results
 from flamingo.files import write_atomically
-from flamingo.structured import known_keys, require
+from flamingo.structured import require
 
 
 @dataclass(kw_only=True)
@@ -248,25 +249,8 @@ def gathered(arguments: Sequence[str]) -> list[str]:
     ``launch=[...]``, and what is the runs' as ``overrides=[...]``. Raises ``ValueError`` if one of
     these is typed out beside.
     """
-    own: list[str] = []
-    others: dict[str, list[str]] = {"launch": [], "overrides": []}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if key == "experiment":
-            own.append(f"sweep={value}")
-        elif argument.startswith(LAUNCH):
-            others["launch"].append(argument)
-        elif not equals or key in known_keys(AblateConfig) or key.startswith(("-", "hydra.")):
-            own.append(argument)
-        else:
-            others["overrides"].append(argument)
-    for key, words in others.items():
-        if words and any(argument.startswith(f"{key}=") for argument in own):
-            raise ValueError(f"{key}: expected all of them inside or none, got {words} beside it")
-        if words:
-            quoted = ",".join("'" + word.replace("'", "\\'") + "'" for word in words)
-            own.append(f"{key}=[{quoted}]")
-    return own
+    named = [re.sub("^experiment=", "sweep=", argument) for argument in arguments]
+    return in_lists(named, AblateConfig, {"launch": LAUNCH})
 
 
 if __name__ == "__main__":

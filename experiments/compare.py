@@ -4,6 +4,7 @@
     python experiments/compare.py runs=[runs/a/seed=0] conditions=[real,blank_query] out=...
     python experiments/compare.py runs=[runs/a/seed=0] out=... published=[OpenFlamingo-9B]
     python experiments/compare.py sweep=ablation_gate_init out=...         # arms of several seeds
+    python experiments/compare.py sweep=ablation_gate_init name=short training.steps=300 out=...
     python experiments/compare.py sweep=experiments/results/ablation_gate_init.json out=...
 
 An arm is a run under a condition; each is compared with the first (or with reference=), on the
@@ -13,13 +14,16 @@ and CSV, the curves as shots.png and shots.svg, and index.html with all of it an
 predictions side by side.
 
 sweep= names a sweep of conf/sweeps (docs/ablations.md) whose runs are in root=, or the JSON file of
-its results. out= gets the scores of all arms over their seeds, their paired differences to the
-reference with intervals over seeds and images, a forest plot and results.json.
+its results. What experiments/ablate.py was told of the runs (name=short training.steps=300,
+evaluation.control_queries=0) is told here too. out= gets the scores of all arms over their seeds,
+their paired differences to the reference with intervals over seeds and images, a forest plot and
+results.json.
 """
 
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING as MISSING_DEFAULT
 from dataclasses import dataclass, field, fields
@@ -37,7 +41,7 @@ from flamingo.ablation.outcome import (
 from flamingo.ablation.sweep import compose_sweep
 from flamingo.backbones import assets
 from flamingo.choices import Condition
-from flamingo.command_line import entry_point
+from flamingo.command_line import entry_point, in_lists
 from flamingo.comparison.compare import Settings, read, write
 from flamingo.comparison.differences import Draws
 from flamingo.comparison.output import Output
@@ -63,6 +67,9 @@ class CompareConfig:
     """Of a sweep's runs, where they are not those of its file."""
     root: str = "runs"
     """Where the runs of a sweep are."""
+    overrides: list[str] = field(default_factory=list)
+    """What a sweep's runs were told; beside sweep=, every key=value that is not one of these keys
+    is put here."""
     out: str = MISSING
     """A new or empty folder, or one of an earlier comparison, which is replaced."""
     conditions: list[Condition] = field(default_factory=lambda: [Condition.real])
@@ -105,7 +112,7 @@ class CompareConfig:
             require(value == expected, name, f"none {why}", value)
 
 
-OF_SWEEPS = ("name", "seeds", "root")
+OF_SWEEPS = ("name", "seeds", "root", "overrides")
 OF_RUNS = (
     *("conditions", "labels", "reference", "benchmarks", "published"),
     *("correction", "draws", "examples", "pictures"),
@@ -126,7 +133,13 @@ def compare_arms(sweep: str, config: CompareConfig) -> str:
     if sweep.endswith(".json"):
         results, missing = read_results(Path(sweep)), []
     else:
-        composed = compose_sweep(sweep, runs=config.root, run_name=config.name, seeds=config.seeds)
+        composed = compose_sweep(
+            sweep,
+            config.overrides,
+            runs=config.root,
+            run_name=config.name,
+            seeds=config.seeds,
+        )
         results, missing = compare_finished(composed, progress_of_all(composed))
     output = Output.claim(Path(config.out))
     write_comparison(results, output)
@@ -175,7 +188,20 @@ def downloaded(asset: assets.Asset, folder: Callable[[], Path]) -> Path:
     return folder()
 
 
+def gathered(arguments: Sequence[str]) -> list[str]:
+    """``arguments`` as :class:`CompareConfig` takes them: a sweep's as experiments/ablate.py does.
+
+    Beside runs= nothing is in_lists: there, a key that is none of ours is a mistake.
+    """
+    of_a_sweep = any(argument.startswith("sweep=") for argument in arguments)
+    return in_lists(arguments, CompareConfig) if of_a_sweep else [*arguments]
+
+
 if __name__ == "__main__":
+    try:
+        sys.argv[1:] = gathered(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     entry_point(
         main,
         CompareConfig,

@@ -15,7 +15,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -86,6 +86,35 @@ def _quoted_elements(value: str) -> str:
     if not listed and NO_ELEMENTS.fullmatch(value):
         return value
     return f"[{','.join(_in_quotes(element.strip()) for element in inner.split(',') if element)}]"
+
+
+def in_lists(
+    arguments: Sequence[str], schema: type, groups: Mapping[str, tuple[str, ...]] | None = None
+) -> list[str]:
+    """``arguments`` with those that are no keys of ``schema`` brought together in lists of it.
+
+    What begins with one of ``groups[key]`` is put into ``key=[...]``, all else that runs are told
+    into ``overrides=[...]``. Raises ``ValueError`` if such a list is typed out beside.
+    """
+    own: list[str] = []
+    groups, known = groups or {}, known_keys(schema)
+    others: dict[str, list[str]] = {key: [] for key in (*groups, "overrides")}
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        group = next((name for name, starts in groups.items() if argument.startswith(starts)), None)
+        if group is not None:
+            others[group].append(argument)
+        elif not equals or key in known or key.startswith(("-", "hydra.")):
+            own.append(argument)
+        else:
+            others["overrides"].append(argument)
+    for key, words in others.items():
+        if words and any(argument.startswith(f"{key}=") for argument in own):
+            raise ValueError(f"{key}: expected all of them inside or none, got {words} beside it")
+        if words:
+            quoted = ",".join("'" + word.replace("'", "\\'") + "'" for word in words)
+            own.append(f"{key}=[{quoted}]")
+    return own
 
 
 def entry_point(

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,12 +16,16 @@ import torch
 from PIL import Image
 
 from experiments import compare, evaluate
+from flamingo.ablation.sweep import SweepRun, compose_sweep
 from flamingo.choices import Condition
 from flamingo.comparison.sweep import SweepArm, compare_sweep, results_text
-from flamingo.composition import CONF
+from flamingo.composition import CONF, compose
 from flamingo.evaluation.corrections import Correction
+from flamingo.evaluation_config import recorded
 from flamingo.runs import load_run
+from tests.comparison.written import answers, write_run
 from tests.tiny_world import save_untrained_run, save_world
+from tests.written_runs import save
 
 ROOT = CONF.parent
 
@@ -183,6 +188,8 @@ def test_runs_or_a_sweep_are_compared_and_not_both() -> None:
         ({"sweep": "s"}, "pictures", False),
         ({"runs": ["a"]}, "seeds", [0]),
         ({"runs": ["a"]}, "root", "elsewhere"),
+        ({"runs": ["a"]}, "overrides", ["training.steps=7"]),
+        ({"sweep": "s.json"}, "overrides", ["training.steps=7"]),
         ({"sweep": "s.json"}, "name", "short"),
     ],
 )
@@ -203,6 +210,46 @@ def test_a_sweep_without_finished_runs_is_named(tmp_path: Path) -> None:
     settings = compare.CompareConfig(sweep=name, out=str(tmp_path / "out"), root=str(tmp_path))
     with pytest.raises(ValueError, match="ablation_media: expected an arm with a finished seed"):
         compare.compare_arms(name, settings)
+
+
+def finished(run: SweepRun, right: str, **evaluation) -> None:
+    """A run of a sweep as it is when ``train.py`` and ``evaluate.py`` are done with it."""
+    asked = recorded(replace(run.config.evaluation, **evaluation))
+    own = {f.name: getattr(run.config, f.name) for f in fields(run.config)}
+    runs, name = own.pop("runs"), own.pop("name")
+    cells = {("bench", "real"): [answers(right)]}
+    made = write_run(Path(runs), name, cells, config=own, settings={"evaluation": asked})
+    save(made.directory, 7)
+
+
+def test_a_sweep_is_compared_with_the_words_it_was_run_with(tmp_path: Path) -> None:
+    told = ["training.steps=7", "training.warmup_steps=0", "evaluation.control_queries=0"]
+    # As training alone was told: how runs are evaluated does not stand in their config.yaml.
+    trained = {"runs": str(tmp_path / "r"), "run_name": "short", "seeds": [0]}
+    sweep = compose_sweep("ablation_media", told[:2], **trained)
+    for run, right in zip(sweep.runs, ("1101", "0001"), strict=True):
+        finished(run, right, control_queries=0)
+
+    def compared(*words: str) -> str:
+        typed = ["sweep=ablation_media", "name=short", "seeds=[0]", f"root={tmp_path / 'r'}"]
+        arguments = compare.gathered([*typed, f"out={tmp_path / 'out'}", *words])
+        settings = compose(arguments, compare.CompareConfig, "compare")
+        return compare.compare_arms("ablation_media", settings)
+
+    assert "| BENCH | all images (1) | 25.0" in compared(*told)
+    (one, other) = json.loads((tmp_path / "out" / "results.json").read_text())["arms"]
+    assert one["overrides"] == told and other["overrides"][-3:] == told
+    with pytest.raises(ValueError, match="trained, evaluated with another control_queries"):
+        compared(*told[:2])
+    with pytest.raises(ValueError, match="expected its own config"):
+        compared("training.steps=8", *told[1:])
+
+
+def test_what_is_told_to_runs_is_told_beside_sweep_alone() -> None:
+    typed = ["runs=[a]", "out=x", "training.steps=7"]
+    assert compare.gathered(typed) == typed
+    with pytest.raises(ValueError, match=r"training.steps: unknown .* of this program"):
+        compose(typed, compare.CompareConfig, "compare")
 
 
 # ---------------------------------------------------------------------------- command line
