@@ -18,6 +18,21 @@ CONDITION_LABELS = {condition.value: condition.label for condition in Condition}
 }
 
 
+Column = tuple[int, int]
+"""Where a number stands among those of other shots: 0 for the text-only "0-shot" and 1 for all
+others, then the shots."""
+
+
+def shot_column(condition: Condition, shots: int) -> Column:
+    """The text-only "0-shot" never stands beside a true 0-shot."""
+    return (int(condition is not Condition.text_only_zero_shot), shots)
+
+
+def column_title(place: Column) -> str:
+    """``text-only “0”``, ``0``, ``4``."""
+    return str(place[1]) if place[0] else "text-only “0”"
+
+
 @dataclass(frozen=True, slots=True)
 class Naming:
     """``unit`` is that of 100 times the value, as published. ``share``: the value is in [0, 1].

@@ -63,7 +63,16 @@ MAY_IMPORT = {
     "evaluation_run": BASE
     | {"backbones", "model", "data", "training", "evaluation", "run_directory", "runs", "build"},
     "ablation": BASE
-    | {"composition", "identity", "run_directory", "runs", "training", "comparison", "build"},
+    | {
+        "composition",
+        "identity",
+        "run_directory",
+        "runs",
+        "training",
+        "comparison",
+        "build",
+        "plots",
+    },
     "asking": BASE | {"backbones", "data", "evaluation", "runs"},
     "demo": BASE | {"backbones", "model", "data", "evaluation", "asking", "plots"},
     "publication": BASE | {"model", "evaluation", "runs"},
@@ -73,6 +82,8 @@ MAY_IMPORT = {
 """Room (a package or module directly below ``flamingo``) -> the rooms it may import."""
 LONGEST_FUNCTION = 80
 MAY_BE_LONG = {"training/loop.py"}
+MAY_DRAW = {"benchmarking/plot.py", "benchmarking/curves.py"}
+"""With matplotlib, besides ``plots``: the pictures of the speed benchmark are its own."""
 
 
 def room(path: Path) -> str:
@@ -125,6 +136,15 @@ def test_functions_are_short(path):
     if path.relative_to(ROOT / path.relative_to(ROOT).parts[0]).as_posix() in MAY_BE_LONG:
         pytest.skip("the training loop is one story")
     assert long_functions(path.read_text()) == {}
+
+
+def test_pictures_are_drawn_in_one_room():
+    drawing = {
+        path.relative_to(ROOT / path.relative_to(ROOT).parts[0]).as_posix()
+        for path in SOURCES + SCRIPTS
+        if any(name.split(".")[0] == "matplotlib" for name in imported_modules(path.read_text()))
+    }
+    assert {name for name in drawing if not name.startswith("plots/")} == MAY_DRAW
 
 
 def test_the_order_has_no_cycle():

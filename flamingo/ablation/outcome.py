@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 from flamingo.ablation.progress import Progress, Stage, progress_of
 from flamingo.ablation.sweep import Sweep, SweepRun
-from flamingo.comparison.forest import plot_forest
 from flamingo.comparison.formats import csv, latex, markdown
 from flamingo.comparison.output import Output
 from flamingo.comparison.sweep import SweepArm, compare_sweep, results_text
-from flamingo.comparison.sweep_table import Results, sweep_markdown, sweep_tables
+from flamingo.comparison.sweep_table import Results, sweep_markdown, sweep_tables, tested_rows
+from flamingo.plots import figure_bytes, plot_forest
 from flamingo.runs import load_run
-
-DPI = 150
 
 
 def progress_of_all(sweep: Sweep) -> list[tuple[SweepRun, Progress]]:
@@ -67,8 +64,6 @@ def write_comparison(results: Results, output: Output) -> None:
     for table in sweep_tables(results):
         for suffix, render in (("md", markdown), ("tex", latex), ("csv", csv)):
             output.write(f"{table.name}.{suffix}", render(table))
-    figure = plot_forest(results)
+    figure = plot_forest(tested_rows(results), reference=results["reference"])
     for kind in ("png", "svg"):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, dpi=DPI)
-        output.write(f"forest.{kind}", buffer.getvalue())
+        output.write(f"forest.{kind}", figure_bytes(figure, kind))

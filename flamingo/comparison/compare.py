@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-from matplotlib.figure import Figure
+from dataclasses import asdict, dataclass, field
 
 from flamingo.choices import Condition
 from flamingo.comparison.arms import Arm, Facts, cautions, make_arms, shared_benchmarks
-from flamingo.comparison.curves import plot_curves
 from flamingo.comparison.differences import Draws, differences, paired
 from flamingo.comparison.estimates import Measured, measured
 from flamingo.comparison.examples import Cell, choose
@@ -24,12 +20,11 @@ from flamingo.comparison.rates import Rates, rates
 from flamingo.comparison.samples import Sample, read_samples
 from flamingo.comparison.tables import difference_table, group_table, rate_table, shot_table
 from flamingo.evaluation.corrections import Correction
+from flamingo.plots import Figure, figure_bytes, plot_arms
 from flamingo.runs import Run
 from flamingo.types import ImageRef
 
 logger = logging.getLogger(__name__)
-
-DPI = 150
 
 
 @dataclass(frozen=True)
@@ -125,8 +120,9 @@ def compute(comparison: Comparison, settings: Settings) -> tuple[list[Table], Fi
     ]
     tested = differences(comparison.pairs, settings.correction, draws=settings.draws)
     several = len(comparison.arms) > 1
+    shots = shot_table(comparison.benchmarks, numbers, settings.published)
     tables = [
-        shot_table(comparison.benchmarks, numbers, settings.published),
+        shots,
         difference_table(tested, settings.correction),
         group_table(numbers),
         rate_table(
@@ -139,7 +135,11 @@ def compute(comparison: Comparison, settings: Settings) -> tuple[list[Table], Fi
             comparison.reference.label if several else None,
         ),
     ]
-    figure = plot_curves(comparison.benchmarks, numbers, settings.published)
+    figure = plot_arms(
+        [asdict(facts) for facts in comparison.benchmarks],
+        shots.records,
+        published=[row.model for row in settings.published],
+    )
     cells = [choose(*pair, settings.examples) for pair in comparison.pairs if settings.examples]
     return [table for table in tables if table is not None], figure, cells
 
@@ -170,9 +170,9 @@ def write(
     for table in tables:
         for suffix, render_table in (("md", markdown), ("tex", latex), ("csv", csv)):
             output.write(f"{table.name}.{suffix}", render_table(table))
-    png = _saved(figure, "png")
+    png = figure_bytes(figure)
     output.write("shots.png", png)
-    output.write("shots.svg", _saved(figure, "svg"))
+    output.write("shots.svg", figure_bytes(figure, "svg"))
     thumbnails = Thumbnails(output.folder / "images")
 
     def picture(benchmark: str, name: str) -> str | None:
@@ -195,12 +195,6 @@ def write(
 
 def _names(comparison: Comparison) -> set[str]:
     return {facts.name for facts in comparison.benchmarks}
-
-
-def _saved(figure: Figure, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=DPI)
-    return buffer.getvalue()
 
 
 def _images(cells: Sequence[Cell], data: Data) -> tuple[dict[Item, ImageRef], list[str]]:

@@ -17,9 +17,8 @@ from flamingo.comparison.arms import Arm
 from flamingo.comparison.examples import Agreement, Cell, Example
 from flamingo.comparison.formats import Table
 from flamingo.comparison.published import Published
-from flamingo.comparison.tables import column, column_title
 from flamingo.evaluation.predictions import Prediction
-from flamingo.naming import naming
+from flamingo.naming import column_title, naming, shot_column
 from flamingo.types import END_OF_CHUNK_TOKEN
 
 Picture = Callable[[str, str], str | None]
@@ -92,7 +91,7 @@ def browser_data(cells: Sequence[Cell], picture: Picture) -> dict[str, Any]:
 
 def _shots(cell: Cell) -> str:
     first, second = (
-        column_title(column(sample.arm.condition, sample.shots))
+        column_title(shot_column(sample.arm.condition, sample.shots))
         for sample in (cell.first, cell.second)
     )
     return first if first == second else f"{first} / {second}"

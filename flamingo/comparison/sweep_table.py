@@ -89,7 +89,6 @@ def control_table(results: Results) -> Table:
 
 def difference_table(results: Results) -> Table:
     """Each arm minus the reference where arms are tested."""
-    titles = {own["name"]: own["title"] for own in results["benchmarks"]}
     tested = tested_rows(results)
     tests = sum(row["p_holm"] is not None for row in tested)
     unequal = {row["arm"] for row in tested if len(row["seeds"]) == 1}
@@ -110,7 +109,7 @@ def difference_table(results: Results) -> Table:
         header=["benchmark", "arm", "shots", "difference", "p", "raw p", "by seed", "n", "images"],
         rows=[
             [
-                titles[row["benchmark"]],
+                row["title"],
                 row["arm"],
                 str(row["shots"]),
                 _signed_interval(row),
@@ -127,10 +126,14 @@ def difference_table(results: Results) -> Table:
 
 
 def tested_rows(results: Results) -> Sequence[Mapping[str, Any]]:
-    """The differences that are tested, by benchmark, in the order of the arms."""
-    order = [own["name"] for own in results["benchmarks"]]
-    tested = [row for row in results["differences"] if row["tested"]]
-    return sorted(tested, key=lambda row: order.index(row["benchmark"]))
+    """The differences that are tested, by benchmark, in the order of the arms, each with the
+    benchmark's title."""
+    return [
+        {**row, "title": own["title"]}
+        for own in results["benchmarks"]
+        for row in results["differences"]
+        if row["tested"] and row["benchmark"] == own["name"]
+    ]
 
 
 def _number(value: float | None) -> float:

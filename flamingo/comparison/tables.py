@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flamingo.choices import Condition
 from flamingo.comparison.arms import Facts
 from flamingo.comparison.cells import NOTHING, p_value, percent, signed, with_interval
 from flamingo.comparison.differences import Difference
@@ -17,25 +16,13 @@ from flamingo.comparison.rates import Rates
 from flamingo.comparison.samples import Sample
 from flamingo.evaluation.corrections import Correction
 from flamingo.evaluation.statistics import Estimate
-from flamingo.naming import ALL
+from flamingo.naming import ALL, Column, column_title, shot_column
 
-Column = tuple[int, int]
-"""Of a shot table: 0 for the text-only "0-shot" and 1 for all others, then the shots."""
 CORRECTIONS = {
     Correction.none: "not corrected for the number of tests",
     Correction.holm: "corrected by Holm's method over all of them",
     Correction.benjamini_hochberg: "corrected by Benjamini and Hochberg's method over all of them",
 }
-
-
-def column(condition: Condition, shots: int) -> Column:
-    """Where a number stands: the text-only "0-shot" never beside a true 0-shot."""
-    return (int(condition is not Condition.text_only_zero_shot), shots)
-
-
-def column_title(place: Column) -> str:
-    """``text-only “0”``, ``0``, ``4``."""
-    return str(place[1]) if place[0] else "text-only “0”"
 
 
 def shot_table(
@@ -45,9 +32,9 @@ def shot_table(
     own = [number for number in numbers if number.group == ALL]
     printed = {facts.name: beside(published, facts.name, facts.metric) for facts in benchmarks}
     columns = sorted(
-        {column(m.sample.arm.condition, m.sample.shots) for m in own}
+        {shot_column(m.sample.arm.condition, m.sample.shots) for m in own}
         | {
-            column(row.condition, row.shots)
+            shot_column(row.condition, row.shots)
             for models in printed.values()
             for rows in models.values()
             for row in rows
@@ -57,10 +44,10 @@ def shot_table(
     for facts in benchmarks:
         mine = [number for number in own if number.sample.facts.name == facts.name]
         for label in dict.fromkeys(number.sample.arm.label for number in mine):
-            cells = {place_of(m): _cell(m) for m in mine if m.sample.arm.label == label}
+            cells = {_place_of(m): _cell(m) for m in mine if m.sample.arm.label == label}
             rows.append([facts.title, label, *(cells.get(c, NOTHING) for c in columns)])
         for model, found in printed[facts.name].items():
-            cells = {column(row.condition, row.shots): percent(row.value) for row in found}
+            cells = {shot_column(row.condition, row.shots): percent(row.value) for row in found}
             cells_ = [cells.get(c, NOTHING) for c in columns]
             rows.append([facts.title, f"{model} (published)", *cells_])
             records += [_published_record(facts, row) for row in found]
@@ -89,7 +76,7 @@ def group_table(numbers: Sequence[Measured]) -> Table | None:
     own = [number for number in numbers if number.group != ALL]
     if not own:
         return None
-    columns = sorted({place_of(number) for number in own})
+    columns = sorted({_place_of(number) for number in own})
     keys = dict.fromkeys(
         (m.sample.facts.title, m.group, m.sample.arm.label)
         for m in sorted(own, key=lambda m: (m.sample.facts.title, m.group))
@@ -97,7 +84,7 @@ def group_table(numbers: Sequence[Measured]) -> Table | None:
     rows = []
     for title, group, label in keys:
         cells = {
-            place_of(m): _cell(m)
+            _place_of(m): _cell(m)
             for m in own
             if (m.sample.facts.title, m.group, m.sample.arm.label) == (title, group, label)
         }
@@ -241,13 +228,13 @@ def _cell(number: Measured) -> str:
     return with_interval(number.mean, number.low, number.high)
 
 
-def place_of(number: Measured) -> Column:
+def _place_of(number: Measured) -> Column:
     """Of a number in the table of shots."""
-    return column(number.sample.arm.condition, number.sample.shots)
+    return shot_column(number.sample.arm.condition, number.sample.shots)
 
 
 def _shots(sample: Sample) -> str:
-    return column_title(column(sample.arm.condition, sample.shots))
+    return column_title(shot_column(sample.arm.condition, sample.shots))
 
 
 def _keys(sample: Sample) -> dict[str, Any]:

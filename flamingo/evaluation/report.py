@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from matplotlib.figure import Figure
 from PIL import Image
 
 from flamingo.choices import Condition, LanguageTraining
@@ -24,9 +23,8 @@ from flamingo.evaluation.report_tables import counted, headline, power_table, se
 from flamingo.evaluation.runner import Cell, Outcome
 from flamingo.evaluation.tables import hundred
 from flamingo.naming import CONDITION_LABELS, naming
-from flamingo.plots import plot_gates, plot_loss, plot_shots
+from flamingo.plots import figure_bytes, plot_gates, plot_loss, plot_shots
 
-DPI = 150
 THUMBNAIL = 96
 """Side of the gallery's images in pixels."""
 GALLERY_IMAGES = 6
@@ -51,7 +49,7 @@ class RunFacts:
 def write_report(folder: Path, results: Row, outcome: Outcome, run: RunFacts) -> Path:
     """Write ``shots.png`` and ``index.html`` into ``folder``; returns the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    shots = _png(plot_shots(results))
+    shots = figure_bytes(plot_shots(results))
     (folder / "shots.png").write_bytes(shots)
     source = resources.files("flamingo.evaluation").joinpath("report.html.j2").read_text("utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
@@ -59,8 +57,8 @@ def write_report(folder: Path, results: Row, outcome: Outcome, run: RunFacts) ->
         run=run,
         results=results,
         shots=_data_uri(shots, "png"),
-        loss=_data_uri(_png(plot_loss(run.metrics)), "png") if run.metrics else None,
-        gates=_data_uri(_png(plot_gates(run.metrics)), "png") if run.metrics else None,
+        loss=_data_uri(figure_bytes(plot_loss(run.metrics)), "png") if run.metrics else None,
+        gates=_data_uri(figure_bytes(plot_gates(run.metrics)), "png") if run.metrics else None,
         gains=image_gains(run.metrics),
         headlines=[h for b in results["benchmarks"] if (h := headline(results, b)) is not None],
         sections=sections(results),
@@ -184,12 +182,6 @@ def _thumbnail(image: Image.Image) -> bytes:
     size = (max(1, round(small.width * scale)), max(1, round(small.height * scale)))
     buffer = io.BytesIO()
     small.resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=88)
-    return buffer.getvalue()
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
 
 

@@ -116,12 +116,18 @@ def tidy(panel: Axes) -> None:
     panel.tick_params(labelsize=9)
 
 
-def panels(count: int, *, height: float = PANEL_INCHES) -> tuple[Figure, list[Axes]]:
+def panels(
+    count: int, *, least_width: float = 4.4, legend_height: float = 0.9
+) -> tuple[Figure, list[Axes]]:
     """A figure of ``count`` panels, at most :data:`COLUMNS` abreast, with room for a legend."""
     columns = max(1, min(COLUMNS, count))
     lines = max(1, -(-count // columns))
     figure = Figure(
-        figsize=(max(4.4, PANEL_INCHES * columns + 0.6), height * lines + 0.9), layout="constrained"
+        figsize=(
+            max(least_width, PANEL_INCHES * columns + 0.6),
+            PANEL_INCHES * lines + legend_height,
+        ),
+        layout="constrained",
     )
     axes: Sequence[Axes] = list(figure.subplots(lines, columns, squeeze=False).flat)
     for panel in axes[count:]:

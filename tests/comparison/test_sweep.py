@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flamingo.choices import Metric
-from flamingo.comparison.forest import plot_forest
+from flamingo.comparison import sweep_table
 from flamingo.comparison.formats import csv
 from flamingo.comparison.seeds import difference_over_seeds, mean_over_seeds
 from flamingo.comparison.sweep import SweepArm, compare_sweep, read_results, results_text
@@ -23,6 +23,7 @@ from flamingo.comparison.sweep_table import (
 )
 from flamingo.evaluation.resampling import paired_bootstrap
 from flamingo.evaluation.statistics import student_p_value, student_quantile
+from flamingo.plots import Figure, plot_forest
 from flamingo.runs import Run
 
 from .written import answers, default, predicted, write_run
@@ -271,7 +272,7 @@ def test_complete_separation_is_a_test_and_a_single_image_none(tmp_path: Path) -
     assert row["p"] == row["p_holm"] == pytest.approx(2 / 2**12, abs=1e-6)
     table = difference_table(found)
     assert table.rows[0][3:6] == ["+100.0", "< 0.001", "< 0.001"] and "1 tests" in table.caption
-    figure = plot_forest(found)
+    figure = forest(found)
     (panel,) = figure.axes
     (square,) = (line for line in panel.get_lines() if line.get_marker() == "s")
     assert square.get_markerfacecolor() != "white"
@@ -284,6 +285,10 @@ def test_complete_separation_is_a_test_and_a_single_image_none(tmp_path: Path) -
 
 
 # ---------------------------------------------------------------------------- files
+
+
+def forest(results: dict) -> Figure:
+    return plot_forest(sweep_table.tested_rows(results), reference=results["reference"])
 
 
 def test_results_are_read_as_they_were_written(results: dict, tmp_path: Path) -> None:
@@ -303,7 +308,7 @@ def test_results_that_are_kept_with_the_code_can_be_read_and_drawn() -> None:
         kept = read_results(file)
         assert kept["sweep"] == file.stem
         assert all(arm["name"] in sweep_markdown(kept) for arm in kept["arms"])
-        assert plot_forest(kept).axes
+        assert forest(kept).axes
 
 
 def test_the_table_says_what_was_asked_and_found(results: dict) -> None:
@@ -317,13 +322,13 @@ def test_the_table_says_what_was_asked_and_found(results: dict) -> None:
 
 
 def test_the_ticks_of_the_forest_are_written_as_they_are(results: dict) -> None:
-    written = plot_forest(results).axes[0].xaxis.get_major_formatter()
+    written = forest(results).axes[0].xaxis.get_major_formatter()
     ticks = [written(place, None) for place in (-0.075, 0.0, 0.025, 0.1)]
     assert ticks == ["-7.5", "0", "+2.5", "+10"]
 
 
 def test_the_forest_shows_each_tested_difference_with_its_interval(results: dict) -> None:
-    figure = plot_forest(results)
+    figure = forest(results)
     (panel,) = figure.axes
     assert [label.get_text() for label in panel.get_yticklabels()] == ["better", "worse"]
     diamonds = [line for line in panel.get_lines() if line.get_marker() == "D"]
@@ -334,7 +339,7 @@ def test_the_forest_shows_each_tested_difference_with_its_interval(results: dict
     assert len(figure.legends[0].get_texts()) == 3  # nothing of squares, where there is none
     none = {**results, "differences": []}
     with pytest.raises(ValueError, match="at least one tested difference"):
-        plot_forest(none)
+        forest(none)
 
 
 def test_controls_stand_beside_each_arm_where_it_is_tested(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from PIL import Image
 from flamingo.evaluation.permutation import paired_permutation
 from flamingo.plots import (
     Exhibit,
+    figure_bytes,
+    plot_arms,
     plot_confusion,
     plot_differences,
     plot_gallery,
@@ -52,9 +54,7 @@ IMAGE = Image.new("RGB", (40, 20), "red")
 
 
 def drawn(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return figure_bytes(figure)
 
 
 def legend(figure: Figure) -> list[str]:
@@ -163,6 +163,52 @@ def test_lines_hold_each_arm_with_its_interval_in_the_order_given():
     assert [axis.get_title(loc="left") for axis in split.axes] == ["b", "a"]
     with pytest.raises(ValueError, match=r"columns: expected \['seed'\] too"):
         plot_lines(points, x="shots", by="seed")
+
+
+TOYS = {"name": "toys", "title": "Toys", "unit": "images", "metric": "exact_match"}
+
+
+def arm(label: str, shots: int, mean: float, **more: Any) -> dict[str, Any]:
+    own = {"benchmark": "toys", "arm": label, "condition": "real", "shots": shots, "mean": mean}
+    return own | {"low": mean - 0.1, "high": mean + 0.2, "source": ""} | more
+
+
+def test_arms_stand_beside_published_numbers_without_intervals():
+    rows = [
+        arm("ours", 4, 0.5),
+        arm("ours", 0, 0.3),
+        arm("printed", 0, 0.2, condition="text_only_zero_shot", source="paper"),
+        arm("printed", 8, 0.6, source="paper"),
+    ]
+    figure = plot_arms([TOYS], rows)
+    (panel,) = figure.axes
+    assert legend(figure) == ["ours", "printed (published)"]
+    assert ticks(panel.get_xticklabels()) == ["text-only\n“0”", "0", "4", "8"]
+    (ours,) = [found for found in panel.containers if isinstance(found, ErrorbarContainer)]
+    assert list(ours[0].get_xdata()) == [1, 2]
+    assert list(ours[0].get_ydata()) == [pytest.approx(30), pytest.approx(50)]
+    spans = [segment[:, 1].tolist() for segment in ours[2][0].get_segments()]
+    assert spans == [[pytest.approx(20), pytest.approx(50)], [pytest.approx(40), pytest.approx(70)]]
+    thin = [line for line in panel.lines if line.get_linewidth() < 1]
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in thin] == [
+        ([0], [pytest.approx(20)]),
+        ([3], [pytest.approx(60)]),
+    ]
+    assert panel.get_ylabel() == "accuracy, %"
+
+
+def test_a_published_model_looks_alike_beside_any_benchmark():
+    def marker(rows: list[dict[str, Any]]) -> Any:
+        (line,) = plot_arms([TOYS], rows, published=["a", "b"]).axes[0].lines
+        return line.get_marker(), line.get_color()
+
+    first, second = (arm(name, 4, 0.5, source="paper") for name in "ab")
+    assert marker([second]) != marker([first])
+    both = plot_arms([TOYS], [second, first], published=["a", "b"]).axes[0].lines
+    assert [(line.get_marker(), line.get_color()) for line in both] == [
+        marker([second]),
+        marker([first]),
+    ]
 
 
 def differences(*rows: tuple[str, float, float | None, float | None, int]) -> pd.DataFrame:

@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from flamingo.comparison.sweep_table import Results, tested_rows
 from flamingo.plots.style import (
     BLACK,
     BLUE,
+    COLUMNS,
     GREY,
     NO_INTERVAL,
     NOT_TOLD,
@@ -26,24 +26,22 @@ from flamingo.plots.style import (
 )
 
 PANEL_INCHES, ROW_INCHES = 3.1, 0.34
-COLUMNS = 3
 LEAST_RANGE = 0.02
 """Of the axis to either side: differences of less look like none."""
+Row = Mapping[str, Any]
 
 
-def plot_forest(results: Results) -> Figure:
+def plot_forest(rows: Sequence[Row], *, reference: str) -> Figure:
     """A panel a benchmark, a line an arm: the difference in points with its 95 % interval.
 
     Filled and blue where Holm's p-value is below 0.05, hollow and orange otherwise (as
     :func:`flamingo.plots.plot_differences` draws them; a square has no interval); small grey dots
-    are the seeds. Raises ``ValueError`` for results without a tested difference.
+    are the seeds. ``rows`` are :func:`flamingo.comparison.sweep_table.tested_rows`. Raises
+    ``ValueError`` without any.
     """
-    rows = tested_rows(results)
     if not rows:
-        raise ValueError("results: expected at least one tested difference, got none")
-    benchmarks = [
-        b for b in results["benchmarks"] if any(r["benchmark"] == b["name"] for r in rows)
-    ]
+        raise ValueError("rows: expected at least one tested difference, got none")
+    benchmarks = list(dict.fromkeys(row["benchmark"] for row in rows))
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     columns = min(COLUMNS, len(benchmarks))
     lines = math.ceil(len(benchmarks) / columns)
@@ -53,10 +51,10 @@ def plot_forest(results: Results) -> Figure:
     for panel in axes.flat[len(benchmarks) :]:
         panel.set_axis_off()
     for panel, benchmark in zip(axes.flat, benchmarks, strict=False):
-        own = [row for row in rows if row["benchmark"] == benchmark["name"]]
+        own = [row for row in rows if row["benchmark"] == benchmark]
         _panel(panel, own, arms)
-        panel.set_title(f"{benchmark['title']}, {own[0]['shots']} shots", fontsize=9, loc="left")
-        panel.set_xlabel(f"points against “{results['reference']}”", fontsize=8)
+        panel.set_title(f"{own[0]['title']}, {own[0]['shots']} shots", fontsize=9, loc="left")
+        panel.set_xlabel(f"points against “{reference}”", fontsize=8)
     handles = [_marker(True, "p < 0.05 (Holm)"), _marker(False, NOT_TOLD), _seed()]
     if any(_told(row) and row["low"] is None for row in rows):
         square = Line2D([], [], linestyle="", label=NO_INTERVAL, **difference_mark(True, False))
@@ -68,7 +66,7 @@ def plot_forest(results: Results) -> Figure:
     return figure
 
 
-def _panel(panel: Axes, rows: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> None:
+def _panel(panel: Axes, rows: Sequence[Row], arms: Sequence[str]) -> None:
     panel.axvline(0, color=BLACK, linewidth=0.8)
     widest = LEAST_RANGE
     for row in rows:
@@ -94,7 +92,7 @@ def _panel(panel: Axes, rows: Sequence[Mapping[str, Any]], arms: Sequence[str]) 
     panel.grid(axis="x", color="#dddddd", linewidth=0.6)
 
 
-def _told(row: Mapping[str, Any]) -> bool:
+def _told(row: Row) -> bool:
     return row["p_holm"] is not None and row["p_holm"] < 0.05
 
 
