@@ -27,8 +27,8 @@ COLUMNS = 3
 COLOURS = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (3, 1, 1, 1)))
-HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---")
-"""For bars, as dashes for lines."""
+HATCHES = ("", *r"/// ... \\\ xxx --- ||| +++ ooo ** O //.. --oo ||..".split())
+"""For bars, as dashes for lines: one for each condition, for several have one colour."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 from PIL import Image
 
+from flamingo.choices import Condition
 from flamingo.evaluation.permutation import paired_permutation
 from flamingo.plots import (
     Exhibit,
@@ -77,6 +78,17 @@ def test_bars_by_type_hold_the_results_and_differ_in_hatch():
     assert legend(figure) == ["model", "query image blanked"]
     assert panel.get_ylabel() == "accuracy, %"
     assert drawn(figure)
+
+
+def test_bars_of_all_conditions_differ_in_hatch_for_some_have_one_colour():
+    names = [condition.value for condition in Condition]
+    rows = [row(name, "all", 0.5) for name in names]
+    figure = plot_groups({**RESULTS, "model": rows}, "toys", shots=2, conditions=names)
+    (panel,) = figure.axes
+    bars = [found[0] for found in panel.containers if isinstance(found, BarContainer)]
+    assert len({bar.get_hatch() for bar in bars}) == len(bars) == len(names)
+    assert len({bar.get_facecolor() for bar in bars}) < len(bars)
+    assert legend(figure) == [condition.label for condition in Condition]
 
 
 def test_bars_of_equally_many_queries_say_so_once():
