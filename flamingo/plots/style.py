@@ -1,7 +1,7 @@
 """How every picture is drawn: colours, lines and frames.
 
-Colours are those of Okabe and Ito, which stay apart under every colour blindness; every line also
-has a marker or dash of its own, for print.
+Colours are those of Okabe and Ito, which stay apart under every colour blindness. Every line also
+has a marker or dash of its own, for print, and for grey, which can be taken for green or purple.
 """
 
 from __future__ import annotations
