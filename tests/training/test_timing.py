@@ -1,6 +1,7 @@
 """Throughput, waiting, use of devices and memory: literal numbers, one process and several."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from accelerate import Accelerator
 from tiny_run import tiny_config, tiny_parts
 
 from flamingo.run_directory import RunDirectory
-from flamingo.training import timing
+from flamingo.training import loop, timing
 from flamingo.training.loop import train
 from flamingo.training.timing import GIB, Timing, Utilisation, peak_memory
 from flamingo.training.tracking import read_metrics
@@ -90,31 +91,44 @@ def test_a_process_s_peak_memory_holds_what_it_held():
     assert peak_memory(torch.device("meta")) is None
 
 
-def test_the_loop_measures_how_long_it_waits_and_what_it_computes(tmp_path):
-    config = tiny_config(tmp_path, steps=3, log_every=3, eval_every=0)
+def test_the_loop_measures_how_long_it_waits_and_computes_and_not_how_long_it_evaluates(
+    tmp_path, monkeypatch
+):
+    config = tiny_config(tmp_path, steps=3, log_every=3, eval_every=1, micro_batches=2)
     model, tokenizer, mixture, load_media = tiny_parts(config)
-    step = mixture.step
+    rows = [row for index in range(3) for _, row in mixture.step(index)]
+    clock, seen = [0.0], []
 
-    def slow(*arguments):
-        time.sleep(0.2)
-        return step(*arguments)
+    def taking(seconds, function):
+        def slow(*arguments):
+            clock[0] += seconds
+            return function(*arguments)
 
-    mixture.step = slow
+        return slow
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(loop, "batch_loss", taking(3.0, loop.batch_loss))  # twice a step
+    mixture.step = taking(2.0, mixture.step)
+    callback = taking(100.0, lambda step, model: {})
     run = RunDirectory.open(config)
-    seen = []
 
     def flops(batch):
         seen.append(len(batch.input_ids))
         return 10**9
 
     utilisation = Utilisation(flops, peak=1e12)
-    train(config, model, tokenizer, mixture, load_media, run, utilisation=utilisation)
+    parts = (model, tokenizer, mixture, load_media)
+    train(config, *parts, run, callback, utilisation=utilisation)
     (entry,) = read_metrics(run.metrics)
-    assert 0.2 <= entry["time/data_seconds"] < entry["time/step_seconds"]
-    assert entry["time/data_share"] == pytest.approx(
-        entry["time/data_seconds"] / entry["time/step_seconds"]
-    )
-    assert seen == [6, 6, 6]
-    expected = 1e-3 / entry["time/step_seconds"]
-    assert entry["time/tflops_per_second"] == pytest.approx(expected)
-    assert entry["time/mfu"] == pytest.approx(expected)
+    assert seen == [3, 3] * 3  # rows
+    images = sum(len(medium.frames) for row in rows for medium in row.media)
+    expected = {
+        "time/data_seconds": 2,
+        "time/step_seconds": 2 + 2 * 3,
+        "time/data_share": 2 / 8,
+        "time/images_per_second": images / 24,
+        "time/tokens_per_second": sum(len(row.input_ids) for row in rows) / 24,
+        "time/tflops_per_second": 2e-3 / 8,
+        "time/mfu": 2e-3 / 8,
+    }
+    assert {name: entry[name] for name in expected} == pytest.approx(expected)

@@ -53,7 +53,10 @@ def parts(tmp_path_factory):
     """Model and a mixture of images (rows of one and of three) and of text."""
     model, tokenizer, *_ = tiny_parts(tiny_config(tmp_path_factory.mktemp("run")))
     sources = [SyntheticSource(pairs=1), SyntheticSource(pairs=3, name="long"), TextSource()]
-    shares = [SourceConfig(sequences=3), SourceConfig(sequences=2), SourceConfig(sequences=2)]
+    shares = [
+        *(SourceConfig(sequences=3), SourceConfig(sequences=2, loss_weight=0.5)),
+        SourceConfig(sequences=2),
+    ]
     return model.eval(), Mixture(sources, shares, tokenizer, max_tokens=128)
 
 
@@ -109,6 +112,12 @@ def test_perplexities_and_gain_are_those_of_the_sequences_with_real_and_with_bla
         assert without == pytest.approx(math.exp(blank[name]), rel=1e-4)
         gain = metrics[f"validation/image_gain/{name}"]
         assert gain == pytest.approx(blank[name] - real[name], abs=1e-4) and abs(gain) > 1e-3
+
+
+def test_the_validation_loss_is_the_weighted_sum_of_the_sources_with_their_media(parts, metrics):
+    real = literal_losses(parts, lambda row: row)
+    expected = real["synthetic"] + 0.5 * real["long"] + real["text"]
+    assert metrics["validation/loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_source_of_text_has_a_perplexity_and_nothing_without_images(metrics):
