@@ -159,6 +159,15 @@ def test_the_seed_decides_the_initial_weights_and_the_global_generator_does_not(
     assert not torch.equal(weights(0), weights(1))
 
 
+def test_the_seed_decides_what_is_trained_on(config):
+    def steps(seed):
+        mixture = build_parts(replace(config, seed=seed), CPU).mixture
+        return [mixture.step(index) for index in range(3)]
+
+    assert steps(0) == steps(0)
+    assert steps(0) != steps(1)
+
+
 def test_standardised_features_of_the_training_images_have_mean_zero_and_deviation_one(config):
     parts = build_parts(config, CPU)
     resampler = parts.model.resampler

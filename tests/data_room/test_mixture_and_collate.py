@@ -11,8 +11,12 @@ from flamingo.choices import Mixing
 from flamingo.config import BindingSourceConfig, DataConfig, EasyVQASourceConfig, SourceConfig
 from flamingo.data.collate import collate
 from flamingo.data.mixture import UNSEEN, Mixture, build_sources
+from flamingo.data.sources.documents import open_streams
+from flamingo.evaluation.benchmarks.training import training_questions
+from flamingo.source_config import InterleavedSourceConfig, ShardsConfig
 from flamingo.testing import SyntheticSource, synthetic_images
-from flamingo.types import Media, TokenizedSequence
+from flamingo.types import InterleavedSequence, Media, TokenizedSequence
+from tests.toy_stream import write_shards
 
 A, B, C = (Media((image,)) for image in synthetic_images(3))
 
@@ -101,6 +105,29 @@ def test_sources_follow_the_configuration(
     }
     assert used <= {image.key for image in mixture.images()}
     assert [source for source, _ in mixture.step(0)] == [0, 0, 1]
+
+
+def test_the_seed_reaches_every_source(
+    tokenizer: PreTrainedTokenizerFast, easy_vqa: Path, twemoji: Path, tmp_path: Path
+) -> None:
+    shards = write_shards(tmp_path / "pages", [20, 20])
+    config = DataConfig(
+        easy_vqa=EasyVQASourceConfig(pairs=2),
+        binding=BindingSourceConfig(held_out=2, max_ways=3, views=2),
+        interleaved=InterleavedSourceConfig(shards=ShardsConfig(files=shards), lanes=1),
+        cache_features=False,
+    )
+    documents = open_streams(config, training_questions)
+
+    def drawn(seed: int) -> dict[str, list[InterleavedSequence]]:
+        sources = build_sources(
+            config, seed, tokenizer, lambda: easy_vqa, lambda: twemoji, documents
+        )
+        return {source.name: [source.sequence(n) for n in range(8)] for source in sources}
+
+    first, other = drawn(0), drawn(1)
+    assert first == drawn(0) and first.keys() == {"easy_vqa", "binding", "interleaved"}
+    assert all(first[name] != other[name] for name in first)
 
 
 # ---------------------------------------------------------------------------- collate
