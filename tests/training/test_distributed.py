@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from flamingo.training import distributed
-from flamingo.training.distributed import sum_gradients
+from flamingo.training.distributed import broadcast_parameters, sum_gradients
 
 
 @pytest.fixture
@@ -61,6 +61,16 @@ def test_a_gradient_that_only_another_process_has_is_taken_over(monkeypatch, acc
     parameter = nn.Parameter(torch.zeros(2))
     sum_gradients([parameter], accelerator)
     assert parameter.grad is not None and parameter.grad.tolist() == [3, 3]
+
+
+def test_every_process_takes_the_main_one_s_values(monkeypatch, accelerator):
+    monkeypatch.setattr(distributed, "broadcast", lambda own: own + 7)
+    made = parameters()
+    broadcast_parameters(made, accelerator)
+    assert all(torch.equal(parameter, torch.full_like(parameter, 7)) for parameter in made)
+    accelerator.num_processes = 1  # nobody to ask
+    broadcast_parameters(made, accelerator)
+    assert made[0].tolist() == [7] * 3
 
 
 def test_processes_that_would_not_know_of_each_other_are_refused(monkeypatch):

@@ -16,6 +16,7 @@ from flamingo.training.optim import (
     lr_factor,
     set_lr,
 )
+from flamingo.training.sharding import load_optimizer_state, whole_optimizer_state
 
 
 def factors(schedule: Schedule, **settings) -> list[float]:
@@ -93,6 +94,19 @@ def test_the_optimiser_is_adamw():
         update = first / (1 - 0.9**step) / ((second / (1 - 0.99**step)).sqrt() + 1e-8)
         expected = expected - lr * update
     assert torch.allclose(model.weight.double(), expected, atol=1e-7)
+
+
+def test_moments_of_other_parameters_are_refused():
+    def optimizer(*names: str) -> torch.optim.AdamW:
+        model = nn.ModuleDict({name: nn.Linear(2, 2, bias=False) for name in names})
+        return build_optimizer(TrainingConfig(), model, trainable(model))
+
+    state = whole_optimizer_state(optimizer("a", "b"), keep=True)
+    assert state is not None
+    load_optimizer_state(optimizer("a", "b"), state)
+    for others in (["b", "a"], ["a", "c"]):
+        with pytest.raises(ValueError, match="optimizer state: expected one of .*, got one of"):
+            load_optimizer_state(optimizer(*others), state)
 
 
 def test_clipping_keeps_the_direction_and_returns_the_norm_before():
