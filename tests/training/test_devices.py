@@ -98,6 +98,8 @@ def test_two_processes_train_as_one(tmp_path, by_two, name):
         # of a tiny gradient is seen in a weight; it is none that the losses notice.
         for key, value in expected.items():
             torch.testing.assert_close(actual[key], value, rtol=1e-3, atol=1e-4)
+    own, other = (state["torch"] for state in newest(two).state()["random"])
+    assert not torch.equal(own, other)
 
 
 def test_what_no_step_has_media_for_is_left_as_it_is(by_two):

@@ -1,6 +1,5 @@
-"""The loop on a tiny model: resuming, accumulation, several processes, and how it stops."""
+"""The loop on a tiny model: resuming, accumulation, and how it stops."""
 
-import json
 import os
 import random
 import re
@@ -357,28 +356,6 @@ def test_gradient_checkpointing_changes_nothing(tmp_path, straight):
         assert one == pytest.approx(other, rel=1e-4)
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path, straight):
-    ended = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
-            *("--standalone", "--no_python", sys.executable),
-            *(str(SCRIPT), str(tmp_path)),
-        ],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended.stderr
-    config = tiny_config(tmp_path)
-    run = RunDirectory(config.directory, config)
-    for one, other in zip(metrics_of(run), metrics_of(straight), strict=True):
-        assert one == pytest.approx(other, rel=1e-5, abs=1e-6)
-    state = latest_checkpoint(run.checkpoints).state()
-    assert len(state["random"]) == 2
-
-
 # ---------------------------------------------------------------------------- failures
 
 
@@ -461,8 +438,3 @@ def test_a_source_without_text_to_learn_in_a_step_has_no_loss_in_it():
         ["short", "long"], torch.tensor([6.0, 0.0]), torch.tensor([3, 0]), [0.5, 1.0]
     )
     assert numbers == {"train/loss": 1.0, "train/loss/short": 2.0}
-
-
-def test_entries_are_json_lines(straight):
-    for line in straight.metrics.read_text().splitlines():
-        assert isinstance(json.loads(line), dict)
