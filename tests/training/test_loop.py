@@ -1,5 +1,6 @@
 """The loop on a tiny model: resuming, accumulation, and how it stops."""
 
+import math
 import os
 import random
 import re
@@ -20,6 +21,7 @@ from flamingo.run_directory import RunDirectory
 from flamingo.training import loop
 from flamingo.training.checkpoint import CheckpointError, complete_checkpoints, latest_checkpoint
 from flamingo.training.loop import NonFiniteLossError, train
+from flamingo.training.loss import batch_loss
 from flamingo.training.tracking import VARYING, read_metrics
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
@@ -337,8 +339,16 @@ def test_another_backbone_than_the_checkpoints_is_refused(tmp_path):
 # ---------------------------------------------------------------------------- equivalences
 
 
-def test_accumulation_changes_nothing(tmp_path, straight):
+def test_accumulation_changes_nothing(tmp_path, straight, monkeypatch):
+    rows = []
+
+    def noted(model, batch, weights):
+        rows.append(len(batch.input_ids))
+        return batch_loss(model, batch, weights)
+
+    monkeypatch.setattr(loop, "batch_loss", noted)
     _, run = tiny_train(tiny_config(tmp_path, micro_batches=4))
+    assert len(rows) == 8 * 4 and sum(rows) == 8 * 6
     for one, other in zip(metrics_of(run), metrics_of(straight), strict=True):
         assert one == pytest.approx(other, rel=2e-4, abs=1e-6)
 
@@ -359,7 +369,17 @@ def test_gradient_checkpointing_changes_nothing(tmp_path, straight):
 # ---------------------------------------------------------------------------- failures
 
 
-def test_a_non_finite_loss_stops_before_it_reaches_the_weights(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("loss_times", "long_times", "told"),
+    [
+        (1.0, math.nan, r"got loss nan \(short \d.*, long nan\) and gradient norm \d"),
+        (math.inf, 1.0, r"got loss \d.* \(short \d.*, long \d.*\) and gradient norm (nan|inf)"),
+    ],
+    ids=["loss", "gradient"],
+)
+def test_what_is_not_finite_stops_before_it_reaches_the_weights(
+    tmp_path, monkeypatch, loss_times, long_times, told
+):
     config = tiny_config(tmp_path)
     model, *others = tiny_parts(config)
     original, calls = loop.batch_loss, []
@@ -369,7 +389,7 @@ def test_a_non_finite_loss_stops_before_it_reaches_the_weights(tmp_path, monkeyp
         loss, sums = original(*arguments)
         if len(calls) == 5:
             before.update({n: p.detach().clone() for n, p in model.trainable_parameters().items()})
-            sums = sums * torch.tensor([1.0, torch.nan])
+            loss, sums = loss * loss_times, sums * torch.tensor([1.0, long_times])
         return loss, sums
 
     before: dict[str, torch.Tensor] = {}
@@ -378,7 +398,7 @@ def test_a_non_finite_loss_stops_before_it_reaches_the_weights(tmp_path, monkeyp
     with pytest.raises(NonFiniteLossError) as raised:
         train(config, model, *others, run)
     message = str(raised.value)
-    assert "step 5" in message and "long nan" in message and "step_3" in message
+    assert "step 5" in message and re.search(told, message) and "step_3" in message
     assert all(torch.equal(p, before[n]) for n, p in model.trainable_parameters().items())
     monkeypatch.undo()
     result, _ = tiny_train(config)
@@ -406,14 +426,25 @@ def test_a_full_disk_stops_with_the_last_checkpoint_intact(tmp_path, monkeypatch
     assert result.finished
 
 
-def test_a_callback_runs_in_evaluation_mode_without_gradients(tmp_path):
-    seen = []
+def test_steps_are_in_training_mode_and_callbacks_in_evaluation_mode_without_gradients(
+    tmp_path, monkeypatch
+):
+    seen, trained = [], []
 
     def callback(step, model):
         seen.append((step, model.training, torch.is_grad_enabled()))
         return {"mine": 1.0}
 
-    _, run = tiny_train(tiny_config(tmp_path, steps=5), callback=callback)
+    def noted(model, *others):
+        trained.append(model.training)
+        return batch_loss(model, *others)
+
+    monkeypatch.setattr(loop, "batch_loss", noted)
+    config = tiny_config(tmp_path, steps=5)
+    model, *others = tiny_parts(config)
+    run = RunDirectory.open(config)
+    train(config, model.eval(), *others, run, callback)
+    assert trained == [True] * 5
     assert seen == [(4, False, False), (5, False, False)]
     assert [e.get("mine") for e in metrics_of(run)] == [None, 1.0, 1.0]
 
