@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tiny_run import slowly, tiny_config, tiny_parts, tiny_train
 
 from flamingo.data.collate import collate
+from flamingo.data.mixture import UNSEEN
 from flamingo.run_directory import RunDirectory
 from flamingo.training import loop
 from flamingo.training.checkpoint import CheckpointError, complete_checkpoints, latest_checkpoint
@@ -234,6 +235,16 @@ def test_processes_that_find_different_checkpoints_stop_before_the_first_step(
         tiny_train(tiny_config(tmp_path))
 
 
+def test_a_new_run_starts_from_the_main_process_s_weights(tmp_path, monkeypatch):
+    sent = []
+    monkeypatch.setattr(loop, "broadcast_parameters", lambda given, _: sent.append(given))
+    config = tiny_config(tmp_path, steps=1, warmup_steps=0)
+    model, *others = tiny_parts(config)
+    train(config, model, *others, RunDirectory.open(config))
+    (given,) = sent
+    assert [*map(id, given)] == [*map(id, model.trainable_parameters().values())]
+
+
 def test_random_numbers_of_a_run_continue_too(tmp_path):
     def draw(step, model):
         return {"drawn": torch.rand(1).item()}
@@ -447,6 +458,20 @@ def test_steps_are_in_training_mode_and_callbacks_in_evaluation_mode_without_gra
     assert trained == [True] * 5
     assert seen == [(4, False, False), (5, False, False)]
     assert [e.get("mine") for e in metrics_of(run)] == [None, 1.0, 1.0]
+
+
+def test_validation_is_of_as_many_unseen_steps_as_asked(tmp_path):
+    config = tiny_config(tmp_path, steps=2, warmup_steps=0, eval_every=2, eval_batches=3)
+    model, tokenizer, mixture, load_media = tiny_parts(config)
+    step, asked = mixture.step, []
+
+    def noted(index, *share):
+        asked.append(index)
+        return step(index, *share)
+
+    mixture.step = noted
+    train(config, model, tokenizer, mixture, load_media, RunDirectory.open(config))
+    assert asked == [0, 1, UNSEEN, UNSEEN + 1, UNSEEN + 2]
 
 
 def test_sequences_without_text_to_learn_are_an_error(tmp_path):
