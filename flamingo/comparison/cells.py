@@ -33,3 +33,15 @@ def with_interval(mean: float, low: float, high: float) -> str:
     if math.isnan(low):
         return percent(mean)
     return f"{percent(mean)} [{percent(low)}, {percent(high)}]"
+
+
+def signed_with_interval(mean: float, low: float, high: float) -> str:
+    """``+1.2 [-0.3, +2.7]``; the number alone where there is no interval."""
+    if math.isnan(low):
+        return signed(mean)
+    return f"{signed(mean)} [{signed(low)}, {signed(high)}]"
+
+
+def number(value: float | None) -> float:
+    """NaN for the None that JSON has instead."""
+    return math.nan if value is None else value

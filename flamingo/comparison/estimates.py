@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flamingo.comparison.cells import number
 from flamingo.comparison.samples import Sample
 from flamingo.evaluation.points import Scored, by_group, summary
 
@@ -47,10 +47,5 @@ def _measured(sample: Sample, group: str, places: Sequence[int]) -> Measured:
         n=found["n"],
         clusters=found["clusters"],
         draws=len(draws),
-        **{name: _number(found[name]) for name in ("mean", "standard_error", "low", "high")},
+        **{name: number(found[name]) for name in ("mean", "standard_error", "low", "high")},
     )
-
-
-def _number(value: float | None) -> float:
-    """NaN for the None that JSON has instead."""
-    return math.nan if value is None else value

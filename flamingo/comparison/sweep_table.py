@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flamingo.choices import Condition
-from flamingo.comparison.cells import NOTHING, p_value, signed, with_interval
+from flamingo.comparison.cells import (
+    NOTHING,
+    number,
+    p_value,
+    signed,
+    signed_with_interval,
+    with_interval,
+)
 from flamingo.comparison.formats import Table, markdown
 
 Results = Mapping[str, Any]
@@ -112,10 +118,10 @@ def difference_table(results: Results) -> Table:
                 row["title"],
                 row["arm"],
                 str(row["shots"]),
-                _signed_interval(row),
-                p_value(_number(row["p_holm"])),
-                p_value(_number(row["p"])),
-                ", ".join(signed(_number(value)) for value in row["by_seed"]),
+                signed_with_interval(*(number(row[key]) for key in ("difference", "low", "high"))),
+                p_value(number(row["p_holm"])),
+                p_value(number(row["p"])),
+                ", ".join(signed(number(value)) for value in row["by_seed"]),
                 str(row["n"]),
                 str(row["images"]),
             ]
@@ -136,14 +142,5 @@ def tested_rows(results: Results) -> Sequence[Mapping[str, Any]]:
     ]
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
 def _interval(row: Mapping[str, Any], name: str) -> str:
-    return with_interval(*(_number(row[key]) for key in (name, "low", "high")))
-
-
-def _signed_interval(row: Mapping[str, Any]) -> str:
-    value, low, high = (_number(row[key]) for key in ("difference", "low", "high"))
-    return signed(value) if math.isnan(low) else f"{signed(value)} [{signed(low)}, {signed(high)}]"
+    return with_interval(*(number(row[key]) for key in (name, "low", "high")))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flamingo.comparison.arms import Facts
-from flamingo.comparison.cells import NOTHING, p_value, percent, signed, with_interval
+from flamingo.comparison.cells import (
+    NOTHING,
+    p_value,
+    percent,
+    signed_with_interval,
+    with_interval,
+)
 from flamingo.comparison.differences import Difference
 from flamingo.comparison.estimates import Measured
 from flamingo.comparison.formats import Table
@@ -213,9 +218,7 @@ def _without_empty(
 
 
 def _difference(row: Difference) -> str:
-    if math.isnan(row.low):
-        return signed(row.value)
-    return f"{signed(row.value)} [{signed(row.low)}, {signed(row.high)}]"
+    return signed_with_interval(row.value, row.low, row.high)
 
 
 def _interval(estimate: Estimate | None) -> str:

@@ -224,4 +224,5 @@ def _excess(row: Mapping[str, Any] | None) -> Shown:
     if row is None:
         return NOTHING
     mean = row["excess"]["mean"]
-    return Shown(f"{100 * mean:+.1f}", interval(row["excess"]))
+    shown = f"{100 * mean:+.1f}" if round(100 * mean, 1) else "0.0"
+    return Shown(shown, interval(row["excess"]))

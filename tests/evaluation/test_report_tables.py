@@ -131,7 +131,8 @@ def test_bias_shows_what_is_beyond_the_right_answers(evaluated) -> None:
         for r in results["bias"]
         if (r["benchmark"], r["shots"], r["measure"]) == ("toy_yes_no", 4, "copy_last")
     )
-    assert shown.lines[1].cells[-1].main == f"{100 * found['excess']['mean']:+.1f}"
+    assert found["excess"]["mean"] == 0
+    assert shown.lines[1].cells[-1].main == "0.0", "without a sign"
 
 
 def test_detectable_effects_stand_in_one_table(evaluated) -> None:
