@@ -19,6 +19,7 @@ from tiny_run import slowly, tiny_config, tiny_parts, tiny_train
 from flamingo.data.collate import collate
 from flamingo.data.mixture import UNSEEN
 from flamingo.run_directory import RunDirectory
+from flamingo.runs import find
 from flamingo.training import loop
 from flamingo.training.checkpoint import CheckpointError, complete_checkpoints, latest_checkpoint
 from flamingo.training.loop import NonFiniteLossError, train
@@ -308,6 +309,15 @@ def test_killed_at_any_moment_it_continues_bit_for_bit(tmp_path):
     assert_same_run(RunDirectory(config.directory, config), straight)
 
 
+def steps_found(root: Path) -> int:
+    """How many logged steps a notebook beside the training sees of its run."""
+    (run,) = find(root=root, seed=0)
+    frame = run.metrics
+    assert list(frame.index) == [*range(1, len(frame) + 1)]
+    assert repr(run).endswith(": step 0 of 500, not finished, not evaluated>")
+    return len(frame)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_a_checkpoint_and_ends_the_process(tmp_path, number):
@@ -315,7 +325,8 @@ def test_a_signal_saves_a_checkpoint_and_ends_the_process(tmp_path, number):
     config = tiny_config(tmp_path, steps=500)
     run = RunDirectory(config.directory, config)
     process = start(tmp_path, *options)
-    wait_for(lambda: run.metrics.exists() and len(read_metrics(run.metrics)) > 3)
+    wait_for(run.config_file.exists)
+    wait_for(lambda: steps_found(tmp_path) > 3)
     process.send_signal(number)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 128 + number
