@@ -18,7 +18,7 @@ from flamingo.plots.style import BLACK, BLUE, GREY, VERMILLION
 
 SIDE = 224
 """Images are drawn at this size: enough for print, and small in a notebook."""
-CAPTION = 22
+CAPTION = 18
 """Characters of a line of a caption: as wide as its image."""
 
 

@@ -296,7 +296,7 @@ def test_a_gallery_says_right_and_wrong_with_a_mark_beside_the_colour():
     assert drawn(figure)  # a lone dollar is no formula
     long = Exhibit([IMAGE], ["is there a gray shape in the image?\nno"], "no")
     (title,) = [panel.get_title() for panel in plot_gallery([long]).axes if panel.images]
-    assert title == "is there a gray shape\nin the image?\nno"
+    assert title == "is there a gray\nshape in the\nimage?\nno"
     with pytest.raises(ValueError, match=r"exhibits\[0\].captions: expected 1, .* got 2"):
         plot_gallery([Exhibit([IMAGE], ["a", "b"], "x")])
     with pytest.raises(ValueError, match="expected at least one"):
