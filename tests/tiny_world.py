@@ -17,8 +17,16 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionMode
 from flamingo.backbones.assets import MARKER, Asset
 from flamingo.build import build_model
 from flamingo.composition import compose
+from flamingo.interop.open_flamingo_export import save_open_flamingo
 from flamingo.run_directory import RunDirectory
-from flamingo.testing import COLOURS, IMAGE_SIZE, SHAPES, draw, save_tiny_language_model
+from flamingo.testing import (
+    COLOURS,
+    IMAGE_SIZE,
+    SHAPES,
+    VOCABULARY,
+    draw,
+    save_tiny_language_model,
+)
 from flamingo.training.checkpoint import save_checkpoint
 
 EMOJI = range(0x1F400, 0x1F53E)
@@ -141,3 +149,30 @@ def save_untrained_run(
             keep=len(steps),
         )
     return directory.path
+
+
+def save_release(folder: Path) -> Path:
+    """A folder with clip/, lm/ and checkpoint.safetensors: a tiny OpenFlamingo-4B, all random."""
+    save_vision_encoder(folder / "clip")
+    save_tiny_language_model(folder / "lm", "gpt_neox", layers=4, vocab_size=VOCABULARY + 16)
+    config = compose([*_released(folder), "training.precision=fp32"])
+    model, _ = build_model(config, torch.device("cpu"))
+    # To where OpenFlamingo has them: behind the tokenizer's own, inside the padded matrix.
+    model.new_tokens.token_ids.copy_(torch.tensor([VOCABULARY, VOCABULARY + 1]))
+    with torch.no_grad():
+        for parameter in model.trainable_parameters().values():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        model.resampler.frame_embeddings.zero_()
+    save_open_flamingo(model, folder / "checkpoint.safetensors")
+    return folder
+
+
+def conversion(release: Path, runs: Path) -> list[str]:
+    """What experiments/convert.py is told to make a run of a folder of :func:`save_release`."""
+    file = release / "checkpoint.safetensors"
+    return ["source=open_flamingo", f"checkpoint={file}", f"runs={runs}", *_released(release)]
+
+
+def _released(folder: Path) -> list[str]:
+    backbones = [f"vision.name={folder / 'clip'}", f"language.name={folder / 'lm'}"]
+    return ["experiment=openflamingo_4b", *backbones]

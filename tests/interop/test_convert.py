@@ -10,68 +10,28 @@ from safetensors.torch import load_file
 from torch import nn
 
 from experiments.convert import ConvertConfig, convert, main
-from flamingo.build import build_model
 from flamingo.composition import compose
 from flamingo.interop.check import check_close, check_equal, check_way_back
-from flamingo.interop.open_flamingo_export import save_open_flamingo
 from flamingo.interop.open_flamingo_file import CheckpointFile, read_checkpoint
 from flamingo.interop.open_flamingo_names import LanguageModelNames
-from flamingo.model.flamingo import FlamingoForConditionalGeneration
 from flamingo.runs import load_run
-from flamingo.testing import VOCABULARY, save_tiny_language_model
+from flamingo.testing import VOCABULARY
 from flamingo.training.checkpoint import CheckpointError
 from tests.interop.test_idefics_processor import FAKE, checkpoint
-from tests.tiny_world import save_vision_encoder
+from tests.tiny_world import conversion, save_release
 
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with clip/, lm/ and checkpoint.safetensors: a tiny OpenFlamingo-4B, all random."""
-    folder = tmp_path_factory.mktemp("release")
-    save_vision_encoder(folder / "clip")
-    save_tiny_language_model(folder / "lm", "gpt_neox", layers=4, vocab_size=VOCABULARY + 16)
-    model, _ = build_model(
-        compose(
-            [
-                "experiment=openflamingo_4b",
-                f"vision.name={folder}/clip",
-                f"language.name={folder}/lm",
-                "training.precision=fp32",
-            ]
-        ),
-        torch.device("cpu"),
-    )
-    move_tokens_inside(model)
-    with torch.no_grad():
-        for parameter in model.trainable_parameters().values():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-        model.resampler.frame_embeddings.zero_()
-    save_open_flamingo(model, folder / "checkpoint.safetensors")
-    return folder
-
-
-def move_tokens_inside(model: FlamingoForConditionalGeneration) -> None:
-    """To where OpenFlamingo has them: behind the tokenizer's own, inside the padded matrix."""
-    model.new_tokens.token_ids.copy_(torch.tensor([VOCABULARY, VOCABULARY + 1]))
+    return save_release(tmp_path_factory.mktemp("release"))
 
 
 def config(*overrides: str) -> ConvertConfig:
     return compose(list(overrides), ConvertConfig, "config")
 
 
-def arguments(release: Path, runs: Path) -> list[str]:
-    return [
-        "source=open_flamingo",
-        f"checkpoint={release}/checkpoint.safetensors",
-        "experiment=openflamingo_4b",
-        f"vision.name={release}/clip",
-        f"language.name={release}/lm",
-        f"runs={runs}",
-    ]
-
-
 def test_a_release_becomes_a_run_and_comes_back_as_it_was(release: Path, tmp_path: Path) -> None:
-    told = convert(config(*arguments(release, tmp_path)))
+    told = convert(config(*conversion(release, tmp_path)))
     run = load_run(tmp_path / "openflamingo_4b" / "seed=0")
     assert run.checkpoints == [0] and run.config.language.name == f"{release}/lm"
     model, processor = run.model()
@@ -112,7 +72,7 @@ def test_a_file_for_open_flamingo_has_its_name_once_it_is_checked(
     def stops(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    convert(config(*arguments(release, tmp_path)))
+    convert(config(*conversion(release, tmp_path)))
     run, back = tmp_path / "openflamingo_4b" / "seed=0", tmp_path / "back.safetensors"
     own = config("source=flamingo", f"checkpoint='{run}'", "target=open_flamingo", f"to={back}")
     with monkeypatch.context() as patch:
@@ -127,10 +87,10 @@ def test_a_file_for_open_flamingo_has_its_name_once_it_is_checked(
 
 
 def test_nothing_that_is_there_is_overwritten(release: Path, tmp_path: Path) -> None:
-    convert(config(*arguments(release, tmp_path)))
+    convert(config(*conversion(release, tmp_path)))
     before = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
     with pytest.raises(ValueError, match="name: expected a run that is not there yet"):
-        convert(config(*arguments(release, tmp_path)))
+        convert(config(*conversion(release, tmp_path)))
     assert sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*")) == before
     (tmp_path / "mine.pt").write_text("mine")
     with pytest.raises(ValueError, match=r"to: expected no such file yet, found .*mine\.pt"):
@@ -151,7 +111,7 @@ def test_a_conversion_that_did_not_end_is_no_run_and_the_same_command_does_it_ag
     def stops(*_: object, **__: object) -> None:
         raise CheckpointError("no space left; free some space, and the same command continues")
 
-    own = config(*arguments(release, tmp_path))
+    own = config(*conversion(release, tmp_path))
     with monkeypatch.context() as patch:
         patch.setattr(f"experiments.convert.{broken}", stops)
         with pytest.raises(SystemExit, match="^error: no space left; free some space"):
@@ -179,7 +139,7 @@ def test_a_run_of_another_architecture_is_refused(release: Path, tmp_path: Path)
         ),
     ):
         with pytest.raises(ValueError, match=message):
-            convert(config(*arguments(release, tmp_path), override))
+            convert(config(*conversion(release, tmp_path), override))
     assert not list(tmp_path.iterdir())
 
 
@@ -263,7 +223,7 @@ def test_checks_find_what_is_wrong(release: Path) -> None:
 
 
 def test_the_way_back_finds_a_changed_tensor(release: Path, tmp_path: Path) -> None:
-    convert(config(*arguments(release, tmp_path)))
+    convert(config(*conversion(release, tmp_path)))
     model, _ = load_run(tmp_path / "openflamingo_4b" / "seed=0").model()
     names = LanguageModelNames.of(model.language_model)
     file = CheckpointFile.of(read_checkpoint(release / "checkpoint.safetensors"), names)
