@@ -8,7 +8,6 @@ import sys
 import tempfile
 from dataclasses import asdict
 from functools import cache
-from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,15 +17,18 @@ import pytest
 import torch
 
 from experiments.ask import AskConfig
-from flamingo.choices import Condition
+from experiments.convert import ConvertConfig, convert
 from flamingo.command_line import quote_values
 from flamingo.composition import compose
 from flamingo.data.concepts import folder_concepts
+from flamingo.evaluation.report_tables import counted
 from flamingo.evaluation.statistics import paired_difference
 from flamingo.evaluation_config import settings_of
 from flamingo.model.masking import text_time
+from flamingo.naming import CONDITION_LABELS
+from flamingo.plots import Exhibit
 from flamingo.testing import COLOURS, SHAPES, draw, save_tiny_language_model
-from tests.tiny_world import save_cache, save_vision_encoder
+from tests.tiny_world import conversion, save_cache, save_release, save_vision_encoder
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -197,73 +199,129 @@ def test_a_folder_of_images_that_is_not_one_is_refused_and_not_made(tmp_path, mo
     assert folder.exists() == empty and not list(folder.glob("*"))
 
 
-def test_texts_of_a_data_set_are_shown_as_they_are_and_unjudged_answers_are_not_wrong():
-    (source,) = [
-        cell.source
-        for cell in nbformat.read(LOOK_INSIDE, as_version=4).cells
-        if "gallery(outcome)" in cell.source and cell.cell_type == "code"
-    ]
-    item = {"image": "data:,", "question": "is 1<b>2?", "answer": "<i>no"}
-    episode = {"demonstrations": [item], "query": item, "controls": []}
-    said = SimpleNamespace(answer="<u>yes", probability=0.5, target="<s>no")
-    unknown = SimpleNamespace(answer="so", probability=0.5, target="")
-    judged = [(True, said), (False, said), (None, unknown)]
-    shown = {
-        "title": "A & B",
-        "shots": "1 demonstration",
-        "episodes": [episode | {"right": right, "prediction": own} for right, own in judged],
+def source_of(notebook: str, text: str) -> str:
+    """The one cell of code of the notebook of that number which has ``text`` in it."""
+    (path,) = [path for path in NOTEBOOKS if path.stem.startswith(notebook)]
+    cells = nbformat.read(path, as_version=4).cells
+    (source,) = [c.source for c in cells if c.cell_type == "code" and text in c.source]
+    return source
+
+
+def test_notebook_01_says_so_where_no_loss_was_logged():
+    shown: list[Any] = []
+    names = {
+        **{"run": SimpleNamespace(metrics=pd.DataFrame()), "display": shown.append},
+        **{"Markdown": str, "plot_loss": None, "plot_gates": None},
     }
-    names = {"gallery": lambda _: [shown], "outcome": None, "escape": escape, "HTML": str}
-    exec(source, names)
-    page = names["page"]
-    for text in ("is 1&lt;b&gt;2?", "&lt;i&gt;no", "&lt;u&gt;yes", "&lt;s&gt;no", "A &amp; B"):
-        assert text in page
-    assert not any(f"<{tag}>" in page for tag in "ius") and "1<b>2" not in page
-    assert [page.count(v) for v in ("✓ right", "✗ wrong", "not judged")] == [1, 1, 1]
-    assert page.count("expected:") == 2  # nothing is expected without annotation
+    exec(source_of("01", "plot_loss("), names)
+    assert shown == ["No loss was logged: a model that was converted was trained elsewhere."]
+
+
+def row_of(benchmark: str, query: str, score: float | None, **other: Any) -> dict[str, Any]:
+    """A row of ``run.episodes(counted=True)``: two words, each shown once."""
+    return {
+        **{"benchmark": benchmark, "condition": "real", "seed": 0, "shots": 1, "query": query},
+        **{"question": "", "demonstrations": ("a", "b"), "candidates": ("dax", "wug")},
+        **{"demonstration_questions": ("", ""), "demonstration_answers": ("dax", "wug")},
+        **{"answer": "dax", "probability": 0.5, "score": score, "target": "wug"},
+        **{"prompt": "<image>A dax.<image>A wug.<image>A"},
+        **other,
+    }
+
+
+def shown_by_notebook_01(rows: list[dict[str, Any]], elsewhere: str = "") -> dict[str, Any]:
+    """Names after its third section, and the episode that it follows.
+
+    ``shown`` is what was displayed, galleries as their exhibits. Images of the benchmark
+    ``elsewhere`` are not found.
+    """
+
+    def images(row: pd.Series) -> Any:
+        if row["benchmark"] == elsewhere:
+            raise ValueError(f"no images of {elsewhere} here")
+        return SimpleNamespace(
+            in_prompt=[draw("red", "circle", 0)] * row["prompt"].count("<image>")
+        )
+
+    benchmarks = [
+        {"name": name, "title": name.upper(), "unit": "demonstrations a class"}
+        for name in dict.fromkeys(row["benchmark"] for row in rows)
+    ]
+    shown: list[Any] = []
+    names: dict[str, Any] = {
+        "run": SimpleNamespace(
+            results={"benchmarks": benchmarks},
+            episodes=lambda counted: pd.DataFrame(rows),
+            images=lambda: images,
+        ),
+        **{"pd": pd, "Exhibit": Exhibit, "plot_gallery": list, "counted": counted},
+        **{"CONDITION_LABELS": CONDITION_LABELS, "Markdown": str},
+        **{"display": shown.append, "shown": shown},
+    }
+    for text in ("run.images()", "def exhibit(", 'print(episode["prompt"])'):
+        exec(source_of("01", text), names)
+    return names
+
+
+def test_episodes_are_shown_with_their_controls_and_unjudged_answers_are_not_wrong():
+    asked = {"question": "is it $1 or $2?", "demonstration_questions": ("what?", None)}
+    rows = [
+        *(row_of("a", "0", 1.0, **asked), row_of("a", "1", 0.0), row_of("a", "2", None)),
+        row_of("a", "0", 0.0, condition="blank_query", answer="wug"),
+        row_of("a", "0", 0.0, condition="blank_query", seed=1, answer="other draw"),
+        row_of("a", "9", 1.0, shots=9, demonstrations=("a",) * 18),  # does not fit a line
+    ]
+    title, exhibits = shown_by_notebook_01(rows)["shown"]
+    assert title == "**A**, 1 demonstration a class"
+    assert [own.right for own in exhibits] == [True, None, False]
+    assert exhibits[0].captions == ["what?\ndax", "wug", "is it $1 or $2?"]
+    assert exhibits[2].captions == ["dax", "wug", "?"]
+    assert exhibits[0].said == "dax (50%)\nexpected wug\nquery image blanked: wug (50%)"
+    assert exhibits[2].said == "dax (50%)\nexpected wug"
+
+
+def test_where_the_data_of_a_benchmark_are_elsewhere_the_others_are_shown(capsys):
+    rows = [row_of("a", "0", 0.0), row_of("a", "1", 1.0), row_of("b", "0", 1.0)]
+    names = shown_by_notebook_01(rows, elsewhere="b")
+    first, exhibits, second = names["shown"]
+    assert (first[:5], len(exhibits), second[:5]) == ("**A**", 2, "**B**")
+    assert "no images of b here" in capsys.readouterr().out
+    assert (names["episode"]["benchmark"], names["episode"]["query"]) == ("a", "1")
 
 
 def test_an_episode_is_followed_also_where_no_answer_has_a_score_of_its_own():
-    (source,) = [
-        cell.source
-        for cell in nbformat.read(LOOK_INSIDE, as_version=4).cells
-        if "outcome.cells" in cell.source
-    ]
-    captions = [SimpleNamespace(name=name, candidates=(), demonstrations=()) for name in "ab"]
-    task = SimpleNamespace(template=None)
-    cell = SimpleNamespace(
-        condition=Condition.real, episodes=captions, benchmark=SimpleNamespace(task=task)
-    )
-    answers = [SimpleNamespace(score=None) for _ in captions]
-    names = {
-        **{"outcome": SimpleNamespace(cells=[(cell, answers)]), "Condition": Condition},
-        **{"prompt": lambda *_: "", "prompt_text": lambda _: ""},
-    }
-    exec(source, names)
-    assert names["episode"] is captions[0]
+    rows = [row_of("captions", query, None, candidates=()) for query in "01"]
+    assert shown_by_notebook_01(rows)["episode"]["query"] == "0"
+
+
+def test_the_words_of_the_demonstrations_are_passed_on_in_the_same_prompt():
+    told = {"a": {"prompt": "<image>{question} is a {answer}.\n"}}
+    prompt = "<image>this is a dax.\n<image>that is a wug.\n<image>it is a"
+    questions = {"demonstration_questions": ("this", "that")}
+    names = {"episode": row_of("a", "0", 1.0, prompt=prompt, **questions), "told": told}
+    exec(source_of("01", "passed_on ="), names)
+    assert names["passed_on"] == "<image>this is a wug.\n<image>that is a dax.\n<image>it is a"
+
+
+def test_the_benchmark_of_notebook_05_takes_ten_lines():
+    lines = source_of("05", "FolderBenchmarkConfig(").splitlines()
+    assert len([line for line in lines if line.strip()]) <= 10
 
 
 @pytest.mark.parametrize("separator", [[], [5], [5, 6]], ids=["none", "one token", "two"])
 def test_attention_is_drawn_of_the_ends_of_answers_over_images_as_the_encoder_sees_them(separator):
-    (source,) = [
-        cell.source
-        for cell in nbformat.read(LOOK_INSIDE, as_version=4).cells
-        if "plot_attention(\n" in cell.source
-    ]
     image, end, answers = 1, 2, (10, 11, 12)
     ids = [i for answer in answers[:2] for i in (image, 3, answer, end, *separator)]
     ids += [image, 3, answers[2]]
-    shown, asked, task = {}, [], SimpleNamespace(template=None)
+    shown, asked = {}, []
 
     def attention_maps(model, input_ids, *, tokens, pixel_values):
         asked.extend(ids[token] for token in tokens)
         return SimpleNamespace(layers=[4], over_patches=lambda token: torch.ones(1, 2, 2))
 
     names = {
-        **{"episode": None, "cell": SimpleNamespace(benchmark=SimpleNamespace(task=task))},
-        **{"prompt": lambda *_: "", "prompt_text": lambda _: "", "images": ["a", "b", "c"]},
-        "processor": lambda *_: {"input_ids": None, "pixel_values": None},
-        "sequence": SimpleNamespace(input_ids=ids),
+        **{"images": ["a", "b", "c"], "ids": ids},
+        "inputs": {"input_ids": None, "pixel_values": None},
         "tokens": [f"token {i}" for i in ids],
         "text": text_time(torch.tensor([ids]) == image),
         "model": SimpleNamespace(
@@ -275,7 +333,7 @@ def test_attention_is_drawn_of_the_ends_of_answers_over_images_as_the_encoder_se
         "attention_maps": attention_maps,
         "plot_attention": lambda images, maps, **told: shown.update(told, images=images),
     }
-    exec(source, names)
+    exec(source_of("01", "plot_attention(\n"), names)
     assert tuple(asked) == answers
     assert shown["rows"] == [f"token {i}" for i in answers]
     assert shown["images"] == [f"{name} seen by encoder" for name in "abc"]
@@ -360,11 +418,11 @@ def test_looking_inside_shows_every_picture(executed):
     cells = executed(LOOK_INSIDE).cells
     shown = [o.data for cell in cells for o in cell.get("outputs", []) if "data" in o]
     pictures = [data for data in shown if "image/png" in data]
-    # Accuracy, loss, gates, which image each token sees, attention over images, live answers.
-    assert len(pictures) == 6
-    (gallery,) = [data["text/html"] for data in shown if "<img" in data.get("text/html", "")]
-    assert "easy-VQA" in gallery and "held-out concepts" in gallery
-    assert gallery.count("✓ right") + gallery.count("✗ wrong") >= 6
+    titles = [t for data in shown if (t := data.get("text/markdown", "")).startswith("**")]
+    assert any("easy-VQA" in t for t in titles) and any("held-out concepts" in t for t in titles)
+    # Accuracy, loss, gates, which image each token sees, attention over images, live answers; and
+    # the episodes of each benchmark.
+    assert len(pictures) == 6 + len(titles)
 
 
 @pytest.mark.slow
@@ -408,6 +466,24 @@ def test_notebook_06_reads_what_open_flamingo_wrote_and_gives_its_logits(execute
     plain = [o["data"]["text/plain"] for o in outputs if "text/plain" in o.get("data", {})]
     (saved,) = [text for text in plain if "gives the same logits" in text]
     assert [line.split()[-1] for line in saved.splitlines() if "same logits" in line] == ["True"]
+
+
+@pytest.mark.slow
+def test_notebook_06_takes_a_converted_run_apart_and_leaves_it_as_it_was(tmp_path, environment):
+    command = conversion(save_release(tmp_path / "release"), tmp_path / "runs")
+    convert(compose(command, ConvertConfig, "config"))
+    run = tmp_path / "runs" / "openflamingo_4b" / "seed=0"
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    (notebook,) = [path for path in NOTEBOOKS if path.stem.startswith("06")]
+    cells = execute(notebook, run, environment).cells
+    shown = [o.data for cell in cells for o in cell.get("outputs", []) if "data" in o]
+    (told,) = [t for data in shown if "converted" in (t := data.get("text/plain", ""))]
+    values = {line.split()[0]: line.split()[-1] for line in told.splitlines()}
+    assert (values["run"], values["converted"]) == ("openflamingo_4b", "yes")
+    assert (
+        len([data for data in shown if "image/png" in data]) == 2
+    )  # gates, and what closing costs
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
 @pytest.mark.slow
