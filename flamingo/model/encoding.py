@@ -13,15 +13,15 @@ from flamingo.model.configuration import FlamingoConfig
 from flamingo.model.cross_attention import GatedCrossAttentionBlock
 from flamingo.model.media import MediaState, ProjectedMedia, check_media_counts, check_projected
 from flamingo.model.reading import KeysValues
+from flamingo.model.resampler import AnyResampler
 
 
 class FlamingoMedia(PreTrainedModel):
     """A model's media in their three forms (pixels, features, latents), encoded and projected."""
 
     config_class = FlamingoConfig
-    config: FlamingoConfig
     vision_encoder: VisionEncoder | None
-    resampler: nn.Module
+    resampler: AnyResampler
     cross_attention: nn.ModuleDict
 
     @property

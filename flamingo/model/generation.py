@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ class FlamingoGeneration(FlamingoMedia, GenerationMixin):
         return self._suppressed(self.generation_config.suppress_tokens)
 
     def _suppressed(self, tokens: Sequence[int] | None) -> list[int]:
-        return sorted({*(tokens or ()), cast(int, self.config.image_token_id)})
+        return sorted({*(tokens or ()), self.config.image_token_id})
 
     def _option(self, name: str, given: GenerationConfig | None, kwargs: Mapping[str, Any]) -> Any:
         """As transformers merges them: the argument, the given config, the model's own."""

@@ -222,9 +222,10 @@ def _only_frame(
     return features[:, 0]
 
 
-def build_resampler(
-    dim: int, config: ResamplerConfig
-) -> PerceiverResampler | MLPResampler | PoolingResampler | IdentityResampler:
+AnyResampler = PerceiverResampler | MLPResampler | PoolingResampler | IdentityResampler
+
+
+def build_resampler(dim: int, config: ResamplerConfig) -> AnyResampler:
     """The resampler that ``config`` describes, for features of width ``dim``."""
     match config.kind:
         case ResamplerKind.perceiver:
