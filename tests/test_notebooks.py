@@ -101,8 +101,10 @@ def test_runs_made_as_notebook_04_tells_are_like_those_that_it_opens():
 def run_of(name: str, views: int, scores: list[float | None]) -> Any:
     """What notebook 04 asks of a run: queries have the same numbers, whatever the settings."""
     episodes = pd.DataFrame(
-        {"benchmark": "binding", "shots": 1, "query": [f"{i:05d}" for i in range(len(scores))]}
-    ).assign(score=scores, cluster=[f"{i}" for i in range(len(scores))])
+        {"benchmark": "binding", "shots": shots, "query": f"{i:05d}", "score": s, "cluster": f"{i}"}
+        for shots in (0, 1)
+        for i, s in enumerate(scores)
+    )
     return SimpleNamespace(
         path=Path(name),
         config=SimpleNamespace(name=name, seed=0),
@@ -136,7 +138,7 @@ def compared_by_notebook_04(run: Any, others: list[Any]) -> tuple[list[Any], lis
     return drawn, shown
 
 
-def test_notebook_04_pairs_runs_that_were_asked_the_same_and_says_which_were_not():
+def test_notebook_04_pairs_runs_asked_the_same_at_most_shots_and_says_which_were_not():
     run, same = run_of("a", 3, [1.0, 0.0]), run_of("b", 3, [0.0, 0.0])
     other = run_of("c", 2, [0.0, 0.0])
     assert compared_by_notebook_04(run, [same, other]) == (
